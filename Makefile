@@ -1,0 +1,84 @@
+# adze - build, demo, tests, installation.  One non-recursive file; everything lands in build/.
+#
+#   make            programs into build/bin, the CPU kernels into build/lib/adze
+#   make demo       compress a real model twice on real text (pipelines/demo.mk)
+#   make test       all tests; closes with "N passed, N failed"
+#   make bench      timings against the machine's limits (not part of the tests)
+#   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
+#
+# SAN=1 builds with AddressSanitizer and UBSan into build/san, DEBUG=1 without optimisation into build/debug.
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := all
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+B := build$(if $(SAN),/san)$(if $(DEBUG),/debug)
+CC ?= cc
+OPTFLAGS := $(if $(DEBUG),-O0,-O2) -g
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla $(if $(WERROR),-Werror)
+SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+comma := ,
+CPPFLAGS += -D_GNU_SOURCE -DADZE_VERSION_TEXT='"$(VERSION)"'
+CFLAGS += -std=c11 $(OPTFLAGS) $(WARN) $(SANFLAGS) -fno-math-errno -pthread
+LDFLAGS += $(SANFLAGS) -pthread
+LDLIBS := -lmsgpackc -llz4 -ljansson -lpcre2-8 -lutf8proc -lxxhash -ldl -lm
+
+LIB_SRC := $(sort $(wildcard common/*/*.c kernels/*.c kernels/ref/*.c))
+CPU_SRC := $(sort $(wildcard kernels/cpu/*.c))
+STAGE_SRC := $(sort $(wildcard stages/*.c))
+TOOL_SRC := $(sort $(wildcard tools/*.c))
+TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
+TEST_SH := $(sort $(wildcard tests/*/test_*.sh))
+TEST_AUX := $(sort $(wildcard tests/oracle/*.c tests/*/aux_*.c))
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+LIB := $(B)/libadze.a
+CPU_SO := $(B)/lib/adze/adze-cpu.so
+PROGS := $(patsubst stages/%.c,$(B)/bin/%,$(STAGE_SRC)) $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
+TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
+
+.PHONY: all test demo bench install clean deps help
+all: deps $(PROGS) $(CPU_SO)
+
+# Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
+deps: $(B)/.deps
+$(B)/.deps: tools/need-packages
+	@mkdir -p $(B) && sh tools/need-packages build && touch $@
+
+$(B)/obj/%.o: %.c | $(B)/.deps
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/kernels/cpu/%.o: CFLAGS += -fPIC -fopenmp -O3
+
+$(LIB): $(call obj,$(LIB_SRC))
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(B)/bin/%: $(B)/obj/stages/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+$(B)/bin/%: $(B)/obj/tools/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+$(CPU_SO): $(call obj,$(CPU_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -fopenmp -o $@ $^ -ldnnl -lm
+$(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(call obj,$(TEST_AUX)) $(LIB) -lcmocka $(LDLIBS)
+
+test: all $(TESTS)
+	@B=$(B) sh tests/run.sh $(TESTS) $(TEST_SH)
+
+demo: all
+	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
+	for p in $(PROGS); do install -m 755 $$p $(DESTDIR)$(PREFIX)/bin/$(PROGRAM_PREFIX)$$(basename $$p); done
+	install -m 755 $(CPU_SO) $(DESTDIR)$(PREFIX)/lib/adze/
+
+clean:
+	rm -rf build
+
+-include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(CPU_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))
