@@ -1,0 +1,178 @@
+/*
+ * kernels.h - the op table: every kernel, its shapes and what it adds to
+ *
+ * A backend (ref, cpu, cuda) is one `struct kernels`.  Kernels take checked shapes, cannot fail and allocate nothing
+ * that outlives the device.  Conventions: outputs first, inputs const, sizes last; matrices are row-major and dense.
+ * `acc`: add into the output instead of overwriting it; weight gradients always add.  Absent operands have p == NULL.
+ * Any float operand may be f32 or bf16 unless the line says otherwise; ref accumulates in double, the others in f32
+ * (sums that become statistics: f64), in a fixed order, so results do not change from run to run with the same
+ * thread count.
+ *
+ * Sizes: B batch, T sequence, N = B*T rows, C hidden, V vocabulary, H query heads, G kv-heads, D head width, F ffn.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_KERNELS_H
+#define ADZE_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { DT_F32, DT_BF16, DT_I32, DT_F64, DT_COUNT };
+static inline size_t dtype_size(int t)
+{
+	return t == DT_BF16 ? 2 : t == DT_F64 ? 8 : 4;
+}
+
+/* A matrix in device memory.  `stable` marks weights: their bytes change only between calls of weights_changed(),
+ * so a backend may keep a repacked copy keyed by p. */
+typedef struct mat {
+	void *p;
+	int64_t rows, cols;
+	int32_t dtype;
+	int32_t stable;
+} mat;
+
+enum norm_kind {
+	NORM_RMS,          /* y = x * rstd * w                       rstd = 1/sqrt(mean(x^2)+eps) */
+	NORM_LAYER1P       /* y = (x - mean) * rstd * (1 + w) + b    rstd = 1/sqrt(var(x)+eps), biased variance */
+};
+enum act_kind {
+	ACT_SWIGLU,        /* x [N,2F] = gate | up;   y = silu(gate) * up */
+	ACT_RELU2,         /* x [N,F];                y = max(x,0)^2 */
+	ACT_GEGLU,         /* x [N,2F];               y = gelu_tanh(gate) * up */
+	ACT_GELU           /* x [N,F];                y = gelu_tanh(x) */
+};
+enum loss_kind { LOSS_KL, LOSS_RKL, LOSS_CE, LOSS_KINDS };
+
+/* Attention geometry.  qkv rows are [H*D | G*D | G*D]; query head h reads kv-head h / (H/G).
+ * The first `rot` of D dimensions are rotated (pairs i, i + rot/2: the rotate-half convention).
+ * rope [>= T, rot] f32: cos in the first rot/2 columns, sin in the rest; row t is position t.
+ * Causal; scale multiplies q.k (usually 1/sqrt(D)). */
+struct attn_geom {
+	int64_t B, T;
+	int32_t H, G, D, rot;
+	float scale;
+	int32_t window;    /* 0: full causal; else only the last `window` positions */
+};
+
+/* Rows of a width statistic, per unit (see stat_width). */
+enum { STAT_SUM_X, STAT_M, STAT_M2, STAT_L, STAT_L2, STAT_V, STAT_V2, STAT_ROWS };
+
+struct adamw_args {
+	float lr, beta1, beta2, eps, weight_decay;
+	float grad_scale;  /* multiplies g first: 1/accumulated micro-batches and the clipping factor */
+	int64_t step;      /* 1-based, for bias correction */
+};
+
+/* The chunked head: logits of student (and teacher) exist only in tiles.
+ *   s = hs Ws'   t = ht Wt'   ps = softmax(s/tau)   pt = softmax(t/tau)
+ *   KL  = sum_v pt (log pt - log ps)   RKL = sum_v ps (log ps - log pt)   CE = -log softmax(s)[label]
+ * Rows with label < 0 count for nothing.  sums[k] += sum over rows of loss k (f64).
+ * Gradients of   sum over rows of   coef[KL]*tau^2*KL + coef[RKL]*tau^2*RKL + coef[CE]*CE:
+ *   dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only). */
+struct kd_head_args {
+	float coef[LOSS_KINDS];
+	float tau;
+	int32_t acc;
+};
+
+struct dev;            /* one per backend in use: threads, stream, handles, packed weights, scratch */
+
+struct kernels {
+	const char *name;
+	struct dev *(*dev_open)(int threads);
+	void (*dev_close)(struct dev *);
+	/* device memory; zeroed, 64-byte aligned.  NULL when it cannot be had. */
+	void *(*mem_alloc)(struct dev *, size_t bytes);
+	void (*mem_free)(struct dev *, void *p, size_t bytes);
+	void (*upload)(struct dev *, void *dst, const void *host, size_t bytes);
+	void (*download)(struct dev *, void *host, const void *src, size_t bytes);
+	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
+	/* bytes that the backend itself holds now (packed weights, scratch), for the summary */
+	size_t (*held_bytes)(const struct dev *);
+
+	/* embed     y [N,C] = W[tok] * scale; tok [N,1] i32, W [V,C]          embed_dw: dW [V,C] f32 += scale * dy */
+	void (*embed)(struct dev *, mat y, mat tok, mat W, float scale);
+	void (*embed_dw)(struct dev *, mat dW, mat tok, mat dy, float scale);
+
+	/* norm      y, x [N,C]; w [1,C]; b [1,C] or absent; stat [N,2] f32 = mean, rstd, kept for backward
+	 *           z [1,C] f32 or absent: hidden mask.  With z, mean and variance are over the channels with z != 0
+	 *           (their count is the width) and y is multiplied by z: exactly the trimmed model's norm. */
+	void (*norm)(struct dev *, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps);
+	/* dx (=, += with acc); dw, db [1,C] f32 += (absent when frozen) */
+	void (*norm_bwd)(struct dev *, mat dx, mat dw, mat db, mat dy, mat x, mat w, mat stat, mat z, int kind, int acc);
+
+	/* linear    y [N,O] = x [N,I] W' + bias + res;  W [O,I]; bias [1,O] or absent; res [N,O] or absent (may be y) */
+	void (*linear)(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+	/* dx [N,I] = dy [N,O] W (+= with acc)      dW [O,I] f32 += dy' x;  dbias [1,O] f32 += column sums, or absent */
+	void (*linear_dx)(struct dev *, mat dx, mat dy, mat W, int acc);
+	void (*linear_dw)(struct dev *, mat dW, mat dbias, mat dy, mat x);
+
+	/* attn      o [N,H*D]; lse [N,H] f32 = log-sum-exp of the scaled scores; qkv [N,(H+2G)*D] unrotated; rope f32
+	 *           Never forms T x T for a whole sequence at once. */
+	void (*attn)(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+	void (*attn_bwd)(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+
+	/* act       y [N,F] from x [N,F or 2F] by kind;   act_dx: dx (overwrites) from dy and x */
+	void (*act)(struct dev *, mat y, mat x, int kind);
+	void (*act_dx)(struct dev *, mat dx, mat dy, mat x, int kind);
+
+	/* add       y = a + b (y may be a);   copy: y = x (converts dtype);   scale: y = c * x;   zero */
+	void (*add)(struct dev *, mat y, mat a, mat b);
+	void (*copy)(struct dev *, mat y, mat x);
+	void (*scale)(struct dev *, mat y, mat x, float c);
+	void (*zero)(struct dev *, mat y);
+
+	/* mask      y [N,C] = x * z, z [1,U] f32, unit = C/U neighbouring columns share one z
+	 *           mask_dz: dz [1,U] f32 += sum over rows and unit of dy * x   (dx is mask() of dy) */
+	void (*mask)(struct dev *, mat y, mat x, mat z);
+	void (*mask_dz)(struct dev *, mat dz, mat dy, mat x);
+
+	/* stat_width  acc [STAT_ROWS,U] f64 +=; x [N,U*unit], N = samples * T.  Per sample and unit, over its T rows of
+	 *           a_t = x (unit 1) or the L2 norm of the unit's columns (unit > 1):
+	 *           m = mean |a|, l = sqrt(sum a^2), v = biased variance of a;  rows: sum a, m, m^2, l, l^2, v, v^2 */
+	void (*stat_width)(struct dev *, mat acc, mat x, int64_t T, int unit);
+	/* stat_cos  acc [1,2] f64 += ( sum over rows of 1 - cos(a_n, b_n),  N );  a, b [N,C] */
+	void (*stat_cos)(struct dev *, mat acc, mat a, mat b);
+
+	/* kd_head   see struct kd_head_args.  hs [N,Cs], Ws [V,Cs], ht [N,Ct] and Wt [V,Ct] or both absent,
+	 *           label [N,1] i32, sums [1,LOSS_KINDS] f64 +=, dhs [N,Cs], dWs [V,Cs] f32 */
+	void (*kd_head)(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
+			const struct kd_head_args *);
+	/* logprob   out [N,2] f32: log softmax(h W')[label] and 1 if label is the arg max (lowest index on ties) else 0;
+	 *           rows with label < 0 get 0, 0 and cost nothing */
+	void (*logprob)(struct dev *, mat out, mat h, mat W, mat label);
+	/* mse       sums [1,1] f64 += sum over rows of mean_c (a-b)^2;  da (=, += acc) = coef * 2 (a-b)/C, or absent
+	 * cosine    sums [1,1] f64 += sum over rows of 1 - cos(a,b);    da likewise */
+	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
+	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
+
+	/* adamw     w, m, v, g [1,n] f32 in place (decoupled weight decay); wb [1,n] bf16 copy of w (nearest even) or
+	 *           absent; decay is skipped when args->weight_decay is 0.    Loshchilov & Hutter 2019 */
+	void (*adamw)(struct dev *, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *);
+	/* sum of squares of x, in f64; NaN or Inf show up in the result */
+	double (*sumsq)(struct dev *, mat x);
+};
+
+extern const struct kernels kernels_ref;
+
+/* "ref", or "cpu" (loaded from lib/adze/adze-cpu.so beside the program's bin/, or in the same build tree).
+ * NULL with why[] filled (one line) when it cannot be had. */
+const struct kernels *kernels_open(const char *name, char why[256]);
+#define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
+#define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
+enum { KERNELS_ABI = 1 };
+
+static inline float bf16_to_f32(uint16_t b)
+{
+	union { uint32_t u; float f; } x = { (uint32_t)b << 16 };
+	return x.f;
+}
+static inline uint16_t f32_to_bf16(float f)   /* round to nearest even; NaN stays NaN */
+{
+	union { float f; uint32_t u; } x = { f };
+	if ((x.u & 0x7fffffffu) > 0x7f800000u)
+		return (uint16_t)((x.u >> 16) | 0x40u);
+	return (uint16_t)((x.u + 0x7fffu + ((x.u >> 16) & 1u)) >> 16);
+}
+#endif
