@@ -1,0 +1,81 @@
+/*
+ * params.h - the parameter table: every weight, what its dimensions mean, where it lies
+ *
+ * A family describes its weights once, as rows of fused matrices: attn.qkv is q_proj over k_proj over v_proj, mlp.up is
+ * gate_proj over up_proj.  Each row segment names its Hugging Face tensor and its axis.  From that table follow loading,
+ * writing, counting, trimming, mask widths, weight decay.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_PARAMS_H
+#define ADZE_PARAMS_H
+#include "arch.h"
+
+struct prog;
+struct seg {                   /* a run of rows that is one Hugging Face tensor */
+	const char *hf;        /* "self_attn.q_proj.weight"; "model.layers.N." is prefixed when per layer */
+	int axis;              /* of its rows; AX_NONE for vectors (1 row) */
+};
+struct prow {
+	const char *name;      /* "attn.qkv"; "blk.N." is prefixed when per layer */
+	int per_layer;
+	int cols;              /* axis of columns */
+	int decay;             /* weight decay applies (matrices, not norms) */
+	int nseg;
+	struct seg seg[3];
+};
+struct family {
+	const char *model_type;
+	const struct prow *rows;           /* ends with name NULL */
+	const char *layer_prefix;          /* "model.layers.%d." */
+	/* fills norm, act, rope and checks the family's own config keys */
+	int (*configure)(struct arch *a, const json_t *cfg, struct err *e);
+};
+const struct family *family_find(const char *model_type);   /* NULL: unknown */
+const char *family_list(void);                              /* "llama nemotron" */
+
+struct param {
+	char name[40];         /* "blk.3.attn.qkv" */
+	const struct prow *row;
+	int layer;             /* -1: not in a block */
+	int64_t rows, cols;
+	int64_t off;           /* first element in the flat arena (elements, multiple of 32) */
+};
+struct ptable {
+	struct arch arch;      /* own copy */
+	struct param *p;
+	int n;
+	int64_t elems;         /* arena length with padding */
+	int64_t count;         /* true parameter count (tied output matrix once) */
+};
+/* Lists embed, blocks 0..layers-1, final norm and, unless tied, the output matrix ("head"), in this order. */
+struct ptable *ptable_new(const struct arch *a);
+void ptable_free(struct ptable *t);
+const struct param *ptable_find(const struct ptable *t, const char *name);  /* NULL: none; "head" of a tied model is "embed" */
+/* Hugging Face name of segment s of p; buf is returned. */
+char *param_hf_name(const struct ptable *t, const struct param *p, int s, char buf[160]);
+int64_t param_seg_rows(const struct ptable *t, const struct param *p, int s);
+/* Exact counts without weights (reference/minitron.md 3.4): total, and total minus both V x H matrices (minus the one
+ * when tied). */
+int64_t arch_count(const struct arch *a);
+int64_t arch_count_nonembedding(const struct arch *a);
+
+/* Weights of a model directory into a flat arena of the table's layout: dst is f32 or bf16 (dtype), n = t->elems.
+ * Reads by mmap, converts on the way (f32, f16, bf16 stored), checks every name and shape; surplus tensors are refused
+ * unless known to be harmless (rotary inv_freq, lm_head of a tied model).  layer0..layer1 limits blocks (others untouched). */
+int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
+		struct err *e);
+/* A complete model directory: config, generation config, tokenizer files copied from `from` (may be NULL), model card,
+ * model.safetensors (sharded above 5 GB) in dtype "bfloat16" | "float32" | "float16" from the f32 arena; atomic. */
+struct model_card {
+	const char *title;             /* first line of the README */
+	const char *origin;            /* base model directory or name */
+	const char *commands;          /* how it was made, one command a line */
+	const char *notes;             /* Markdown, may be NULL */
+};
+int params_save(const struct ptable *t, const float *src, const char *outdir, const char *from, const char *dtype,
+		const struct model_card *card, bool force, struct err *e);
+/* Identity of a model for rankings and provenance: XXH3-128 over the canonical config shape and, per tensor in name order,
+ * name, shape, dtype and content sampled (first and last 64 KiB and size), hex. */
+int model_fingerprint(const char *dir, char out[33], struct err *e);
+#endif
