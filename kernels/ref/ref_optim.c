@@ -1,0 +1,36 @@
+/*
+ * ref_optim.c - AdamW with decoupled weight decay (Loshchilov & Hutter 2019), and the sum of squares for clipping
+ *
+ *   g' = grad_scale g;  m = b1 m + (1-b1) g';  v = b2 v + (1-b2) g'^2
+ *   w -= lr ( (m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps) + wd w )
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "ref.h"
+#include <math.h>
+
+void ref_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a)
+{
+	(void)d;
+	double b1 = (double)a->beta1, b2 = (double)a->beta2;
+	double c1 = 1.0 - pow(b1, (double)a->step), c2 = 1.0 - pow(b2, (double)a->step);
+	for (int64_t i = 0; i < w.rows * w.cols; i++) {
+		double x = ld(g, i) * (double)a->grad_scale, old = ld(w, i);
+		double mi = b1 * ld(m, i) + (1.0 - b1) * x, vi = b2 * ld(v, i) + (1.0 - b2) * x * x;
+		double step = mi / c1 / (sqrt(vi / c2) + (double)a->eps) + (double)a->weight_decay * old;
+		st(m, i, mi);
+		st(v, i, vi);
+		st(w, i, old - (double)a->lr * step);
+		if (wb.p)
+			st(wb, i, ld(w, i));
+	}
+}
+
+double ref_sumsq(struct dev *d, mat x)
+{
+	(void)d;
+	double s = 0;
+	for (int64_t i = 0; i < x.rows * x.cols; i++)
+		s += ld(x, i) * ld(x, i);
+	return s;
+}
