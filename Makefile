@@ -16,7 +16,7 @@ PREFIX ?= /usr/local
 B := build$(if $(SAN),/san)$(if $(DEBUG),/debug)
 CC ?= cc
 OPTFLAGS := $(if $(DEBUG),-O0,-O2) -g
-WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla $(if $(WERROR),-Werror)
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-format-zero-length $(if $(WERROR),-Werror)
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 comma := ,
 CPPFLAGS += -D_GNU_SOURCE -DADZE_VERSION_TEXT='"$(VERSION)"'

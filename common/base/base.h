@@ -46,6 +46,7 @@ _Noreturn void die(int code, const char *fmt, ...) PRINTF_LIKE(2, 3);
 _Noreturn void die_err(const struct err *e);   /* "prog: message", exit e->code */
 _Noreturn void bug_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
 #define BUG(...) bug_at(__FILE__, __LINE__, __VA_ARGS__)
+void on_message(void (*fn)(void));             /* called before die() prints: the progress bar clears its line */
 
 /* Allocation that cannot fail: out of memory ends the program with EXIT_RESOURCE and one line.
  * Sizes are products checked for overflow.  Free with free(). */

@@ -87,8 +87,16 @@ struct usage {
 int opt_parse(const struct usage *u, int argc, char **argv);
 /* Usage error found after parsing ("--hidden needs --rank"): one line and EXIT_USAGE, with a pointer to --help. */
 _Noreturn void opt_die(const char *fmt, ...) PRINTF_LIKE(1, 2);
-/* The command line as one shell-quoted string, as it was given (for provenance); lives forever. */
+/* The command line as one shell-quoted string, as it was given (for the log); lives forever. */
 const char *opt_command_line(void);
+/* The part of it that shapes the result, for artifacts: without -o, -f, -q, -v, --threads, --progress, --events, and with
+ * absolute paths cut to their last component, so that equal work records equal bytes. */
+const char *opt_record_line(void);
+
+/* --help, --man and --options texts (opt_help.c) */
+void opt_print_help(const struct usage *u, FILE *f);
+void opt_print_man(const struct usage *u, FILE *f);
+void opt_print_table(const struct usage *u, FILE *f);
 
 /* Lists and ranges: "1,2,8:12,16:64:16" -> sorted as written, newly allocated; -1 with e set on bad input.
  * Limits the result to 1e8 items. */
