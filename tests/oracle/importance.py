@@ -1,0 +1,176 @@
+"""Importance scores and rankings of Minitron by PyTorch forward hooks, to judge `act-stats` and `rank`.
+
+    importance.py MODEL TOKENS --stats STATS --rank RANK [--agg batch=l2,seq=mean] [--neuron post] [--head channel-first]
+compares the sums of a stats artifact and the scores and order of a ranking with PyTorch's (relative 1e-3; order equal
+wherever neighbours differ by more).  Without --stats and --rank it prints the scores as JSON.
+
+Per hooked tensor a[b,t,u] (a head of norm-first: the L2 norm of its columns) the sequence is reduced first, m = mean|a|,
+l2 = sqrt(sum a^2) or var (biased), then the batch by the same three.  neuron = input of down_proj (post) or of the
+activation (pre; in a gated MLP the stored columns are gate | up and the score of a neuron is its gate's); head = input of
+o_proj; hidden = outputs of both norms, summed over all layers; layers = 1 - mean cos(block input, block output).
+FFN is ranked per layer, heads inside each query group, hidden and layers over the whole model; ties: lower index first.
+"""
+import argparse, itertools, json, sys
+import torch
+from common import artifact, check, load, token_rows
+
+AGGS = ("mean", "l2", "var")
+REDUCE = {"mean": lambda a, d: a.abs().mean(d), "l2": lambda a, d: a.pow(2).sum(d).sqrt(), "var": lambda a, d: a.var(d, correction=0)}
+
+
+# ---- the oracle
+def capture(model, rows):
+    """{(site, layer): [B,T,units] f64} of one batch, and per layer the cosines [B,T]."""
+    acts, cosines, hooks = {}, {}, []
+
+    def keep(module, site, i, output):
+        def hook(mod, args, out=None):
+            acts[site, i] = (out if output else args[0]).double()
+        hooks.append(module.register_forward_hook(hook) if output else module.register_forward_pre_hook(hook))
+
+    def block(i):
+        def hook(mod, args, out):
+            cosines[i] = torch.cosine_similarity(args[0].double(), (out[0] if isinstance(out, tuple) else out).double(), dim=-1)
+        return hook
+    for i, l in enumerate(model.model.layers):
+        keep(l.input_layernorm, "attn_in", i, True)
+        keep(l.post_attention_layernorm, "ffn_in", i, True)
+        keep(l.self_attn.o_proj, "attn_out", i, False)
+        keep(l.mlp.down_proj, "ffn_act", i, False)
+        for part in ("gate", "up"):
+            if hasattr(l.mlp, part + "_proj"):
+                keep(getattr(l.mlp, part + "_proj"), part, i, True)
+        hooks.append(l.register_forward_hook(block(i)))
+    with torch.no_grad():
+        model.model(rows, use_cache=False)
+    for h in hooks:
+        h.remove()
+    for i in range(len(model.model.layers)):
+        up = acts.pop(("up", i))
+        acts["ffn_pre", i] = torch.cat([acts.pop(("gate", i)), up], -1) if ("gate", i) in acts else up
+        acts["attn_norm", i] = acts["attn_out", i].unflatten(-1, (model.config.num_attention_heads, -1)).norm(dim=-1)
+    return acts, cosines
+
+
+class Measured:
+    """Per-sample reductions of all rows: seq[agg][site, layer] is [samples, units]; sums as the stats artifact has them."""
+    def __init__(self, model, ids, batch=4):
+        c = model.config
+        self.layers, self.heads, self.groups = c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads
+        self.ffn, self.n, self.tokens = c.intermediate_size, len(ids), ids.numel()
+        parts, self.sum_x, self.cos = {}, {}, {}
+        for rows in ids.split(batch):
+            acts, cosines = capture(model, rows)
+            for key, a in acts.items():
+                self.sum_x[key] = self.sum_x.get(key, 0) + a.sum((0, 1))
+                for agg in AGGS:
+                    parts.setdefault((agg, key), []).append(REDUCE[agg](a, 1))
+            for i, c in cosines.items():
+                self.cos[i] = self.cos.get(i, 0) + (1 - c).sum().item()
+        self.seq = {k: torch.cat(v) for k, v in parts.items()}
+
+    def sums(self, key):
+        rows = [self.sum_x[key]]
+        for agg in AGGS:
+            s = self.seq[agg, key]
+            rows += [s.sum(0), s.pow(2).sum(0)]
+        return torch.stack(rows)
+
+    def score(self, site, layer, batch, seq):
+        return REDUCE[batch](self.seq[seq, (site, layer)], 0)
+
+    def scores(self, batch, seq, neuron="post", head="channel-first"):
+        s = lambda site, i: self.score(site, i, batch, seq)
+        each = range(self.layers)
+        return {"ffn": [s("ffn_act" if neuron == "post" else "ffn_pre", i)[:self.ffn] for i in each],
+                "heads": [s("attn_out", i).view(self.heads, -1).norm(dim=1) if head == "channel-first" else s("attn_norm", i) for i in each],
+                "hidden": [sum(s("attn_in", i) + s("ffn_in", i) for i in each)],
+                "layers": [torch.tensor([self.cos[i] / self.tokens for i in each], dtype=torch.float64)]}
+
+    def order(self, axis, score):
+        """Best first; heads group by group."""
+        g = self.groups if axis == "heads" else 1
+        by_group = score.view(g, -1).argsort(dim=1, descending=True, stable=True)
+        return (by_group + torch.arange(g)[:, None] * (len(score) // g)).flatten()
+# ---- end of the oracle
+
+
+def fixture(model, ids):
+    """stat.SITE.LAYER (sums; attn_norm = heads by their norm), score.AXIS.LAYER [9, units] and order.AXIS.LAYER [9, units],
+    rows = batch mean,l2,var x seq mean,l2,var; heads also as heads_norm, neurons also as ffn_pre; layers: stat.block [L,2]."""
+    m, t = Measured(model, ids), {}
+    t["stat.block"] = torch.tensor([[m.cos[i], m.tokens] for i in range(m.layers)], dtype=torch.float64)
+    for site, i in sorted({key for _, key in m.seq}):
+        t[f"stat.{site}.{i}"] = m.sums((site, i))
+    for suffix, kw in (("", {}), ("alt", dict(neuron="pre", head="norm-first"))):
+        rows = {}
+        for batch, seq in itertools.product(AGGS, AGGS):
+            for axis, layers in m.scores(batch, seq, **kw).items():
+                for i, s in enumerate(layers):
+                    rows.setdefault((axis, i), []).append(s)
+        for (axis, i), s in rows.items():
+            name = {"": axis, "alt": {"ffn": "ffn_pre", "heads": "heads_norm"}.get(axis)}[suffix]
+            if name:
+                t[f"score.{name}.{i}"] = torch.stack(s)
+                t[f"order.{name}.{i}"] = torch.stack([m.order(axis, x) for x in s]).int()
+    t["score.layers.0"], t["order.layers.0"] = t["score.layers.0"][:1], t["order.layers.0"][:1]
+    return t
+
+
+def relative(a, b):
+    """Largest |a-b| over the size of the row's values: near-zero sums of signed numbers count by what surrounds them."""
+    return ((a - b).abs() / (b.abs() + 1e-3 * b.abs().max() + 1e-30)).max().item()
+
+
+def same_order(ours, oracle, score, tol=1e-3):
+    """Position by position the scores agree, so only units closer than tol may have changed places."""
+    return sorted(ours) == sorted(oracle.tolist()) and relative(score[torch.tensor(ours)], score[oracle]) <= tol
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("model")
+    ap.add_argument("tokens", help="token set, JSON list of rows, or fixture with a tensor `ids`")
+    ap.add_argument("--rows", type=int, help="only the first N rows")
+    ap.add_argument("--seq", type=int, help="only the first N tokens of each")
+    ap.add_argument("--stats")
+    ap.add_argument("--rank")
+    ap.add_argument("--agg", default="batch=l2,seq=mean")
+    ap.add_argument("--neuron", choices=("post", "pre"), default="post")
+    ap.add_argument("--head", choices=("channel-first", "norm-first"), default="channel-first")
+    ap.add_argument("--bin", default="build/bin")
+    a = ap.parse_args()
+    model = load(a.model)
+    m = Measured(model, token_rows(a.tokens, a.bin, a.rows, a.seq))
+    agg = dict(kv.split("=") for kv in a.agg.split(","))
+    scores, good = m.scores(agg["batch"], agg["seq"], a.neuron, a.head), True
+    if a.stats:
+        worst = {}
+        for r in artifact(a.stats, a.bin)[1]:
+            ours, site = torch.from_numpy(r["sums"].copy()).double(), r["site"]
+            if ours.numel() == 2:
+                ref = torch.tensor([m.cos[r["layer"]], m.tokens])
+                worst["block"] = max(worst.get("block", 0), relative(ours.flatten(), ref))
+                continue
+            key = ("attn_norm" if site == "attn_out" and ours.shape[1] == m.heads else site, r["layer"])
+            if ("mean", key) in m.seq:
+                for row in range(7):
+                    worst[key[0]] = max(worst.get(key[0], 0), relative(ours[row], m.sums(key)[row]))
+        good &= all([check(f"sums of {site}", w, 1e-3) for site, w in sorted(worst.items())]) and len(worst) >= 4
+    if a.rank:
+        seen = set()
+        for r in artifact(a.rank, a.bin)[1]:
+            axis, i = r["axis"], max(r.get("layer", 0), 0)
+            ref, ours = scores[axis][i], torch.from_numpy(r["score"].copy()).double().flatten()
+            ok = check(f"scores of {axis} {i}", relative(ours, ref), 1e-3)
+            if "order" in r:
+                ok &= check(f"order of {axis} {i} differs", 0 if same_order(r["order"].flatten().tolist(), m.order(axis, ref), ref) else 1, 0)
+            good, seen = good and ok, seen | {axis}
+        good &= check("axes seen", len(seen), 4, least=True)
+    if not (a.stats or a.rank):
+        print(json.dumps({axis: [s.tolist() for s in layers] for axis, layers in scores.items()}))
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Tiny random models of every family and what PyTorch computes with them: the fixtures of tests/golden.
+
+Writes, below OUT (tests/golden):
+  models/NAME/            config.json, model.safetensors (weights are bf16-representable whatever they are stored in)
+  NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* of importance.py
+  kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
+Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
+rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
+each head rotated.  The last two have the older spelling of config.json.  Random by seed: run again, get the same bytes.
+"""
+import argparse, json, os, shutil
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, NemotronConfig
+import importance, kd_step
+from common import load
+
+V = 96
+BASE = dict(vocab_size=V, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=128)
+HALF = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
+
+
+def shape(layers, hidden, ffn, heads, kv, head_dim, **k):
+    return dict(BASE, num_hidden_layers=layers, hidden_size=hidden, intermediate_size=ffn, num_attention_heads=heads,
+                num_key_value_heads=kv, head_dim=head_dim, **k)
+
+
+MODELS = {
+    "llama-tied-gqa": (LlamaConfig, shape(2, 24, 40, 6, 2, 8, tie_word_embeddings=True, rms_norm_eps=1e-5), "bfloat16"),
+    "llama-tied-gqa-student": (LlamaConfig, shape(1, 16, 28, 4, 2, 8, tie_word_embeddings=True, rms_norm_eps=1e-5), "bfloat16"),
+    "llama-untied": (LlamaConfig, shape(3, 32, 44, 4, 4, 8, tie_word_embeddings=False, rope_parameters=LLAMA3), "float32"),
+    "llama-untied-student": (LlamaConfig, shape(2, 20, 36, 4, 4, 8, tie_word_embeddings=False, rope_parameters=LLAMA3), "bfloat16"),
+    "nemotron": (NemotronConfig, shape(2, 28, 44, 4, 2, 8, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
+    "nemotron-student": (NemotronConfig, shape(2, 20, 36, 2, 2, 8, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
+}
+
+
+def random_model(config, seed):
+    """Weights large enough that attention, activation and logits are far from uniform."""
+    m = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in m.named_parameters():
+            r = torch.randn(p.shape, generator=g)
+            if p.ndim == 2:
+                r *= 0.5 if "embed" in name else 1.3 / p.shape[1] ** 0.5
+            else:  # a gain near 1 (stored minus 1 by Nemotron), or a bias
+                r = 0.2 * r + (1.0 if config.model_type == "llama" else 0.0)
+            p.copy_(r.bfloat16().float())
+    return m
+
+
+def old_spelling(path):
+    """config.json as transformers before 5 wrote it."""
+    c = json.load(open(path))
+    r = c.pop("rope_parameters")
+    c.update({k: r.pop(k) for k in ("rope_theta", "partial_rotary_factor") if k in r}, torch_dtype=c.pop("dtype"))
+    c["rope_scaling"] = r if r["rope_type"] != "default" else None
+    json.dump(c, open(path, "w"), indent=2, sort_keys=True)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("out", nargs="?", default="tests/golden")
+    out = ap.parse_args().out
+    torch.set_num_threads(1)
+    for seed, (name, (cls, args, dtype)) in enumerate(MODELS.items()):
+        d = os.path.join(out, "models", name)
+        shutil.rmtree(d, ignore_errors=True)
+        m = random_model(cls(**args), 100 + seed).to(getattr(torch, dtype))
+        m.save_pretrained(d, max_shard_size="48KB" if name == "llama-untied" else "1GB")
+        os.remove(os.path.join(d, "generation_config.json"))
+        if name in ("llama-untied", "nemotron"):
+            old_spelling(os.path.join(d, "config.json"))
+    for seed, name in enumerate(n for n in MODELS if not n.endswith("-student")):
+        teacher, student = (load(os.path.join(out, "models", n), attn="eager") for n in (name, name + "-student"))
+        ids = torch.randint(0, V, (2, 17), generator=torch.Generator().manual_seed(200 + seed))
+        with torch.no_grad():
+            t = {"ids": ids.int(), "logits": teacher(ids, use_cache=False).logits}
+        t.update(importance.fixture(teacher, ids))
+        save_file({k: v.contiguous() for k, v in t.items()}, os.path.join(out, name + ".safetensors"))
+        save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
+
+
+if __name__ == "__main__":
+    main()
