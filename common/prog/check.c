@@ -1,0 +1,100 @@
+/*
+ * check.c - an independent proof that a planned program is sound
+ *
+ * Shares nothing with plan.c but the value table: every read follows a write, outputs do not alias live values (except
+ * the in-place forms that the kernels allow), offsets lie inside their space, operand kinds fit.  Cheap enough to run
+ * every time.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+static int bad(struct err *e, const struct prog *p, int i, const struct value *v, const char *what)
+{
+	return err_set(e, EXIT_FAIL, "program op %d (%s): %s: %s", i, opinfo[p->op[i].code].name, v->name, what);
+}
+
+static int check_order(const struct prog *p, struct err *e)
+{
+	uint8_t *written = xcalloc((size_t)p->nv, 1);
+	int rc = 0;
+	for (int i = 1; i < p->nv; i++)
+		written[i] = p->v[i].space != SP_ACT;
+	for (int i = 0; i < p->n && !rc; i++) {
+		const struct op *o = &p->op[i];
+		for (int k = 0; k < MAX_IN && !rc; k++)
+			if (o->in[k].id && !written[o->in[k].id])
+				rc = bad(e, p, i, &p->v[o->in[k].id], "read before it is written");
+		for (int k = 0; k < MAX_OUT && !rc; k++) {
+			if (!o->out[k].id)
+				continue;
+			if (op_adds(o, k) && !written[o->out[k].id])
+				rc = bad(e, p, i, &p->v[o->out[k].id], "added to before it is written");
+			written[o->out[k].id] = 1;
+		}
+	}
+	free(written);
+	return rc;
+}
+
+static int overlap(const struct value *a, const struct value *b)
+{
+	return a->off < b->off + (int64_t)value_bytes(b) && b->off < a->off + (int64_t)value_bytes(a);
+}
+
+static int by_def(const void *x, const void *y)
+{
+	const struct value *a = *(const struct value *const *)x, *b = *(const struct value *const *)y;
+	return a->def != b->def ? (a->def < b->def ? -1 : 1) : 0;
+}
+
+/* Two ACT values may share bytes only when one is dead before the other is born, or the later is born in place. */
+static int check_places(const struct prog *p, struct err *e)
+{
+	const struct value **live = xcalloc((size_t)p->nv, sizeof *live), **all = xcalloc((size_t)p->nv, sizeof *all);
+	int n = 0, m = 0, rc = 0;
+	for (int i = 1; i < p->nv; i++)
+		if (p->v[i].space == SP_ACT && p->v[i].def >= 0)
+			all[m++] = &p->v[i];
+	qsort(all, (size_t)m, sizeof *all, by_def);
+	for (int i = 0; i < m && !rc; i++) {
+		const struct value *v = all[i];
+		if (v->off < 0 || v->off + (int64_t)value_bytes(v) > p->bytes[SP_ACT])
+			rc = bad(e, p, v->def, v, "outside the arena");
+		int k = 0;
+		for (int j = 0; j < n; j++)    /* forget the dead */
+			if (live[j]->last >= v->def)
+				live[k++] = live[j];
+		n = k;
+		for (int j = 0; j < n && !rc; j++) {
+			const struct op *o = &p->op[v->def];
+			int code = o->code;
+			const struct value *w = code == OP_LINEAR ? &p->v[o->in[3].id] :
+						code == OP_ADD || code == OP_MASK ? &p->v[o->in[0].id] : NULL;
+			if (overlap(v, live[j]) && !(live[j] == w && w->last == v->def && w->off == v->off))
+				rc = bad(e, p, v->def, v, "overlaps a live value");
+		}
+		live[n++] = v;
+	}
+	free(live);
+	free(all);
+	return rc;
+}
+
+int prog_check(const struct prog *p, struct err *e)
+{
+	for (int i = 1; i < p->nv; i++) {
+		const struct value *v = &p->v[i];
+		int64_t n;
+		if (mul_over(v->rows, v->cols, &n) || mul_over(n, 8, &n))
+			return err_set(e, EXIT_RESOURCE, "program value %s: %lld x %lld is too large", v->name,
+				       (long long)v->rows, (long long)v->cols);
+		if (v->space != SP_ACT && v->off + (int64_t)value_bytes(v) > p->bytes[v->space])
+			return err_set(e, EXIT_FAIL, "program value %s lies outside its space", v->name);
+	}
+	if (check_order(p, e))
+		return -1;
+	return check_places(p, e);
+}

@@ -1,0 +1,157 @@
+/*
+ * forward.c - the decoder block, recorded once for every family
+ *
+ *	h = norm(x);  x += o(attn(qkv(h)));  h = norm(x);  x += down(act(up(h)))
+ *
+ * Families differ in the kinds of norm and activation and in which parameters their table lists (a norm with a bias has
+ * a row NAME.b); the table decides, there is no family conditional.  Sites are the only hooks.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "internal.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct ctx {
+	struct prog *p;
+	const struct build *b;
+	const struct arch *a;
+	val rope, z;
+};
+
+static val weight(const struct ctx *c, int64_t layer, const char *name, int optional)
+{
+	char full[64];
+	if (layer >= 0)
+		snprintf(full, sizeof full, "blk.%lld.%s", (long long)layer, name);
+	else
+		snprintf(full, sizeof full, "%s", name);
+	if (optional && !ptable_find(c->b->t, full))
+		return NONE;
+	return p_param(c->p, c->b, full);
+}
+
+static val norm(const struct ctx *c, val x, int64_t layer, const char *name)
+{
+	char w[32], bias[32];
+	snprintf(w, sizeof w, "%s.w", name);
+	snprintf(bias, sizeof bias, "%s.b", name);
+	return p_norm(c->p, x, weight(c, layer, w, 0), weight(c, layer, bias, 1), c->z, c->a->norm,
+		      (float)c->a->norm_eps, c->b->dtype);
+}
+
+static val linear(const struct ctx *c, val x, int64_t layer, const char *name, val res)
+{
+	char bias[40];
+	snprintf(bias, sizeof bias, "%s.bias", name);
+	return p_linear(c->p, x, weight(c, layer, name, 0), weight(c, layer, bias, 1), res,
+			res.id ? DT_F32 : c->b->dtype);
+}
+
+static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int64_t layer)
+{
+	char name[48];
+	snprintf(name, sizeof name, "stat.%s.%lld", part, (long long)layer);
+	val acc = p_stat(c->p, name, 1, 2);
+	struct op *o = prog_op(c->p, OP_STAT_COS);
+	o->in[0] = a;
+	o->in[1] = b;
+	o->out[0] = acc;
+}
+
+static val block(const struct ctx *c, val x, int64_t l)
+{
+	struct prog *p = c->p;
+	const struct build *b = c->b;
+	const struct arch *a = c->a;
+	struct attn_geom g = { p->B, p->T, (int32_t)a->heads, (int32_t)a->kv_heads, (int32_t)a->head_dim,
+			       (int32_t)arch_rope_dims(a), 1 / sqrtf((float)a->head_dim), 0 };
+
+	val h = p_site(p, b, norm(c, x, l, "attn.norm"), SITE_ATTN_IN, l);
+	val o = p_site(p, b, p_attn(p, linear(c, h, l, "attn.qkv", NONE), c->rope, &g), SITE_ATTN_OUT, l);
+	val mid = p_site(p, b, linear(c, o, l, "attn.o", x), SITE_MID, l);
+	h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
+	val u = p_site(p, b, linear(c, h, l, "mlp.up", NONE), SITE_FFN_PRE, l);
+	u = p_site(p, b, p_act(p, u, a->act), SITE_FFN_ACT, l);
+	val y = p_site(p, b, linear(c, u, l, "mlp.down", mid), SITE_BLOCK_OUT, l);
+	if (b->layer_stats) {
+		cosine_stat(c, x, y, "block", l);
+		cosine_stat(c, x, mid, "attn", l);
+		cosine_stat(c, mid, y, "ffn", l);
+	}
+	return y;
+}
+
+static val rope_const(struct prog *p, const struct build *b)
+{
+	int64_t rot = arch_rope_dims(&b->t->arch);
+	char name[32];
+	snprintf(name, sizeof name, "%srope", b->prefix);
+	val old = prog_find(p, name);
+	if (old.id || !rot)
+		return old;
+	float *host = xcalloc((size_t)(p->T * rot), sizeof *host);
+	arch_rope_table(&b->t->arch, host, 0, p->T);
+	return p_const(p, name, p->T, rot, host);
+}
+
+val p_forward(struct prog *p, const struct build *b, val tok, val x)
+{
+	struct ctx c = { p, b, &b->t->arch, rope_const(p, b), NONE };
+	if (b->hidden_mask) {
+		float *z = xcalloc((size_t)c.a->hidden, sizeof *z);
+		memcpy(z, b->hidden_mask, (size_t)c.a->hidden * sizeof *z);
+		c.z = p_const(p, "mask.hidden", 1, c.a->hidden, z);
+	}
+	if (b->blk0 == 0 && tok.id)
+		x = p_site(p, b, p_embed(p, tok, weight(&c, -1, "embed", 0), (float)c.a->embed_scale), SITE_EMBED, -1);
+	for (int64_t l = b->blk0; l < b->blk1; l++) {
+		if (b->drop && b->drop[l])
+			continue;
+		p->cur_block = b->space == SP_PARAM ? (int)l : -1;
+		x = block(&c, x, l);
+		p->cur_block = -1;
+	}
+	if (b->blk1 < c.a->layers)
+		return x;
+	return p_site(p, b, norm(&c, x, -1, "final.norm"), SITE_FINAL, -1);
+}
+
+val p_head_weight(struct prog *p, const struct build *b)
+{
+	return p_param(p, b, "head");
+}
+
+/* A site is nothing, observed, masked or kept: the builder's probes decide. */
+val p_site(struct prog *p, const struct build *b, val x, int site, int64_t layer)
+{
+	char name[64];
+	int hidden_stream = site == SITE_EMBED || site == SITE_MID || site == SITE_BLOCK_OUT;
+	if (b->hidden_mask && hidden_stream)
+		x = p_mask(p, x, prog_find(p, "mask.hidden"));
+	for (int i = 0; i < b->n_probe; i++) {
+		const struct probe *q = &b->probe[i];
+		if (q->site != site || (q->layer >= 0 && q->layer != layer))
+			continue;
+		if (q->what == PROBE_MASK) {
+			int64_t n = axis_units(&b->t->arch, site_axis(site));
+			float *z = xcalloc((size_t)n, sizeof *z);
+			memcpy(z, q->z, (size_t)n * sizeof *z);
+			snprintf(name, sizeof name, "mask.%s.%lld", site_word(site), (long long)layer);
+			x = p_mask(p, x, p_const(p, name, 1, n, z));
+		} else if (q->what == PROBE_STAT) {
+			snprintf(name, sizeof name, "stat.%s%s.%lld", site_word(site), q->unit > 1 ? "_norm" : "",
+				 (long long)layer);
+			val acc = p_stat(p, name, STAT_ROWS, p->v[x.id].cols / q->unit);
+			struct op *o = prog_op(p, OP_STAT_WIDTH);
+			o->in[0] = x;
+			o->out[0] = acc;
+			o->arg = q->unit;
+		} else {
+			snprintf(name, sizeof name, "%skeep.%s.%lld", b->prefix, site_word(site), (long long)layer);
+			p->v[x.id].name = arena_printf(&p->names, "%s", name);
+		}
+	}
+	return x;
+}

@@ -1,0 +1,167 @@
+/*
+ * prog.h - a transformer as a straight-line program
+ *
+ * forward.c records the forward pass once, one fused op per line.  Passes then work on the flat list: prog_grad appends
+ * the backward pass with one rule per op (re-emitting a block's forward first when recomputing), prog_plan places every
+ * value by first write and last read, prog_check proves the result, prog_run walks it.  Nothing is allocated and no shape
+ * is computed while it runs: what prog_explain prints is what executes.
+ *
+ * One program may hold several models (teacher and student), each with its own parameter space.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_PROG_H
+#define ADZE_PROG_H
+#include "../model/params.h"
+
+typedef struct {
+	int32_t id;            /* handle; 0 means none */
+} val;
+static const val NONE = { 0 };
+
+enum opcode {
+#define OP(name, in, out, doc) OP_##name,
+#include "ops.def"
+#undef OP
+	OP_COUNT
+};
+/* Where a value lives.  ACT is one arena laid out by prog_plan; the others are bound by the program's owner. */
+enum space {
+	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_COUNT
+};
+enum { MAX_IN = 5, MAX_OUT = 3 };
+
+struct value {
+	const char *name;      /* "blk.3.mlp.up"; owned by the program */
+	int64_t rows, cols;
+	int64_t off;           /* bytes into its space */
+	int32_t space, dtype;
+	int32_t train;         /* a gradient must reach it */
+	int32_t keep;          /* read by the owner after the run: never overwritten */
+	int32_t grad;          /* id of its gradient, 0: none yet */
+	int32_t def, last;     /* first write, last access (op indices), set by prog_plan */
+};
+struct op {
+	int16_t code, acc;     /* acc: add into the `~` output */
+	int32_t block;         /* block that it belongs to, -1: none */
+	val in[MAX_IN], out[MAX_OUT];
+	int32_t arg;           /* norm, act kind; unit of a statistic; coefficient slot of a loss */
+	float f;               /* eps, scale */
+	int32_t geom;          /* index of its attention geometry */
+};
+
+/* What a stage attaches to a site. */
+enum probe_what { PROBE_STAT, PROBE_MASK, PROBE_KEEP };
+struct probe {
+	int site, layer;       /* layer -1: all */
+	int what;
+	int unit;              /* PROBE_STAT: columns per unit (head_dim for norm-first heads), 1: channels */
+	const float *z;        /* PROBE_MASK: axis_units values */
+};
+
+/* One model inside a program. */
+struct build {
+	const struct ptable *t;
+	int dtype;             /* of weights and activations; the residual stream is always f32 */
+	int space;             /* SP_PARAM or SP_PARAM_T */
+	const char *prefix;    /* of value names, "" or "t." */
+	int64_t blk0, blk1;    /* blocks [blk0, blk1); 0, layers for the whole model */
+	const uint8_t *drop;   /* layers left out, or NULL */
+	const float *hidden_mask; /* [hidden] 0/1 or NULL: see kernels.h norm */
+	const struct probe *probe;
+	int n_probe;
+	int train;             /* record gradients for its parameters */
+	const uint8_t *frozen; /* per parameter of t, or NULL */
+	int layer_stats;       /* block, attention and MLP cosines */
+};
+
+struct prog {
+	struct arena names;
+	struct value *v;       /* v[0] unused */
+	int nv, cap_v;
+	struct op *op;
+	int n, cap_op;
+	struct attn_geom *geom;
+	int n_geom;
+	int64_t B, T;
+	int n_forward;         /* ops before prog_grad appended the backward */
+	int cur_block;
+	int64_t bytes[SP_COUNT]; /* size of ACT, INPUT, CONST, STAT after prog_plan; of PARAM and GRAD while recording */
+	float coef[8];         /* run-time scalars: loss weights, see p_kd_head */
+	float tau;
+	const float **konst;   /* host data of CONST values, by value id */
+};
+
+struct prog *prog_new(int64_t B, int64_t T);
+void prog_free(struct prog *p);
+
+/* Recorders: check shapes (BUG on our mistakes), append ops, return the result. */
+val p_input(struct prog *p, const char *name, int64_t rows, int64_t cols, int dtype);
+val p_const(struct prog *p, const char *name, int64_t rows, int64_t cols, const float *host_new); /* takes ownership */
+val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols);                          /* f64 sums */
+val p_param(struct prog *p, const struct build *b, const char *name);
+val p_embed(struct prog *p, val tok, val W, float scale);
+val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
+val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
+val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g);
+val p_act(struct prog *p, val x, int kind);
+val p_add(struct prog *p, val a, val b);
+val p_mask(struct prog *p, val x, val z);
+val p_site(struct prog *p, const struct build *b, val x, int site, int64_t layer);
+/* Records blocks of one model.  x: NONE and tok given when blk0 == 0, else the residual stream.  Returns the final
+ * norm's output when blk1 == layers, else the residual stream. */
+val p_forward(struct prog *p, const struct build *b, val tok, val x);
+val p_head_weight(struct prog *p, const struct build *b);  /* output matrix, tied or not */
+/* Losses: weights are p->coef[LOSS_*] and p->tau at run time.  Returns the f64 sums [1, LOSS_KINDS].
+ * With ht NONE only CE is computed. */
+val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label);
+/* Inner loss between kept values (same shape); weight p->coef[slot].  Returns the f64 sum [1,1]. */
+val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot);
+val p_logprob(struct prog *p, val h, val W, val label);
+
+void p_keep(struct prog *p, val v);
+val prog_find(const struct prog *p, const char *name);     /* NONE when absent */
+
+/* Passes, in this order. */
+void prog_grad(struct prog *p, int recompute);             /* recompute: 0 store all, 1 re-run each block */
+int prog_plan(struct prog *p, struct err *e);
+int prog_check(const struct prog *p, struct err *e);
+void prog_explain(const struct prog *p, FILE *f);
+
+/* Running. */
+struct engine {                /* a backend and its device */
+	const struct kernels *k;
+	struct dev *d;
+};
+/* device: auto|cpu|cuda[:N]|ref */
+int engine_open(struct engine *g, const char *device, int threads, struct err *e);
+void engine_close(struct engine *g);
+
+struct frame {                 /* memory of one program on one engine */
+	const struct engine *g;
+	const struct prog *p;
+	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD bound by the owner */
+};
+int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e);
+void frame_free(struct frame *f);
+void frame_set(struct frame *f, val v, const void *host);  /* uploads a whole value */
+void frame_zero_stats(struct frame *f);
+void frame_get(const struct frame *f, val v, void *host);
+void prog_run(struct frame *f);
+void prog_run_part(struct frame *f, int from, int to);
+static inline size_t value_bytes(const struct value *v)
+{
+	return (size_t)v->rows * (size_t)v->cols * dtype_size(v->dtype);
+}
+
+/* A model's weights on an engine. */
+struct weights {
+	struct ptable *t;      /* owned */
+	void *w;               /* t->elems of dtype, device memory */
+	int dtype;
+	const struct engine *g;
+};
+int weights_load(struct weights *m, const struct engine *g, const char *dir, int dtype, struct err *e);
+void weights_free(struct weights *m);
+int dtype_parse(const char *word); /* "f32" | "bf16" */
+#endif

@@ -1,0 +1,283 @@
+/*
+ * record.c - appending values and fused ops to a program
+ *
+ * Recorders compute shapes once, here; nothing later does shape arithmetic.  A wrong shape is our mistake, so it is a
+ * BUG, not an error.  `train` flows from parameters to everything computed from them: prog_grad emits nothing for values
+ * that it does not reach.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "prog.h"
+#include "internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+struct prog *prog_new(int64_t B, int64_t T)
+{
+	struct prog *p = xcalloc(1, sizeof *p);
+	p->B = B;
+	p->T = T;
+	p->tau = 1;
+	p->cur_block = -1;
+	p->nv = 1;
+	return p;
+}
+
+void prog_free(struct prog *p)
+{
+	if (!p)
+		return;
+	for (int i = 1; i < p->nv; i++)
+		free((void *)p->konst[i]);
+	free(p->konst);
+	free(p->v);
+	free(p->op);
+	free(p->geom);
+	arena_free(&p->names);
+	free(p);
+}
+
+val prog_value(struct prog *p, const char *name, int64_t rows, int64_t cols, int space, int dtype)
+{
+	if (rows <= 0 || cols <= 0)
+		BUG("value %s is %lld x %lld", name, (long long)rows, (long long)cols);
+	if (p->nv >= p->cap_v) {
+		p->cap_v = p->cap_v ? 2 * p->cap_v : 256;
+		p->v = xrealloc(p->v, (size_t)p->cap_v, sizeof *p->v);
+		p->konst = xrealloc(p->konst, (size_t)p->cap_v, sizeof *p->konst);
+	}
+	struct value *v = &p->v[p->nv];
+	*v = (struct value){ .rows = rows, .cols = cols, .space = space, .dtype = dtype, .off = -1, .def = -1, .last = -1 };
+	v->name = arena_printf(&p->names, "%s", name);
+	p->konst[p->nv] = NULL;
+	return (val){ p->nv++ };
+}
+
+struct op *prog_op(struct prog *p, int code)
+{
+	if (p->n >= p->cap_op) {
+		p->cap_op = p->cap_op ? 2 * p->cap_op : 256;
+		p->op = xrealloc(p->op, (size_t)p->cap_op, sizeof *p->op);
+	}
+	struct op *o = &p->op[p->n++];
+	*o = (struct op){ .code = (int16_t)code, .block = p->cur_block, .geom = -1 };
+	return o;
+}
+
+/* Result of an op: trained when any operand is. */
+static val result(struct prog *p, const char *name, int64_t rows, int64_t cols, int dtype, const val *in, int n)
+{
+	val y = prog_value(p, name, rows, cols, SP_ACT, dtype);
+	for (int i = 0; i < n; i++)
+		p->v[y.id].train |= in[i].id && p->v[in[i].id].train;
+	return y;
+}
+
+#define V(x) (p->v[(x).id])
+#define SHAPE(x, r, c)                                                                                                 \
+	do {                                                                                                           \
+		if (V(x).rows != (r) || V(x).cols != (c))                                                              \
+			BUG("%s is %lld x %lld, expected %lld x %lld", V(x).name, (long long)V(x).rows,                \
+			    (long long)V(x).cols, (long long)(r), (long long)(c));                                     \
+	} while (0)
+
+val p_input(struct prog *p, const char *name, int64_t rows, int64_t cols, int dtype)
+{
+	return prog_value(p, name, rows, cols, SP_INPUT, dtype);
+}
+
+val p_const(struct prog *p, const char *name, int64_t rows, int64_t cols, const float *host_new)
+{
+	val v = prog_value(p, name, rows, cols, SP_CONST, DT_F32);
+	p->konst[v.id] = host_new;
+	return v;
+}
+
+val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols)
+{
+	return prog_value(p, name, rows, cols, SP_STAT, DT_F64);
+}
+
+val p_param(struct prog *p, const struct build *b, const char *name)
+{
+	const struct param *q = ptable_find(b->t, name);
+	if (!q)
+		BUG("no parameter %s", name);
+	char full[64];
+	snprintf(full, sizeof full, "%s%s", b->prefix, q->name);
+	for (int i = 1; i < p->nv; i++)
+		if (p->v[i].space == b->space && !strcmp(p->v[i].name, full))
+			return (val){ i };
+	val v = prog_value(p, full, q->rows, q->cols, b->space, b->dtype);
+	V(v).off = q->off * (int64_t)dtype_size(b->dtype);
+	V(v).train = b->train && !(b->frozen && b->frozen[q - b->t->p]);
+	int64_t need = b->t->elems * (int64_t)dtype_size(b->dtype);
+	if (p->bytes[b->space] && p->bytes[b->space] != need)
+		BUG("two models in one parameter space");
+	p->bytes[b->space] = need;
+	if (V(v).train) {
+		char g[80];
+		snprintf(g, sizeof g, "grad.%s", full);
+		val d = prog_value(p, g, q->rows, q->cols, SP_GRAD, DT_F32);
+		V(d).off = q->off * 4;
+		V(v).grad = d.id;
+		p->bytes[SP_GRAD] = b->t->elems * 4;
+	}
+	return v;
+}
+
+val p_embed(struct prog *p, val tok, val W, float scale)
+{
+	val in[] = { tok, W };
+	val y = result(p, "x", V(tok).rows, V(W).cols, DT_F32, in, 2);
+	struct op *o = prog_op(p, OP_EMBED);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	o->f = scale;
+	return y;
+}
+
+val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype)
+{
+	SHAPE(w, 1, V(x).cols);
+	val in[] = { x, w, bias, z };
+	val y = result(p, "norm", V(x).rows, V(x).cols, dtype, in, 3);
+	val st = prog_value(p, "norm.stat", V(x).rows, 2, SP_ACT, DT_F32);
+	struct op *o = prog_op(p, OP_NORM);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	o->out[1] = st;
+	o->arg = kind;
+	o->f = eps;
+	return y;
+}
+
+val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype)
+{
+	if (V(x).cols != V(W).cols)
+		BUG("%s has %lld columns, %s takes %lld", V(x).name, (long long)V(x).cols, V(W).name, (long long)V(W).cols);
+	val in[] = { x, W, bias, res };
+	val y = result(p, strchr(V(W).name, '.') ? V(W).name : "logits", V(x).rows, V(W).rows, dtype, in, 4);
+	if (res.id)
+		SHAPE(res, V(y).rows, V(y).cols);
+	struct op *o = prog_op(p, OP_LINEAR);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	return y;
+}
+
+val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g)
+{
+	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
+	val in[] = { qkv };
+	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, V(qkv).dtype, in, 1);
+	val lse = prog_value(p, "attn.lse", V(qkv).rows, g->H, SP_ACT, DT_F32);
+	p->geom = xrealloc(p->geom, (size_t)p->n_geom + 1, sizeof *p->geom);
+	p->geom[p->n_geom] = *g;
+	struct op *o = prog_op(p, OP_ATTN);
+	o->in[0] = qkv;
+	o->in[1] = rope;
+	o->out[0] = y;
+	o->out[1] = lse;
+	o->geom = p->n_geom++;
+	return y;
+}
+
+val p_act(struct prog *p, val x, int kind)
+{
+	val y = result(p, "act", V(x).rows, act_gated(kind) ? V(x).cols / 2 : V(x).cols, V(x).dtype, &x, 1);
+	struct op *o = prog_op(p, OP_ACT);
+	o->in[0] = x;
+	o->out[0] = y;
+	o->arg = kind;
+	return y;
+}
+
+val p_add(struct prog *p, val a, val b)
+{
+	SHAPE(b, V(a).rows, V(a).cols);
+	val in[] = { a, b };
+	val y = result(p, "add", V(a).rows, V(a).cols, V(a).dtype, in, 2);
+	struct op *o = prog_op(p, OP_ADD);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	return y;
+}
+
+val p_mask(struct prog *p, val x, val z)
+{
+	if (V(x).cols % V(z).cols)
+		BUG("mask of %lld on %lld columns", (long long)V(z).cols, (long long)V(x).cols);
+	val in[] = { x, z };
+	val y = result(p, "mask", V(x).rows, V(x).cols, V(x).dtype, in, 2);
+	struct op *o = prog_op(p, OP_MASK);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	return y;
+}
+
+val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label)
+{
+	SHAPE(label, V(hs).rows, 1);
+	val sums = p_stat(p, "loss.sums", 1, LOSS_KINDS);
+	struct op *o;
+	val dhs = NONE;
+	if (V(hs).train) {
+		if (V(hs).grad)
+			BUG("%s has a gradient before its head", V(hs).name);
+		dhs = prog_value(p, "d.head", V(hs).rows, V(hs).cols, SP_ACT, V(hs).dtype);
+		V(hs).grad = dhs.id;
+	}
+	o = prog_op(p, OP_KD_HEAD);
+	val in[] = { hs, Ws, ht, Wt, label };
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = sums;
+	o->out[1] = dhs;
+	o->out[2] = (val){ V(Ws).grad };
+	return sums;
+}
+
+val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot)
+{
+	SHAPE(b, V(a).rows, V(a).cols);
+	val sums = p_stat(p, opcode == OP_MSE ? "loss.mse" : "loss.cosine", 1, 1);
+	val da = NONE;
+	int acc = 0;
+	if (V(a).train) {
+		acc = V(a).grad != 0;
+		da = acc ? (val){ V(a).grad } : prog_value(p, "d.inner", V(a).rows, V(a).cols, SP_ACT, V(a).dtype);
+		V(a).grad = da.id;
+	}
+	struct op *o = prog_op(p, opcode);
+	o->in[0] = a;
+	o->in[1] = b;
+	o->out[0] = sums;
+	o->out[1] = da;
+	o->acc = (int16_t)acc;
+	o->arg = slot;
+	return sums;
+}
+
+val p_logprob(struct prog *p, val h, val W, val label)
+{
+	val y = prog_value(p, "logprob", V(h).rows, 2, SP_ACT, DT_F32);
+	struct op *o = prog_op(p, OP_LOGPROB);
+	o->in[0] = h;
+	o->in[1] = W;
+	o->in[2] = label;
+	o->out[0] = y;
+	return y;
+}
+
+val prog_find(const struct prog *p, const char *name)
+{
+	for (int i = p->nv - 1; i > 0; i--)
+		if (!strcmp(p->v[i].name, name))
+			return (val){ i };
+	return NONE;
+}
+
+void p_keep(struct prog *p, val v)
+{
+	V(v).keep = 1;
+}

@@ -1,0 +1,136 @@
+/*
+ * run.c - walking a program: handles become pointers, each op calls its kernel
+ *
+ * No allocation, no shape arithmetic, no decision in the loop.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e)
+{
+	static const int owned[] = { SP_ACT, SP_INPUT, SP_CONST, SP_STAT };
+	static const char *const word[] = { "activations", "inputs", "constants", "statistics" };
+	*f = (struct frame){ .g = g, .p = p };
+	for (int i = 0; i < 4; i++) {
+		size_t n = (size_t)p->bytes[owned[i]];
+		if (!n)
+			continue;
+		f->base[owned[i]] = g->k->mem_alloc(g->d, n);
+		if (!f->base[owned[i]]) {
+			char buf[32];
+			frame_free(f);
+			return err_set(e, EXIT_RESOURCE, "no memory for %s of %s", fmt_bytes(buf, (double)n), word[i]);
+		}
+	}
+	for (int i = 1; i < p->nv; i++)
+		if (p->v[i].space == SP_CONST)
+			frame_set(f, (val){ i }, p->konst[i]);
+	return 0;
+}
+
+void frame_free(struct frame *f)
+{
+	static const int owned[] = { SP_ACT, SP_INPUT, SP_CONST, SP_STAT };
+	for (int i = 0; i < 4 && f->p; i++)
+		if (f->base[owned[i]])
+			f->g->k->mem_free(f->g->d, f->base[owned[i]], (size_t)f->p->bytes[owned[i]]);
+	memset(f, 0, sizeof *f);
+}
+
+static void *addr(const struct frame *f, val x)
+{
+	const struct value *v = &f->p->v[x.id];
+	if (!f->base[v->space])
+		BUG("%s: its space is not bound", v->name);
+	return f->base[v->space] + v->off;
+}
+
+static mat M(const struct frame *f, val x)
+{
+	if (!x.id)
+		return (mat){ 0 };
+	const struct value *v = &f->p->v[x.id];
+	return (mat){ addr(f, x), v->rows, v->cols, v->dtype, v->space == SP_PARAM || v->space == SP_PARAM_T };
+}
+
+void frame_set(struct frame *f, val x, const void *host)
+{
+	f->g->k->upload(f->g->d, addr(f, x), host, value_bytes(&f->p->v[x.id]));
+}
+
+void frame_get(const struct frame *f, val x, void *host)
+{
+	f->g->k->download(f->g->d, host, addr(f, x), value_bytes(&f->p->v[x.id]));
+}
+
+void frame_zero_stats(struct frame *f)
+{
+	for (int i = 1; i < f->p->nv; i++)
+		if (f->p->v[i].space == SP_STAT)
+			f->g->k->zero(f->g->d, M(f, (val){ i }));
+}
+
+static void run_loss(struct frame *f, const struct op *o)
+{
+	const struct kernels *k = f->g->k;
+	struct dev *d = f->g->d;
+	const struct prog *p = f->p;
+	if (o->code == OP_KD_HEAD) {
+		struct kd_head_args a = { .tau = p->tau };
+		memcpy(a.coef, p->coef, sizeof a.coef);
+		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->out[2]), M(f, o->in[0]), M(f, o->in[1]),
+			   M(f, o->in[2]), M(f, o->in[3]), M(f, o->in[4]), &a);
+	} else {
+		(o->code == OP_MSE ? k->mse : k->cosine)(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]),
+							 M(f, o->in[1]), p->coef[o->arg], o->acc);
+	}
+}
+
+static void run_op(struct frame *f, const struct op *o)
+{
+	const struct kernels *k = f->g->k;
+	struct dev *d = f->g->d;
+#define I(n) M(f, o->in[n])
+#define O(n) M(f, o->out[n])
+	switch ((enum opcode)o->code) {
+	case OP_EMBED: k->embed(d, O(0), I(0), I(1), o->f); break;
+	case OP_NORM: k->norm(d, O(0), O(1), I(0), I(1), I(2), I(3), o->arg, o->f); break;
+	case OP_LINEAR: k->linear(d, O(0), I(0), I(1), I(2), I(3)); break;
+	case OP_ATTN: k->attn(d, O(0), O(1), I(0), I(1), &f->p->geom[o->geom]); break;
+	case OP_ACT: k->act(d, O(0), I(0), o->arg); break;
+	case OP_ADD: k->add(d, O(0), I(0), I(1)); break;
+	case OP_MASK: k->mask(d, O(0), I(0), I(1)); break;
+	case OP_STAT_WIDTH: k->stat_width(d, O(0), I(0), f->p->T, o->arg); break;
+	case OP_STAT_COS: k->stat_cos(d, O(0), I(0), I(1)); break;
+	case OP_KD_HEAD:
+	case OP_MSE:
+	case OP_COSINE: run_loss(f, o); break;
+	case OP_LOGPROB: k->logprob(d, O(0), I(0), I(1), I(2)); break;
+	case OP_EMBED_DW: k->embed_dw(d, O(0), I(0), I(1), o->f); break;
+	case OP_NORM_BWD: k->norm_bwd(d, O(0), O(1), O(2), I(0), I(1), I(2), I(3), I(4), o->arg, o->acc); break;
+	case OP_LINEAR_DX: k->linear_dx(d, O(0), I(0), I(1), o->acc); break;
+	case OP_LINEAR_DW: k->linear_dw(d, O(0), O(1), I(0), I(1)); break;
+	case OP_ATTN_BWD: k->attn_bwd(d, O(0), I(0), I(1), I(2), I(3), I(4), &f->p->geom[o->geom]); break;
+	case OP_ACT_DX: k->act_dx(d, O(0), I(0), I(1), o->arg); break;
+	case OP_MASK_DZ: k->mask_dz(d, O(0), I(0), I(1)); break;
+	case OP_COPY: k->copy(d, O(0), I(0)); break;
+	case OP_SCALE: k->scale(d, O(0), I(0), o->f); break;
+	case OP_COUNT: BUG("opcode %d", o->code);
+	}
+#undef I
+#undef O
+}
+
+void prog_run_part(struct frame *f, int from, int to)
+{
+	for (int i = from; i < to; i++)
+		run_op(f, &f->p->op[i]);
+}
+
+void prog_run(struct frame *f)
+{
+	prog_run_part(f, 0, f->p->n);
+}
