@@ -1,0 +1,172 @@
+/*
+ * ranking.c - reading, checking, writing rankings; sorting with a fixed tie rule
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "ranking.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct key {
+	float score;
+	uint32_t i;
+};
+
+static int by_score(const void *x, const void *y)
+{
+	const struct key *a = x, *b = y;
+	if (a->score != b->score)
+		return a->score > b->score ? -1 : 1;
+	return a->i < b->i ? -1 : a->i > b->i;
+}
+
+void order_by_score(const float *score, int64_t n, uint32_t *order)
+{
+	struct key *k = xcalloc((size_t)n, sizeof *k);
+	for (int64_t i = 0; i < n; i++)
+		k[i] = (struct key){ score[i], (uint32_t)i };
+	qsort(k, (size_t)n, sizeof *k, by_score);
+	for (int64_t i = 0; i < n; i++)
+		order[i] = k[i].i;
+	free(k);
+}
+
+static struct rank_axis *add(struct ranking *r, const char *axis, int64_t layer, int64_t n)
+{
+	r->ax = xrealloc(r->ax, (size_t)r->n + 1, sizeof *r->ax);
+	struct rank_axis *x = &r->ax[r->n++];
+	*x = (struct rank_axis){ .layer = layer, .n = n };
+	snprintf(x->axis, sizeof x->axis, "%s", axis);
+	x->score = xcalloc((size_t)n, sizeof *x->score);
+	x->order = xcalloc((size_t)n, sizeof *x->order);
+	return x;
+}
+
+void ranking_add(struct ranking *r, const char *axis, int64_t layer, const double *score, int64_t n)
+{
+	struct rank_axis *x = add(r, axis, layer, n);
+	for (int64_t i = 0; i < n; i++)
+		x->score[i] = (float)score[i];
+	order_by_score(x->score, n, x->order);
+}
+
+const struct rank_axis *ranking_find(const struct ranking *r, const char *axis, int64_t layer)
+{
+	for (int i = 0; i < r->n; i++)
+		if (!strcmp(r->ax[i].axis, axis) && r->ax[i].layer == layer)
+			return &r->ax[i];
+	return NULL;
+}
+
+void ranking_free(struct ranking *r)
+{
+	for (int i = 0; i < r->n; i++) {
+		free(r->ax[i].score);
+		free(r->ax[i].order);
+	}
+	free(r->ax);
+	memset(r, 0, sizeof *r);
+}
+
+void ranking_meta(const struct ranking *r, struct art_w *w)
+{
+	art_meta_str(w, "model", r->model);
+	art_meta_str(w, "method", r->method);
+	art_meta_int(w, "layers", r->layers);
+	art_meta_int(w, "hidden", r->hidden);
+	art_meta_int(w, "ffn", r->ffn);
+	art_meta_int(w, "heads", r->heads);
+	art_meta_int(w, "kv_heads", r->kv_heads);
+	art_meta_int(w, "head_dim", r->head_dim);
+}
+
+int ranking_write(const struct ranking *r, struct art_w *w, struct err *e)
+{
+	for (int i = 0; i < r->n; i++) {
+		const struct rank_axis *x = &r->ax[i];
+		art_map(w, 5);
+		art_key(w, "axis"), art_str(w, x->axis);
+		art_key(w, "layer"), art_int(w, x->layer);
+		art_key(w, "score"), art_array(w, ART_F32, 1, &x->n, x->score);
+		art_key(w, "order"), art_array(w, ART_U32, 1, &x->n, x->order);
+		art_key(w, "order_kind"), art_str(w, x->prefix ? "prefix" : "independent");
+		if (art_end_record(w, e))
+			return -1;
+	}
+	return 0;
+}
+
+static int expected_units(const struct ranking *r, const char *axis, int64_t layer, int64_t *n)
+{
+	static const char *const words[] = { "layer", "emb", "head", "mlp", "kv" };
+	const int64_t sizes[] = { r->layers, r->hidden, r->heads, r->ffn, r->kv_heads };
+	for (int i = 0; i < 5; i++)
+		if (!strcmp(axis, words[i])) {
+			*n = sizes[i];
+			return i < 2 ? layer == -1 : layer >= 0 && layer < r->layers;
+		}
+	return 0;
+}
+
+static int read_record(struct ranking *r, const struct art_r *a, const msgpack_object *rec, struct err *e)
+{
+	char axis[8], kind[16] = "independent";
+	int64_t layer, n = 0;
+	const void *score, *order;
+	if (obj_str(a, rec, "axis", axis, sizeof axis, e) || obj_int(a, rec, "layer", &layer, e))
+		return -1;
+	if (!expected_units(r, axis, layer, &n))
+		return err_set(e, EXIT_DATA, "%s: axis '%s' of layer %lld does not exist in a model of %lld layers",
+			       art_name(a), axis, (long long)layer, (long long)r->layers);
+	if (ranking_find(r, axis, layer))
+		return err_set(e, EXIT_DATA, "%s: axis '%s' of layer %lld is ranked twice", art_name(a), axis,
+			       (long long)layer);
+	if (obj_array(a, rec, "score", ART_F32, n, &score, NULL, e) || obj_array(a, rec, "order", ART_U32, n, &order, NULL, e))
+		return -1;
+	if (obj_get(rec, "order_kind") && obj_str(a, rec, "order_kind", kind, sizeof kind, e))
+		return -1;
+	struct rank_axis *x = add(r, axis, layer, n);
+	memcpy(x->score, score, (size_t)n * sizeof *x->score);
+	memcpy(x->order, order, (size_t)n * sizeof *x->order);
+	x->prefix = !strcmp(kind, "prefix");
+	uint8_t *seen = xcalloc((size_t)n, 1);
+	int bad = 0;
+	for (int64_t i = 0; i < n && !bad; i++) {
+		if (!isfinite(x->score[i]))
+			bad = err_set(e, EXIT_DATA, "%s: %s of layer %lld: score of unit %lld is not finite", art_name(a), axis,
+				      (long long)layer, (long long)i);
+		else if (x->order[i] >= n || seen[x->order[i]]++)
+			bad = err_set(e, EXIT_DATA, "%s: %s of layer %lld: order is not a permutation of %lld units",
+				      art_name(a), axis, (long long)layer, (long long)n);
+	}
+	free(seen);
+	return bad;
+}
+
+int ranking_read(struct ranking *r, const char *path, struct prov *prov, struct err *e)
+{
+	memset(r, 0, sizeof *r);
+	struct art_r *a = art_open(path, "ranking", 1, e);
+	if (!a)
+		return -1;
+	const msgpack_object *m = art_meta(a), *rec;
+	int rc = -1;
+	if (obj_str(a, m, "model", r->model, sizeof r->model, e) || obj_str(a, m, "method", r->method, sizeof r->method, e) ||
+	    obj_int(a, m, "layers", &r->layers, e) || obj_int(a, m, "hidden", &r->hidden, e) ||
+	    obj_int(a, m, "ffn", &r->ffn, e) || obj_int(a, m, "heads", &r->heads, e) ||
+	    obj_int(a, m, "kv_heads", &r->kv_heads, e) || obj_int(a, m, "head_dim", &r->head_dim, e))
+		goto out;
+	while ((rc = art_next(a, &rec, e)) == 1)
+		if (read_record(r, a, rec, e)) {
+			rc = -1;
+			break;
+		}
+	if (!rc && prov)
+		prov_add_artifact(prov, "ranking", a);
+out:
+	art_close(a);
+	if (rc)
+		ranking_free(r);
+	return rc ? -1 : 0;
+}
