@@ -1,0 +1,23 @@
+/*
+ * tokenset.h - reading a "tokens" artifact sample by sample, from a file or a pipe
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_TOKENSET_H
+#define ADZE_TOKENSET_H
+#include "artifact.h"
+
+struct tokenset {
+	struct art_r *r;
+	int64_t vocab, seq, samples;   /* from the header; samples as promised, checked by the trailer */
+	char tokenizer[33];
+	int32_t *ids;                  /* the current sample */
+	int64_t n;                     /* its length, 1..seq */
+	int64_t index;
+};
+/* vocab: of the model that will read it, 0: any.  A token set of a larger vocabulary is refused. */
+int tokenset_open(struct tokenset *t, const char *path, int64_t vocab, struct err *e);
+/* 1: t->ids[0..n) is the next sample; 0: end, verified; -1: error */
+int tokenset_next(struct tokenset *t, struct err *e);
+void tokenset_close(struct tokenset *t);
+#endif

@@ -1,0 +1,149 @@
+/*
+ * metric.c - aggregating activations into importance (Minitron, arXiv 2407.14679 section 2.2)
+ *
+ * Per sample the sequence was reduced by mean |a|, L2 or variance; stats.h holds the sums over samples of each and of its
+ * square.  With s one of the three and n samples, the batch reduction is
+ *	mean: S1/n      L2: sqrt(S2)      var: S2/n - (S1/n)^2          S1 = sum s, S2 = sum s^2.
+ * Neurons and heads are ranked inside their layer; embedding channels by the sum over both norms of all layers; layers
+ * by block importance BI = 1 - E cos(x_in, x_out).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "metric.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int metric_find(const char *word)
+{
+	static const char *const words[] = {
+#define METRIC(id, w, what) w,
+#include "metrics.def"
+#undef METRIC
+	};
+	for (int i = 0; i < METRIC_COUNT; i++)
+		if (!strcmp(words[i], word))
+			return i;
+	return -1;
+}
+
+int agg_parse(const char *s, struct metric_args *m, struct err *e)
+{
+	static const char *const words[] = { "mean", "l2", "var" };
+	for (const char *p = s; *p;) {
+		size_t n = strcspn(p, ",");
+		const char *eq = memchr(p, '=', n);
+		int which = eq && eq - p == 5 && !strncmp(p, "batch", 5) ? 0 : eq && eq - p == 3 && !strncmp(p, "seq", 3) ? 1 : -1;
+		int agg = -1;
+		for (int i = 0; i < 3 && eq; i++)
+			if (strlen(words[i]) == n - (size_t)(eq + 1 - p) && !strncmp(eq + 1, words[i], strlen(words[i])))
+				agg = i;
+		if (which < 0 || agg < 0)
+			return err_set(e, EXIT_USAGE, "--agg %s: expected batch=mean|l2|var,seq=mean|l2|var", s);
+		*(which ? &m->seq : &m->batch) = agg;
+		p += n + (p[n] == ',');
+	}
+	return 0;
+}
+
+void metric_aggregate(const struct stat_entry *x, const struct metric_args *m, double *score)
+{
+	static const int first[] = { STAT_M, STAT_L, STAT_V };
+	const double *s1 = x->sums + first[m->seq] * x->units, *s2 = s1 + x->units, n = (double)x->n;
+	for (int64_t i = 0; i < x->units; i++) {
+		double mean = s1[i] / n;
+		score[i] = m->batch == AGG_MEAN ? mean :
+			   m->batch == AGG_L2	? sqrt(fmax(s2[i], 0)) :
+						  fmax(s2[i] / n - mean * mean, 0);
+	}
+}
+
+static void add_heads(const struct stats *s, const struct metric_args *m, struct ranking *r, int64_t layer, double *buf)
+{
+	const struct stat_entry *x = stats_find(s, m->head_norm_first ? "attn_out_norm" : "attn_out", layer);
+	if (!x)
+		return;
+	metric_aggregate(x, m, buf);
+	if (!m->head_norm_first)
+		for (int64_t h = 0; h < s->heads; h++) {
+			double sum = 0;
+			for (int64_t d = 0; d < s->head_dim; d++)
+				sum += buf[h * s->head_dim + d] * buf[h * s->head_dim + d];
+			buf[h] = sqrt(sum);
+		}
+	ranking_add(r, "head", layer, buf, s->heads);
+}
+
+static int check_units(const struct stats *s, struct err *e)
+{
+	static const struct { const char *site; int which; } want[] = {
+		{ "attn_in", 0 }, { "ffn_in", 0 }, { "attn_out", 1 }, { "attn_out_norm", 2 }, { "ffn_act", 3 }, { "ffn_pre", 4 }
+	};
+	const int64_t size[] = { s->hidden, s->heads * s->head_dim, s->heads, s->ffn };
+	for (int i = 0; i < s->n; i++)
+		for (int k = 0; k < 6; k++) {
+			int64_t u = s->e[i].units;
+			if (strcmp(s->e[i].site, want[k].site) || (k < 5 && u == size[want[k].which]) ||
+			    (k == 5 && (u == s->ffn || u == 2 * s->ffn)))
+				continue;
+			return err_set(e, EXIT_DATA, "statistics of %s, layer %lld have %lld units, which does not fit the shape",
+				       s->e[i].site, (long long)s->e[i].layer, (long long)u);
+		}
+	return 0;
+}
+
+static int add_layers(const struct stats *s, struct ranking *r, double *buf)
+{
+	for (int64_t l = 0; l < s->layers; l++) {
+		const struct stat_entry *x = stats_find(s, "block", l);
+		if (!x)
+			return 0;
+		buf[l] = x->sums[0] / (double)x->tokens;
+	}
+	ranking_add(r, "layer", -1, buf, s->layers);
+	return 1;
+}
+
+int metric_rank(const struct stats *s, const struct metric_args *m, struct ranking *r, struct err *e)
+{
+	if (check_units(s, e))
+		return -1;
+	memset(r, 0, sizeof *r);
+	memcpy(r->model, s->model, sizeof r->model);
+	r->layers = s->layers, r->hidden = s->hidden, r->ffn = s->ffn;
+	r->heads = s->heads, r->kv_heads = s->kv_heads, r->head_dim = s->head_dim;
+	static const char *const agg[] = { "mean", "l2", "var" };
+	snprintf(r->method, sizeof r->method, "minitron batch=%s seq=%s neuron=%s head=%s", agg[m->batch], agg[m->seq],
+		 m->neuron_pre ? "pre" : "post", m->head_norm_first ? "norm-first" : "channel-first");
+	int64_t most = s->layers;
+	for (int i = 0; i < s->n; i++)
+		most = s->e[i].units > most ? s->e[i].units : most;
+	double *buf = xcalloc((size_t)most, sizeof *buf), *emb = xcalloc((size_t)s->hidden, sizeof *emb);
+	int hooks = 0, rc = 0;
+	add_layers(s, r, buf);
+	for (int64_t l = 0; l < s->layers; l++) {
+		static const char *const norms[] = { "attn_in", "ffn_in" };
+		for (int k = 0; k < 2; k++) {
+			const struct stat_entry *x = stats_find(s, norms[k], l);
+			if (!x)
+				continue;
+			metric_aggregate(x, m, buf);
+			for (int64_t c = 0; c < s->hidden; c++)
+				emb[c] += buf[c];
+			hooks++;
+		}
+		add_heads(s, m, r, l, buf);
+		const struct stat_entry *f = stats_find(s, m->neuron_pre ? "ffn_pre" : "ffn_act", l);
+		if (f) {                       /* gated and pre: the gate's half, which is what the activation sees */
+			metric_aggregate(f, m, buf);
+			ranking_add(r, "mlp", l, buf, s->ffn);
+		}
+	}
+	if (hooks)
+		ranking_add(r, "emb", -1, emb, s->hidden);
+	if (!r->n)
+		rc = err_set(e, EXIT_DATA, "the statistics hold no site that can be ranked");
+	free(buf);
+	free(emb);
+	return rc;
+}
