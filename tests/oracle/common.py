@@ -54,5 +54,5 @@ def our_logits(bin_dir, model, ids, vocab, dtype="f32"):
 def check(what, value, limit, least=False):
     """One line a comparison; returns whether it holds."""
     ok = bool(value >= limit if least else value <= limit)
-    print(f"{'ok  ' if ok else 'FAIL'} {what}: {value:.3g} ({'>=' if least else '<='} {limit:g})")
+    print(f"{'ok  ' if ok else 'FAIL'} {what}: {value:.6g} ({'>=' if least else '<='} {limit:g})")
     return ok
