@@ -65,9 +65,15 @@ int64_t param_seg_rows(const struct ptable *t, const struct param *p, int s);
 int64_t arch_count(const struct arch *a);
 int64_t arch_count_nonembedding(const struct arch *a);
 
-/* Weights of a model directory into a flat arena of the table's layout: dst is f32 or bf16 (dtype), n = t->elems.
- * Reads by mmap, converts on the way (f32, f16, bf16 stored), checks every name and shape; surplus tensors are refused
- * unless known to be harmless (rotary inv_freq, lm_head of a tied model).  layer0..layer1 limits blocks (others untouched). */
+/* An opened model against its table: every tensor there, every shape right, stored as f32, f16 or bf16; surplus tensors
+ * are refused unless known to be harmless (rotary inv_freq, lm_head of a tied model).  EXIT_DATA names the tensor. */
+struct st_model;
+int params_check(const struct ptable *t, const struct st_model *m, struct err *e);
+/* One parameter of a checked model into dst (rows x cols, f32 or bf16), for passes that hold a block at a time. */
+int param_read(const struct ptable *t, const struct param *p, const struct st_model *m, void *dst, int dtype,
+		struct err *e);
+/* Weights of a model directory into a flat arena of the table's layout: dst is f32 or bf16 (enum dtype), n = t->elems.
+ * Reads by mmap and converts on the way.  Blocks outside [layer0, layer1) are left untouched; the rest is always read. */
 int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
 		struct err *e);
 /* A complete model directory: config, generation config, tokenizer files copied from `from` (may be NULL), model card,

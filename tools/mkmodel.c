@@ -1,0 +1,117 @@
+/*
+ * mkmodel.c - a random model directory of any family and shape, for tests, demos and dry experiments
+ *
+ * Matrices are normal with deviation --std (0: 1/sqrt(columns), which keeps signals alive in tiny models), norms differ
+ * from channel to channel, so that code which mixes channels up is noticed.  Weights are a pure function of the seed and
+ * the parameter's place in the table.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../common/base/log.h"
+#include "../common/base/opt.h"
+#include "../common/base/rng.h"
+#include "../common/model/params.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+	const char *family, *tokenizer, *store;
+	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos;
+	double std, rope_theta;
+	bool tied;
+} o = { .family = "llama", .store = "f32", .layers = 2, .hidden = 64, .heads = 4, .vocab = 256, .positions = 2048,
+	.rope_theta = 10000, .bos = -1, .eos = -1 };
+
+static const struct opt opts[] = {
+	OPT_STR(0, "family", &o.family, "NAME", "llama or nemotron"),
+	OPT_I64(0, "layers", &o.layers, "N", "blocks", 1, 4096),
+	OPT_I64(0, "hidden", &o.hidden, "N", "hidden size", 1, 1 << 20),
+	OPT_I64(0, "ffn", &o.ffn, "N", "MLP neurons, 0 for 4 x hidden", 0, 1 << 24),
+	OPT_I64(0, "heads", &o.heads, "N", "query heads", 1, 1 << 14),
+	OPT_I64(0, "kv-heads", &o.kv_heads, "N", "key-value heads, 0 for as many as query heads", 0, 1 << 14),
+	OPT_I64(0, "head-dim", &o.head_dim, "N", "width of a head, 0 for hidden / heads", 0, 4096),
+	OPT_I64(0, "vocab", &o.vocab, "N", "vocabulary", 1, 1 << 26),
+	OPT_I64(0, "positions", &o.positions, "N", "longest sequence", 1, 1 << 30),
+	OPT_I64(0, "bos", &o.bos, "ID", "token that begins a text, -1 for none", -1, 1 << 26),
+	OPT_I64(0, "eos", &o.eos, "ID", "token that ends a text, -1 for none", -1, 1 << 26),
+	OPT_F64(0, "rope-theta", &o.rope_theta, "X", "base of the rotary frequencies", 1, 1e12),
+	OPT_F64(0, "std", &o.std, "X", "deviation of matrix entries, 0 for 1/sqrt(columns)", 0, 1e3),
+	OPT_FLAG(0, "tied", &o.tied, "the output matrix is the embedding"),
+	OPT_CHOICE(0, "store", &o.store, "f32|bf16|f16", "type of the stored weights"),
+	OPT_STR(0, "tokenizer", &o.tokenizer, "DIR", "copy tokenizer files from this model directory"),
+	OPT_OUT_ROW("directory to make"), OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
+};
+static const struct usage use = {
+	"mkmodel", "Writes a model directory with random weights.", "[--family llama] [--layers N] [--hidden N] ... -o DIR",
+	"mkmodel --family nemotron --layers 3 --hidden 32 --heads 4 --kv-heads 2 -o tiny\n"
+	"mkmodel --hidden 576 --ffn 1536 --heads 9 --kv-heads 3 --vocab 49152 --tied --store bf16 -o like-smollm2", opts
+};
+
+static void fill(const struct ptable *t, float *w)
+{
+	for (int i = 0; i < t->n; i++) {
+		const struct param *p = &t->p[i];
+		const char *tail = strrchr(p->name, '.');
+		int64_t n = p->rows * p->cols;
+		double mean = 0, std = o.std > 0 ? o.std : 1 / sqrt((double)p->cols);
+		if (p->row->seg[0].axis == AX_NONE) {
+			bool gain = tail && !strcmp(tail, ".w");
+			mean = gain && t->arch.norm == NORM_RMS ? 1 : 0;
+			std = gain ? 0.2 : 0.1;
+		}
+		for (int64_t k = 0; k < n; k++)
+			w[p->off + k] = (float)(mean + std * rng_normal((uint64_t)com.seed, (uint64_t)i, (uint64_t)k));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct arch a = { .embed_scale = 1 };
+	struct err e;
+
+	if (opt_parse(&use, argc, argv))
+		opt_die("unexpected operand '%s'", argv[0]);
+	if (!com.out)
+		opt_die("-o DIR is needed");
+	a.family = family_find(o.family);
+	if (!a.family)
+		opt_die("--family '%s' is not known (%s are)", o.family, family_list());
+	a.layers = o.layers;
+	a.hidden = o.hidden;
+	a.ffn = o.ffn ? o.ffn : 4 * o.hidden;
+	a.heads = o.heads;
+	a.kv_heads = o.kv_heads ? o.kv_heads : o.heads;
+	if (!o.head_dim && o.hidden % o.heads)
+		opt_die("--hidden %lld is not a multiple of --heads %lld: give --head-dim", (long long)o.hidden,
+			(long long)o.heads);
+	a.head_dim = o.head_dim ? o.head_dim : o.hidden / o.heads;
+	if (a.heads % a.kv_heads)
+		opt_die("--heads %lld is not a multiple of --kv-heads %lld", (long long)a.heads, (long long)a.kv_heads);
+	a.vocab = o.vocab;
+	a.tied = o.tied;
+	a.rope_theta = o.rope_theta;
+	a.max_positions = o.positions;
+	a.bos = o.bos;
+	a.eos = o.eos;
+	a.pad = -1;
+	a.rope_frac = 1;
+	json_t *none = json_object();
+	if (a.family->configure(&a, none, &e))
+		die_err(&e);
+	json_decref(none);
+	log_start();
+
+	struct ptable *t = ptable_new(&a);
+	size_t bytes = (size_t)t->elems * sizeof(float);
+	float *w = big_alloc(bytes);
+	fill(t, w);
+	struct model_card card = { .title = "Random model", .commands = opt_record_line(),
+		.notes = "Random weights: useful for tests only." };
+	if (params_save(t, w, com.out, o.tokenizer, o.store, &card, com.force, &e))
+		die_err(&e);
+	log_summary("%lld parameters", (long long)t->count);
+	big_free(w, bytes);
+	ptable_free(t);
+	return EXIT_DONE;
+}
