@@ -1,0 +1,142 @@
+/*
+ * observe.c - the forward program with statistics at its sites, batch by batch
+ *
+ * Sums stay on the device and are folded into `struct stats` when the batch shape changes and at the end.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "observe.h"
+#include <stdlib.h>
+#include <string.h>
+
+int observe_sites_parse(const char *s, uint32_t *sites, struct err *e)
+{
+	static const char *const words[] = { "hidden", "heads", "ffn", "ffn-pre", "layers" };
+	if (!strcmp(s, "all")) {
+		*sites = OBSERVE_ALL;
+		return 0;
+	}
+	*sites = 0;
+	for (const char *p = s; *p;) {
+		size_t n = strcspn(p, ",");
+		int k = 0;
+		while (k < 5 && (strlen(words[k]) != n || strncmp(words[k], p, n)))
+			k++;
+		if (k == 5)
+			return err_set(e, EXIT_USAGE, "--sites %s: '%.*s' is not one of hidden, heads, ffn, ffn-pre, layers, all",
+				       s, (int)n, p);
+		*sites |= 1u << k;
+		p += n + (p[n] == ',');
+	}
+	return *sites ? 0 : err_set(e, EXIT_USAGE, "--sites is empty");
+}
+
+void observe_init(struct observer *o, const struct engine *g, const struct weights *w, struct stats *s, uint32_t sites)
+{
+	*o = (struct observer){ .g = g, .w = w, .s = s, .sites = sites };
+}
+
+struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
+			      struct err *e)
+{
+	struct probe pr[8];
+	int n = 0;
+	if (sites & OBSERVE_HIDDEN) {
+		pr[n++] = (struct probe){ SITE_ATTN_IN, -1, PROBE_STAT, 1, NULL };
+		pr[n++] = (struct probe){ SITE_FFN_IN, -1, PROBE_STAT, 1, NULL };
+	}
+	if (sites & OBSERVE_HEADS) {
+		pr[n++] = (struct probe){ SITE_ATTN_OUT, -1, PROBE_STAT, 1, NULL };
+		if (t->arch.head_dim > 1)
+			pr[n++] = (struct probe){ SITE_ATTN_OUT, -1, PROBE_STAT, (int)t->arch.head_dim, NULL };
+	}
+	if (sites & OBSERVE_FFN)
+		pr[n++] = (struct probe){ SITE_FFN_ACT, -1, PROBE_STAT, 1, NULL };
+	if (sites & OBSERVE_FFN_PRE)
+		pr[n++] = (struct probe){ SITE_FFN_PRE, -1, PROBE_STAT, 1, NULL };
+	struct prog *p = prog_new(B, T);
+	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .probe = pr,
+			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
+	*tok = p_input(p, "tokens", B * T, 1, DT_I32);
+	p_forward(p, &b, *tok, NONE);
+	if (prog_plan(p, e)) {
+		prog_free(p);
+		return NULL;
+	}
+	return p;
+}
+
+/* "stat.ffn_act.3" -> site, layer */
+static int parse_name(const char *name, char site[24], int64_t *layer)
+{
+	const char *dot = strrchr(name, '.');
+	if (strncmp(name, "stat.", 5) || !dot || dot - name - 5 >= 24)
+		return 0;
+	snprintf(site, 24, "%.*s", (int)(dot - name - 5), name + 5);
+	*layer = atoll(dot + 1);
+	return 1;
+}
+
+static int64_t unit_of(const struct prog *p, int id)
+{
+	for (int i = 0; i < p->n; i++)
+		if (p->op[i].code == OP_STAT_WIDTH && p->op[i].out[0].id == id)
+			return p->op[i].arg;
+	return 1;
+}
+
+void observe_flush(struct observer *o)
+{
+	if (!o->p || !o->pending)
+		return;
+	for (int i = 1; i < o->p->nv; i++) {
+		const struct value *v = &o->p->v[i];
+		char site[24];
+		int64_t layer;
+		if (v->space != SP_STAT || !parse_name(v->name, site, &layer))
+			continue;
+		double *d = xcalloc((size_t)(v->rows * v->cols), sizeof *d);
+		frame_get(&o->f, (val){ i }, d);
+		int width = v->rows == STAT_ROWS;
+		struct stat_entry *x = stats_entry(o->s, site, layer, width ? unit_of(o->p, i) : 1, width ? v->cols : 0);
+		for (int64_t k = 0; k < (width ? v->rows * v->cols : 1); k++)
+			x->sums[k] += d[k];
+		x->n += o->pending;
+		x->tokens += o->pending * o->p->T;
+		free(d);
+	}
+	o->s->samples += o->pending;
+	o->s->tokens += o->pending * o->p->T;
+	o->pending = 0;
+	frame_zero_stats(&o->f);
+}
+
+void observe_free(struct observer *o)
+{
+	if (o->p) {
+		frame_free(&o->f);
+		prog_free(o->p);
+		o->p = NULL;
+	}
+}
+
+int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, struct err *e)
+{
+	if (!o->p || o->p->B != B || o->p->T != T) {
+		observe_flush(o);
+		observe_free(o);
+		o->p = observe_prog_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, e);
+		if (!o->p)
+			return -1;
+		if (frame_new(&o->f, o->g, o->p, e)) {
+			prog_free(o->p);
+			o->p = NULL;
+			return -1;
+		}
+		o->f.base[SP_PARAM] = o->w->w;
+	}
+	frame_set(&o->f, o->tok, ids);
+	prog_run(&o->f);
+	o->pending += B;
+	return 0;
+}

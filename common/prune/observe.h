@@ -1,0 +1,39 @@
+/*
+ * observe.h - forward passes that fill statistics
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_OBSERVE_H
+#define ADZE_OBSERVE_H
+#include "../prog/prog.h"
+#include "stats.h"
+
+struct observer {
+	const struct engine *g;
+	const struct weights *w;
+	struct stats *s;       /* sums are added here by observe_flush */
+	uint32_t sites;        /* OBSERVE_* */
+	struct prog *p;        /* for the current batch shape */
+	struct frame f;
+	val tok;
+	int64_t pending;       /* samples seen since the last flush */
+};
+enum {
+	OBSERVE_HIDDEN = 1,    /* attn_in, ffn_in */
+	OBSERVE_HEADS = 2,     /* attn_out per channel and per head norm */
+	OBSERVE_FFN = 4,       /* ffn_act */
+	OBSERVE_FFN_PRE = 8,   /* ffn_pre */
+	OBSERVE_LAYERS = 16,   /* block, attn, ffn cosines */
+	OBSERVE_ALL = 31
+};
+/* "heads,ffn,ffn-pre,hidden,layers" or "all" */
+int observe_sites_parse(const char *s, uint32_t *sites, struct err *e);
+void observe_init(struct observer *o, const struct engine *g, const struct weights *w, struct stats *s, uint32_t sites);
+/* The program for batches of B samples of T tokens, planned; for --dry-run and --explain. */
+struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
+			      struct err *e);
+/* ids [B,T]; any B and T, a new shape rebuilds the program. */
+int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, struct err *e);
+void observe_flush(struct observer *o);
+void observe_free(struct observer *o);
+#endif

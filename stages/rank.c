@@ -1,0 +1,165 @@
+/*
+ * rank - turns statistics into a ranking of layers, heads, MLP neurons and embedding channels
+ *
+ * Reads a "stats" artifact, writes a "ranking" artifact; no model and no forward pass.  Aggregation over the sequence
+ * comes first, then over samples (arXiv 2407.14679, section 2.2); the default L2 over samples of the mean absolute
+ * value over tokens is the paper's winner.
+ *
+ *	rank teacher.stats --agg batch=l2,seq=mean -o teacher.rank
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../common/base/log.h"
+#include "../common/base/opt.h"
+#include "../common/prune/metric.h"
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+	const char *agg, *metric, *neuron, *head, *layer_metric, *show, *diff;
+	int64_t top;
+} o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "bi",
+	.top = 20 };
+
+static const struct opt opts[] = {
+	OPT_OUT_ROW("ranking to write (default: stdout)"),
+	OPT_STR(0, "agg", &o.agg, "LIST", "aggregation: batch=mean|l2|var,seq=mean|l2|var"),
+	OPT_STR(0, "metric", &o.metric, "NAME", "importance metric: minitron"),
+	OPT_CHOICE(0, "neuron", &o.neuron, "post|pre", "MLP neurons after or before the activation"),
+	OPT_CHOICE(0, "head", &o.head, "channel-first|norm-first", "heads: aggregate channels then norm, or norm per token first"),
+	OPT_CHOICE(0, "layer-metric", &o.layer_metric, "bi", "importance of layers: block importance"),
+	OPT_STR(0, "show", &o.show, "AXIS[:LAYER]", "print a ranking given as operand: layer, emb, head:3, mlp:3"),
+	OPT_I64(0, "top", &o.top, "N", "lines of --show, 0: all", 0, 1e12),
+	OPT_STR(0, "diff", &o.diff, "OTHER", "compare the ranking given as operand with another"),
+	OPT_COMMON_ROWS,
+	OPT_END,
+};
+static const struct usage usage = {
+	"rank",
+	"Turns statistics into a ranking of layers, heads, MLP neurons and embedding channels.",
+	"[STATS] [-o RANKING] | --show AXIS[:LAYER] RANKING | --diff OTHER RANKING",
+	"rank teacher.stats --agg batch=l2,seq=mean -o teacher.rank\n"
+	"rank --show mlp:3 --top 20 teacher.rank",
+	opts,
+};
+
+static int show(const char *path, struct err *e)
+{
+	struct ranking r;
+	char axis[8] = "", *end;
+	const char *colon = strchr(o.show, ':');
+	int64_t layer = -1;
+	snprintf(axis, sizeof axis, "%.*s", (int)(colon ? colon - o.show : (long)strlen(o.show)), o.show);
+	if (!strcmp(axis, "ffn"))
+		strcpy(axis, "mlp");
+	if (!strcmp(axis, "hidden"))
+		strcpy(axis, "emb");
+	if (colon) {
+		layer = strtoll(colon + 1, &end, 10);
+		if (*end || end == colon + 1)
+			return err_set(e, EXIT_USAGE, "--show %s: '%s' is not a layer", o.show, colon + 1);
+	}
+	if (ranking_read(&r, path, NULL, e))
+		return -1;
+	const struct rank_axis *x = ranking_find(&r, axis, layer);
+	if (!x)
+		return err_set(e, EXIT_USAGE, "--show %s: the ranking has no such axis", o.show);
+	printf("%6s %8s %14s   # %s\n", "place", "unit", "score", r.method);
+	for (int64_t i = 0; i < x->n && (!o.top || i < o.top); i++)
+		printf("%6lld %8u %14.6g\n", (long long)i + 1, x->order[i], (double)x->score[x->order[i]]);
+	ranking_free(&r);
+	return 0;
+}
+
+/* Kendall's tau (a) over all pairs up to 4096 units, and the overlap of the kept halves. */
+static void compare(const struct rank_axis *x, const struct rank_axis *y, double *tau, double *half)
+{
+	int64_t n = x->n < 4096 ? x->n : 4096, keep = (x->n + 1) / 2, both = 0;
+	double s = 0;
+	for (int64_t i = 0; i < n; i++)
+		for (int64_t j = i + 1; j < n; j++) {
+			double a = (double)x->score[i] - (double)x->score[j], b = (double)y->score[i] - (double)y->score[j];
+			s += (a * b > 0) - (a * b < 0);
+		}
+	*tau = n > 1 ? s / ((double)n * (double)(n - 1) / 2) : 1;
+	uint8_t *in = xcalloc((size_t)x->n, 1);
+	for (int64_t i = 0; i < keep; i++)
+		in[x->order[i]] = 1;
+	for (int64_t i = 0; i < keep; i++)
+		both += in[y->order[i]];
+	free(in);
+	*half = (double)both / (double)keep;
+}
+
+static int diff(const char *path, struct err *e)
+{
+	struct ranking a, b;
+	if (ranking_read(&a, path, NULL, e) || ranking_read(&b, o.diff, NULL, e))
+		return -1;
+	printf("%-6s %6s %8s %12s\n", "axis", "layer", "tau", "top-half");
+	for (int i = 0; i < a.n; i++) {
+		const struct rank_axis *y = ranking_find(&b, a.ax[i].axis, a.ax[i].layer);
+		double tau, half;
+		if (!y || y->n != a.ax[i].n)
+			return err_set(e, EXIT_DATA, "%s: has no '%s' of layer %lld with %lld units", o.diff, a.ax[i].axis,
+				       (long long)a.ax[i].layer, (long long)a.ax[i].n);
+		compare(&a.ax[i], y, &tau, &half);
+		printf("%-6s %6lld %8.4f %11.1f%%\n", a.ax[i].axis, (long long)a.ax[i].layer, tau, 100 * half);
+	}
+	ranking_free(&a);
+	ranking_free(&b);
+	return 0;
+}
+
+static int rank(const char *path, const struct metric_args *m, struct err *e)
+{
+	struct stats s;
+	struct ranking r;
+	struct prov prov = { 0 };
+	if (stats_read(&s, path, &prov, e))
+		return -1;
+	if (metric_rank(&s, m, &r, e))
+		return err_wrap(e, "%s", path ? path : "stdin");
+	if (com.dry_run) {
+		printf("%d rankings by %s from %lld samples\n", r.n, r.method, (long long)s.samples);
+		return 0;
+	}
+	struct art_w *w = art_create(com.out, "ranking", 1, &prov, com.force, e);
+	if (!w)
+		return -1;
+	ranking_meta(&r, w);
+	if (ranking_write(&r, w, e)) {
+		art_abort(w);
+		return -1;
+	}
+	if (art_commit(w, e))
+		return -1;
+	log_summary("%d rankings from %lld samples", r.n, (long long)s.samples);
+	ranking_free(&r);
+	stats_free(&s);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = { 0 };
+	struct metric_args m = { .batch = AGG_L2, .seq = AGG_MEAN };
+	int n = opt_parse(&usage, argc, argv), rc;
+	log_start();
+	if (n > 1)
+		opt_die("one input at most, got %d operands", n);
+	if (o.show && o.diff)
+		opt_die("--show and --diff exclude each other");
+	m.metric = metric_find(o.metric);
+	if (m.metric < 0)
+		opt_die("--metric %s: unknown", o.metric);
+	m.neuron_pre = !strcmp(o.neuron, "pre");
+	m.head_norm_first = !strcmp(o.head, "norm-first");
+	if (agg_parse(o.agg, &m, &e))
+		die_err(&e);
+	const char *in = n ? argv[0] : NULL;
+	rc = o.show ? show(in, &e) : o.diff ? diff(in, &e) : rank(in, &m, &e);
+	if (rc)
+		die_err(&e);
+	return EXIT_DONE;
+}
