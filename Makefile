@@ -6,10 +6,18 @@
 #   make bench      timings against the machine's limits (not part of the tests)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
+#   make help       this page
+#
 # SAN=1 builds with AddressSanitizer and UBSan into build/san, DEBUG=1 without optimisation into build/debug.
+# Without -j, as many jobs run as there are processors.
+# SPDX-License-Identifier: Apache-2.0
+
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := all
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
 
 VERSION := 0.1.0
 PREFIX ?= /usr/local
@@ -17,8 +25,7 @@ B := build$(if $(SAN),/san)$(if $(DEBUG),/debug)
 CC ?= cc
 OPTFLAGS := $(if $(DEBUG),-O0,-O2) -g
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-format-zero-length $(if $(WERROR),-Werror)
-comma := ,
-SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+SANFLAGS := $(if $(SAN),-fsanitize=address -fsanitize=undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 CPPFLAGS += -D_GNU_SOURCE -DADZE_VERSION_TEXT='"$(VERSION)"'
 CFLAGS += -std=c11 $(OPTFLAGS) $(WARN) $(SANFLAGS) -fno-math-errno -pthread
 LDFLAGS += $(SANFLAGS) -pthread
@@ -38,15 +45,18 @@ CPU_SO := $(B)/lib/adze/adze-cpu.so
 PROGS := $(patsubst stages/%.c,$(B)/bin/%,$(STAGE_SRC)) $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 
-.PHONY: all test demo bench install clean deps help
-all: deps $(PROGS) $(CPU_SO)
+.PHONY: all tests test demo bench install clean help
+all: $(PROGS) $(CPU_SO)
+tests: $(TESTS)
 
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
-deps: $(B)/.deps
-$(B)/.deps: tools/need-packages
-	@mkdir -p $(B) && sh tools/need-packages build && touch $@
+$(B)/.deps $(B)/.deps-test $(B)/.deps-demo: tools/need-packages
+	@mkdir -p $(B) && sh $< build $(patsubst .deps-%,%,$(filter .deps-%,$(@F))) && touch $@
 
 $(B)/obj/%.o: %.c | $(B)/.deps
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/tests/%.o: tests/%.c | $(B)/.deps-test
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/obj/kernels/cpu/%.o: CFLAGS += -fPIC -fopenmp -O3
@@ -67,16 +77,22 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< $(call obj,$(TEST_AUX)) $(LIB) -lcmocka $(LDLIBS)
 
-test: all $(TESTS)
+test: all tests
 	@B=$(B) sh tests/run.sh $(TESTS) $(TEST_SH)
 
-demo: all
+demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
 	for p in $(PROGS); do install -m 755 $$p $(DESTDIR)$(PREFIX)/bin/$(PROGRAM_PREFIX)$$(basename $$p); done
 	install -m 755 $(CPU_SO) $(DESTDIR)$(PREFIX)/lib/adze/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/adze/pipelines
+	for p in $(PROGS); do $$p --man >$(DESTDIR)$(PREFIX)/share/man/man1/$(PROGRAM_PREFIX)$$(basename $$p).1; done
+	install -m 644 $(wildcard pipelines/*.mk) $(DESTDIR)$(PREFIX)/share/adze/pipelines/
+
+help:
+	@sed -n '2,/^$$/{s/^# \{0,1\}//p}' Makefile
 
 clean:
 	rm -rf build
