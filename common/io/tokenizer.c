@@ -1,0 +1,247 @@
+/*
+ * tokenizer.c - loading, decoding and questions about a tokenizer; tok_encode.c has the encoding
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tok_impl.h"
+#include "../base/outfile.h"
+#include "artifact.h"
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- loading */
+
+/* The file without its two large members, for the DOM. */
+static json_t *small_dom(const char *json, size_t n, const struct json_cut *c, json_error_t *je)
+{
+	struct { const char *lo, *hi, *instead; } cut[2] = {
+		{ c->vocab, c->vocab_end, "{}" }, { c->merges, c->merges_end, "[]" }
+	};
+	if (c->vocab && c->merges && c->merges < c->vocab) {
+		cut[0].lo = c->merges, cut[0].hi = c->merges_end, cut[0].instead = "[]";
+		cut[1].lo = c->vocab, cut[1].hi = c->vocab_end, cut[1].instead = "{}";
+	}
+	char *s = xmalloc(n + 8);
+	size_t k = 0;
+	const char *p = json;
+	for (int i = 0; i < 2; i++) {
+		if (!cut[i].lo)
+			continue;
+		memcpy(s + k, p, (size_t)(cut[i].lo - p));
+		k += (size_t)(cut[i].lo - p);
+		memcpy(s + k, cut[i].instead, 2);
+		k += 2;
+		p = cut[i].hi;
+	}
+	memcpy(s + k, p, (size_t)(json + n - p));
+	k += (size_t)(json + n - p);
+	json_t *root = json_loadb(s, k, 0, je);
+	free(s);
+	return root;
+}
+
+/* bos_token / eos_token of tokenizer_config.json: a spelling or an added token object. */
+static int64_t named_token(const struct tokenizer *t, const json_t *cfg, const char *key)
+{
+	const json_t *v = json_object_get(cfg, key);
+	const char *s = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+	return s ? tok_find(t, s) : -1;
+}
+
+static int64_t numbered_token(const json_t *cfg, const char *key)
+{
+	const json_t *v = json_object_get(cfg, key);
+	if (json_is_array(v))
+		v = json_array_get(v, 0);
+	return json_is_integer(v) ? (int64_t)json_integer_value(v) : -1;
+}
+
+static void ends_of_text(struct tokenizer *t)
+{
+	static const char *const file[] = { "tokenizer_config.json", "generation_config.json", "config.json" };
+	const char *slash = strrchr(t->path, '/');
+	for (int i = 0; i < 3; i++) {
+		char *path = slash ? xasprintf("%.*s/%s", (int)(slash - t->path), t->path, file[i]) : xstrdup(file[i]);
+		json_t *cfg = json_load_file(path, 0, NULL);   /* absent or unreadable: the next one may say */
+		if (t->bos < 0)
+			t->bos = i ? numbered_token(cfg, "bos_token_id") : named_token(t, cfg, "bos_token");
+		if (t->eos < 0)
+			t->eos = i ? numbered_token(cfg, "eos_token_id") : named_token(t, cfg, "eos_token");
+		json_decref(cfg);
+		free(path);
+	}
+	if (t->bos >= tok_vocab_size(t))
+		t->bos = -1;
+	if (t->eos >= tok_vocab_size(t))
+		t->eos = -1;
+}
+
+struct tokenizer *tok_load(const char *dir_or_file, struct err *e)
+{
+	struct stat st;
+	struct json_cut cut;
+	json_error_t je;
+	json_t *root = NULL;
+	size_t n;
+	bool dir = stat(dir_or_file, &st) == 0 && S_ISDIR(st.st_mode);
+	char *path = dir ? xasprintf("%s/tokenizer.json", dir_or_file) : xstrdup(dir_or_file);
+	char *json = file_read_new(path, (size_t)1 << 30, &n, e);
+	if (!json) {
+		free(path);
+		return NULL;
+	}
+	struct tokenizer *t = xcalloc(1, sizeof *t);
+	t->path = path;
+	t->bos = t->eos = -1;
+	digest_hex(json, n, t->digest);
+	tok_unicode_init();
+	if (json_cut_model(json, n, &cut) || !(root = small_dom(json, n, &cut, &je))) {
+		err_set(e, EXIT_DATA, "%s: not a tokenizer.json: unreadable JSON", path);
+		goto fail;
+	}
+	const json_t *model = json_object_get(root, "model");
+	const char *type = json_string_value(json_object_get(model, "type"));
+	if (type && strcmp(type, "BPE")) {
+		err_set(e, EXIT_DATA, "%s: model %s is not supported", path, type);
+		goto fail;
+	}
+	if (tok_load_vocab(t, &cut, e) || tok_load_parts(t, root, e))
+		goto fail;
+	json_decref(root);
+	free(json);
+	ends_of_text(t);
+	return t;
+fail:
+	json_decref(root);
+	free(json);
+	tok_free(t);
+	return NULL;
+}
+
+void tok_free(struct tokenizer *t)
+{
+	if (!t)
+		return;
+	for (int i = 0; i < t->n_steps; i++) {
+		pcre2_code_free(t->step[i].re);
+		free(t->step[i].literal);
+	}
+	free(t->bpe.tok);
+	free(t->bpe.vslot);
+	free(t->bpe.mslot);
+	free(t->added);
+	free(t->raw.v);
+	free(t->norm.v);
+	free(t->pre);
+	free(t->post);
+	arena_free(&t->text);
+	free(t->path);
+	free(t);
+}
+
+struct tok_scratch *tok_scratch_new(const struct tokenizer *t)
+{
+	struct tok_scratch *s = xcalloc(1, sizeof *s);
+	s->t = t;
+	s->cache = big_alloc(sizeof *s->cache << CACHE_BITS);
+	return s;
+}
+
+void tok_scratch_free(struct tok_scratch *s)
+{
+	if (!s)
+		return;
+	big_free(s->cache, sizeof *s->cache << CACHE_BITS);
+	for (int i = 0; i < MAX_STEPS; i++) {
+		free(s->piece[i]);
+		pcre2_match_data_free(s->md[i]);
+	}
+	free(s->sym);
+	free(s->heap);
+	free(s->clean);
+	free(s->work);
+	free(s->at_lo);
+	free(s->at_hi);
+	free(s);
+}
+
+/* ---- decoding */
+
+char *tok_decode_new(const struct tokenizer *t, const uint32_t *ids, int64_t n, bool skip_special, size_t *len)
+{
+	size_t k = 0, o = 0, bad = 0;
+	for (int64_t i = 0; i < n; i++)
+		if (ids[i] < t->bpe.n_ids)
+			k += t->bpe.tok[ids[i]].bytes_len;
+	char *raw = xmalloc(k + 1), *out = xmalloc(3 * k + 4);
+	k = 0;
+	for (int64_t i = 0; i < n; i++) {
+		const struct tok_entry *x = ids[i] < t->bpe.n_ids ? &t->bpe.tok[ids[i]] : NULL;
+		if (!x || !x->spell || (skip_special && x->special))
+			continue;
+		memcpy(raw + k, x->bytes, x->bytes_len);
+		k += x->bytes_len;
+	}
+	for (size_t i = 0; i < k; i += bad) {
+		size_t ok = utf8_valid((uint8_t *)raw + i, k - i, &bad);
+		memcpy(out + o, raw + i, ok);
+		o += ok;
+		i += ok;
+		if (!bad)
+			break;
+		o += (size_t)utf8_put(out + o, 0xFFFD);
+	}
+	out[o] = 0;
+	*len = o;
+	free(raw);
+	return out;
+}
+
+const char *tok_bytes(const struct tokenizer *t, uint32_t id, size_t *len)
+{
+	if (id >= t->bpe.n_ids || !t->bpe.tok[id].spell)
+		return NULL;
+	*len = t->bpe.tok[id].bytes_len;
+	return t->bpe.tok[id].bytes;
+}
+
+const char *tok_spelling(const struct tokenizer *t, uint32_t id)
+{
+	return id < t->bpe.n_ids ? t->bpe.tok[id].spell : NULL;
+}
+
+int64_t tok_find(const struct tokenizer *t, const char *spelling)
+{
+	for (int i = 0; i < t->n_added; i++)
+		if (!strcmp(t->added[i].content, spelling))
+			return t->added[i].id;
+	uint32_t id = bpe_find(&t->bpe, spelling, strlen(spelling));
+	return id == NO_ID ? -1 : (int64_t)id;
+}
+
+int64_t tok_vocab_size(const struct tokenizer *t)
+{
+	return t->bpe.n_ids;
+}
+
+int64_t tok_bos(const struct tokenizer *t)
+{
+	return t->bos;
+}
+
+int64_t tok_eos(const struct tokenizer *t)
+{
+	return t->eos;
+}
+
+const char *tok_digest(const struct tokenizer *t)
+{
+	return t->digest;
+}
+
+const char *tok_path(const struct tokenizer *t)
+{
+	return t->path;
+}
