@@ -46,7 +46,7 @@ static val linear(const struct ctx *c, val x, int64_t layer, const char *name, v
 	char bias[40];
 	snprintf(bias, sizeof bias, "%s.bias", name);
 	return p_linear(c->p, x, weight(c, layer, name, 0), weight(c, layer, bias, 1), res,
-			res.id ? DT_F32 : c->b->dtype);
+			res.id || c->b->wide ? DT_F32 : c->b->dtype);
 }
 
 static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int64_t layer)
@@ -69,11 +69,11 @@ static val block(const struct ctx *c, val x, int64_t l)
 			       (int32_t)arch_rope_dims(a), 1 / sqrtf((float)a->head_dim), 0 };
 
 	val h = p_site(p, b, norm(c, x, l, "attn.norm"), SITE_ATTN_IN, l);
-	val o = p_site(p, b, p_attn(p, linear(c, h, l, "attn.qkv", NONE), c->rope, &g), SITE_ATTN_OUT, l);
+	val o = p_site(p, b, p_attn(p, linear(c, h, l, "attn.qkv", NONE), c->rope, &g, b->dtype), SITE_ATTN_OUT, l);
 	val mid = p_site(p, b, linear(c, o, l, "attn.o", x), SITE_MID, l);
 	h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
 	val u = p_site(p, b, linear(c, h, l, "mlp.up", NONE), SITE_FFN_PRE, l);
-	u = p_site(p, b, p_act(p, u, a->act), SITE_FFN_ACT, l);
+	u = p_site(p, b, p_act(p, u, a->act, b->dtype), SITE_FFN_ACT, l);
 	val y = p_site(p, b, linear(c, u, l, "mlp.down", mid), SITE_BLOCK_OUT, l);
 	if (b->layer_stats) {
 		cosine_stat(c, x, y, "block", l);

@@ -62,7 +62,8 @@ struct probe {
 /* One model inside a program. */
 struct build {
 	const struct ptable *t;
-	int dtype;             /* of weights and activations; the residual stream is always f32 */
+	int dtype;             /* of weights and of the inputs of linears; the residual stream is always f32 */
+	int wide;              /* outputs of the qkv and up projections in f32: nearer to f32 results, more memory traffic */
 	int space;             /* SP_PARAM or SP_PARAM_T */
 	const char *prefix;    /* of value names, "" or "t." */
 	int64_t blk0, blk1;    /* blocks [blk0, blk1); 0, layers for the whole model */
@@ -103,8 +104,8 @@ val p_param(struct prog *p, const struct build *b, const char *name);
 val p_embed(struct prog *p, val tok, val W, float scale);
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
-val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g);
-val p_act(struct prog *p, val x, int kind);
+val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
+val p_act(struct prog *p, val x, int kind, int dtype);
 val p_add(struct prog *p, val a, val b);
 val p_mask(struct prog *p, val x, val z);
 val p_site(struct prog *p, const struct build *b, val x, int site, int64_t layer);

@@ -166,11 +166,11 @@ val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype)
 	return y;
 }
 
-val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g)
+val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype)
 {
 	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
 	val in[] = { qkv };
-	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, V(qkv).dtype, in, 1);
+	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, in, 1);
 	val lse = prog_value(p, "attn.lse", V(qkv).rows, g->H, SP_ACT, DT_F32);
 	p->geom = xrealloc(p->geom, (size_t)p->n_geom + 1, sizeof *p->geom);
 	p->geom[p->n_geom] = *g;
@@ -183,9 +183,9 @@ val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g)
 	return y;
 }
 
-val p_act(struct prog *p, val x, int kind)
+val p_act(struct prog *p, val x, int kind, int dtype)
 {
-	val y = result(p, "act", V(x).rows, act_gated(kind) ? V(x).cols / 2 : V(x).cols, V(x).dtype, &x, 1);
+	val y = result(p, "act", V(x).rows, act_gated(kind) ? V(x).cols / 2 : V(x).cols, dtype, &x, 1);
 	struct op *o = prog_op(p, OP_ACT);
 	o->in[0] = x;
 	o->out[0] = y;
