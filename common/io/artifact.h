@@ -23,18 +23,24 @@ const char *art_dtype_name(enum art_dtype t);            /* "u16", "f64" ... */
 /* Provenance: what was run on what.  The header keeps program, version, args, seed and per input its kind,
  * name, digest and its own chain, like the @PG lines of SAM files. */
 struct art_r;
-struct prov_input { const char *role, *name, *kind; char digest[33]; msgpack_sbuffer chain; };
+struct prov_input {
+	const char *role, *name, *kind;
+	char digest[33];
+	bool header_only;        /* digest covers the header alone: the records had not been read yet */
+	msgpack_sbuffer chain;   /* packed list of ancestors, nearest first */
+};
 struct prov {
 	int64_t seed;
 	int n;
 	struct prov_input in[16];
 };
+/* File names of artifacts are not kept: their digest says which they were, and a pipe gives the same bytes as a file. */
 void prov_add_artifact(struct prov *p, const char *role, const struct art_r *r);  /* takes digest and chain of an opened input (digest is that of its header when read in a stream, see container.md) */
 void prov_add_digest(struct prov *p, const char *role, const char *name, const char *kind, const char *digest);
 
 struct art_w;
 /* path NULL or "-": stdout.  extra header fields may be packed between art_create and the first record with art_header_*:
- * they land in the header's "meta" map. */
+ * they land in the header's "meta" map.  p (may be NULL) must live until the first record. */
 struct art_w *art_create(const char *path, const char *kind, int version, const struct prov *p, bool force, struct err *e);
 /* meta map of the header: call any number before the first record */
 void art_meta_int(struct art_w *w, const char *key, int64_t v);
@@ -67,6 +73,7 @@ const msgpack_object *art_meta(const struct art_r *r);   /* the header's meta ma
 /* 1: *rec is the next record, valid until the next call; 0: end, trailer verified; -1: e says what is wrong */
 int art_next(struct art_r *r, const msgpack_object **rec, struct err *e);
 const char *art_digest(const struct art_r *r);           /* 32 hex digits of XXH3-128, known after art_next returned 0 */
+void art_header_digest(const struct art_r *r, char out[33]);
 void art_close(struct art_r *r);
 
 /* Field access with checked types; the error names file, record and field. */
@@ -76,6 +83,24 @@ int obj_f64(const struct art_r *r, const msgpack_object *map, const char *key, d
 int obj_str(const struct art_r *r, const msgpack_object *map, const char *key, char *buf, size_t n, struct err *e);
 /* array object: checks dtype, shape product == n (n < 0: any, *n_out gets it); data may be unaligned: copy it out */
 int obj_array(const struct art_r *r, const msgpack_object *map, const char *key, enum art_dtype t, int64_t n, const void **data, int64_t *n_out, struct err *e);
+
+/* An array object as it lies in the record: dtype, dimensions, n elements at data (unaligned, little-endian). */
+struct art_view {
+	enum art_dtype dtype;
+	int nd;
+	int64_t dims[8], n;
+	const void *data;
+};
+int obj_view(const msgpack_object *o, struct art_view *v, struct err *e);         /* checks that bytes match dtype and shape */
+const char *obj_type_name(const msgpack_object *o);                               /* "a map", "a string" ... for messages */
+/* element i of a view as a double (f16 and bf16 widened) */
+double art_view_at(const struct art_view *v, int64_t i);
+
+/* Random access, regular files with an index only (EXIT_DATA otherwise); decompresses only the frame of record i.
+ * The next art_next() gives record i.  Count and digest of the whole are then not verified. */
+int64_t art_record_count(struct art_r *r, struct err *e);                         /* from the index; -1 on error */
+int art_seek_record(struct art_r *r, int64_t i, struct err *e);
+int64_t art_record_number(const struct art_r *r);                                 /* of the record last given by art_next */
 
 /* XXH3-128 helpers */
 void digest_hex(const void *p, size_t n, char out[33]);
