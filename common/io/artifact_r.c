@@ -110,6 +110,7 @@ static int skip_frame(struct art_r *r, struct err *e)
 	int64_t k = peek(r, 8, e);
 	if (k < 8)
 		return k < 0 ? -1 : truncated(r, e);
+	bool ours = get_le(r->in + r->ipos, 4) == SKIP_MAGIC;
 	uint64_t size = get_le(r->in + r->ipos + 4, 4);
 	if (size > INDEX_MAX)
 		return err_set(e, EXIT_DATA, "%s: has a skippable frame of %llu bytes, expected at most 256 MiB", r->name,
@@ -131,7 +132,7 @@ static int skip_frame(struct art_r *r, struct err *e)
 		n += take;
 	}
 	int rc = 0;
-	if (n >= INDEX_FOOTER && !memcmp(p + n - 8, INDEX_MAGIC, 8))
+	if (ours && n >= INDEX_FOOTER && !memcmp(p + n - 8, INDEX_MAGIC, 8))
 		rc = check_index(r, p, n, e);
 	free(p);
 	return rc;
