@@ -1,0 +1,36 @@
+/*
+ * encode.h - texts to requests, by the rules of lm-evaluation-harness (0.4.9.2 and later)
+ *
+ * Special tokens are those that tokenizer.json's post_processor adds, except that a text which already starts with the
+ * prefix token's text gets none.  The prefix token (BOS, or EOS where there is no BOS) stands for an empty context.
+ *
+ *   pair      white space at the end of the context moves to the front of the continuation; then
+ *             whole = encode(context + continuation), c = encode(context), continuation ids = whole[len(c):]
+ *   rolling   encode(text), windows of loglik.h
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_ENCODE_H
+#define ADZE_ENCODE_H
+#include "../io/tokenizer.h"
+#include "loglik.h"
+
+struct encoder {
+	const struct tokenizer *t;
+	struct tok_scratch *scratch;
+	uint32_t prefix;
+	char *prefix_text;
+	size_t prefix_len;
+	int64_t max_length, vocab;
+	struct tok_ids whole, ctx;
+};
+/* vocab: rows of the model's embedding; ids beyond it are refused.  EXIT_DATA without BOS and EOS. */
+int encoder_open(struct encoder *c, const struct tokenizer *t, int64_t max_length, int64_t vocab, struct err *e);
+void encoder_close(struct encoder *c);
+
+/* Adds one request. */
+int encode_pair(struct encoder *c, struct ll_set *s, const char *ctx, size_t n_ctx, const char *cont, size_t n_cont,
+		struct err *e);
+/* Adds the windows of a text, none for an empty one; returns the tokens scored, -1 on error. */
+int64_t encode_rolling(struct encoder *c, struct ll_set *s, const char *text, size_t n, struct err *e);
+#endif

@@ -1,0 +1,56 @@
+/*
+ * loglik.h - log-likelihoods of continuations given contexts
+ *
+ * A set of requests is filled first (token ids, how many of the last ones are scored), then scored in one call, which is free
+ * to choose the order: results lie in the requests themselves.  A window of a long text is a request like any other.
+ *
+ *	ll_add(&set, ids, n, n_cont, max_length, e);  ...  ll_score(&set, &weights, &opts, NULL, e);  set.r[i].sum
+ *
+ * Texts and tokenizers are not known here (encode.h).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_LOGLIK_H
+#define ADZE_LOGLIK_H
+#include "../prog/prog.h"
+
+struct ll_req {
+	int64_t off, n;        /* ids[off, off + n) of the set: context, then continuation */
+	int64_t n_cont;        /* the last n_cont ids are scored; 0 < n_cont < n */
+	double sum;            /* result: sum over them of log softmax(logits)[id] */
+	int greedy;            /* result: each of them is the arg max of its row (lowest id on ties) */
+};
+struct ll_set {                /* zero-initialised, freed by ll_set_free */
+	int32_t *ids;
+	int64_t n_ids, cap_ids;
+	struct ll_req *r;
+	int64_t n, cap;
+};
+void ll_set_free(struct ll_set *s);
+
+/* Adds context and continuation (any may lie in one array or two).  Keeps the last max_length + 1 ids: the model reads at
+ * most max_length of them.  Refuses (EXIT_DATA) an empty continuation and one longer than max_length. */
+int ll_add(struct ll_set *s, const uint32_t *ctx, int64_t n_ctx, const uint32_t *cont, int64_t n_cont,
+	   int64_t max_length, struct err *e);
+/* Windows over a whole text, each id scored once: the first window reads prefix and ids[0, L-1), every later one the L ids
+ * before the end of what it scores, so that the last has full context.  Adds none when n is 0. */
+void ll_add_rolling(struct ll_set *s, uint32_t prefix, const uint32_t *ids, int64_t n, int64_t max_length);
+
+struct ll_opts {
+	int64_t batch_tokens;  /* padded tokens per forward pass; a longer request is a batch of its own */
+};
+/* What scoring will cost. */
+struct ll_cost {
+	int64_t tokens;        /* read by the model, without padding */
+	int64_t padded, scored;
+	double flops;
+	int64_t act_bytes;     /* activations of the largest program */
+};
+int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const struct ll_opts *o, struct ll_cost *c,
+	    struct err *e);
+
+/* Scores all requests.  step (may be NULL) is called after each batch with the padded tokens done so far.
+ * Returns -1 with e->code 128 + N when a signal asked to stop. */
+int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
+	     void (*step)(void *arg, int64_t padded), void *arg, struct err *e);
+#endif

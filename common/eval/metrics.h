@@ -1,0 +1,37 @@
+/*
+ * metrics.h - from log-likelihoods to the numbers that lm-evaluation-harness prints
+ *
+ *	mean, stderr     m = sum x / n        sqrt(sum (x-m)^2 / (n-1)) / sqrt(n), absent when n < 2
+ *	acc, acc_norm    arg max of ll, of ll / length of the choice in code points; the first maximum wins
+ *	ppl              word: exp(-sum ll / words), byte: exp(-sum ll / bytes), bits: -sum ll / bytes / ln 2,
+ *	                 token: exp(-sum ll / tokens)
+ *
+ * Words and white space are Python's: re.split(r"\s+") gives one piece more than there are runs of white space.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_METRICS_H
+#define ADZE_METRICS_H
+#include "../base/base.h"
+
+double metric_mean(const double *x, int64_t n);
+double metric_stderr(const double *x, int64_t n);                  /* NAN when n < 2 */
+/* Index of the largest ll[i] / (len ? len[i] : 1); a choice without code points divides by one. */
+int64_t metric_best(const double *ll, const int64_t *len, int64_t n);
+
+struct ppl {
+	double sum;            /* log-likelihood */
+	int64_t words, bytes, tokens;
+};
+void ppl_add(struct ppl *to, const struct ppl *p);
+double ppl_word(const struct ppl *p);
+double ppl_byte(const struct ppl *p);
+double ppl_bits(const struct ppl *p);
+double ppl_token(const struct ppl *p);
+
+/* Text measures; the text is valid UTF-8 (utf8_check). */
+int64_t utf8_check(const char *s, size_t n);      /* -1: valid; else the offset of the first bad byte */
+int64_t text_codepoints(const char *s, size_t n);
+int64_t text_words(const char *s, size_t n);      /* runs of white space + 1 */
+size_t text_rstrip(const char *s, size_t n);      /* length without white space at the end */
+#endif
