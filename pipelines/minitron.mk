@@ -1,0 +1,116 @@
+# minitron.mk - a family of models from one: measure, rank, choose a shape, trim, distil, score; then from that, the next
+#
+#	make -f pipelines/minitron.mk TEACHER=nemotron-4-15b DATA=train.tok TARGETS="8b 4b" \
+#	     PARAMS_8b=8e9 SHAPE_4b="--layers 32 --hidden 3072 --ffn 9216 --heads 24" LAUNCH='srun -n 8'
+#
+# Every target is trimmed from the student before it (the first from TEACHER).  What each needs:
+#
+#	TEACHER    directory of the model to start from
+#	TARGETS    names, largest first
+#	SHAPE_x    options of trim that give the shape, or
+#	PARAMS_x   a budget: options GRID_x (or GRID) span the shapes, the best candidate within TOLERANCE is taken
+#	DATA       token files to distil on, or
+#	TEXT       text or JSONL files, which become DATA (TRAINTOK options) and CALIB
+#	CALIB      token file to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
+#
+# And what may be set, each also per target as NAME_x:
+#
+#	STEPS BATCH MICRO SEQ LR MIN_LR WARMUP LOSS SEED   kd-train;  KDOPTS: more of its options
+#	KD_TEACHER                    original | previous: who teaches the students after the first
+#	STATSOPTS RANKOPTS TRIMOPTS   more options of those stages
+#	EVAL EVAL_INPUTS              options of evalharness (--task, --text), and the files that they name
+#	WORK                          where everything goes (build/minitron)
+#
+# Goals: all (default), NAME (one target and what it needs), report, plan (what is there, what is missing), clean.
+# See rules.mk for LAUNCH, BIN, RUNOPTS and for replacing a stage.
+# SPDX-License-Identifier: Apache-2.0
+here := $(dir $(lastword $(MAKEFILE_LIST)))
+.DEFAULT_GOAL := all
+include $(here)rules.mk
+
+WORK ?= build/minitron
+TEACHER ?=
+TARGETS ?=
+DATA ?=
+TEXT ?=
+SAMPLES ?= 1024
+SEQ ?= 4096
+SEED ?= 1
+KD_TEACHER ?= original
+EVAL ?=
+EVAL_INPUTS ?=
+
+ifeq ($(TEACHER),)
+$(error TEACHER=DIR is missing: the model to start from)
+endif
+ifeq ($(TARGETS),)
+$(error TARGETS="NAME..." is missing: the models to make, largest first)
+endif
+ifeq ($(DATA)$(TEXT),)
+$(error DATA=TOKENS or TEXT=FILES is missing: what to distil on)
+endif
+ifeq ($(filter original previous,$(KD_TEACHER)),)
+$(error KD_TEACHER=$(KD_TEACHER) is neither original nor previous)
+endif
+
+# $(call of,VAR,TARGET): VAR_TARGET where set, else VAR;  $(call opt,--name,VAR,TARGET): "--name value" when not empty
+of = $(if $(filter undefined,$(origin $1_$2)),$($1),$($1_$2))
+opt = $(if $(call of,$2,$3),$1 $(call of,$2,$3))
+
+# ---- data ----
+ifneq ($(TEXT),)
+TRAINTOK ?= --seq $(SEQ) --seed $(SEED)
+ifeq ($(DATA),)
+DATA := $(WORK)/train.tok
+$(eval $(call calib-sample,$(DATA),$(TEACHER),$(TEXT),$(TRAINTOK)))
+endif
+ifeq ($(CALIB),)
+CALIB := $(WORK)/calib.tok
+$(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),--samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
+endif
+endif
+CALIB ?= $(firstword $(DATA))
+
+# ---- one target ----
+# Parameters: target, directory of the model it is trimmed from
+kdopts = $(strip $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) $(call opt,--seq,SEQ,$1) \
+	$(call opt,--lr,LR,$1) $(call opt,--min-lr,MIN_LR,$1) $(call opt,--warmup,WARMUP,$1) $(call opt,--loss,LOSS,$1) \
+	$(call opt,--seed,SEED,$1) $(call of,KDOPTS,$1))
+shape = $(if $(SHAPE_$1),$(SHAPE_$1),$(if $(PARAMS_$1),--candidate $(WORK)/$1/cand#1,$(error target $1 needs SHAPE_$1 or PARAMS_$1)))
+score = $(if $(EVAL),$(eval $(call evalharness,$1,$2,$(EVAL_INPUTS),$(EVAL)))$(eval scores += $1))
+define target
+$(call act-stats,$(WORK)/$1/stats,$2,$(CALIB),$(call of,STATSOPTS,$1))
+$(call rank,$(WORK)/$1/rank,$(WORK)/$1/stats,$(call of,RANKOPTS,$1))
+$(if $(PARAMS_$1),$(call candidates,$(WORK)/$1/cand,$2,--params $(PARAMS_$1) $(call opt,--tolerance,TOLERANCE,$1) $(call of,GRID,$1) --top 1))
+$(call trim,$(WORK)/$1/trimmed,$2,$(WORK)/$1/rank,$(call shape,$1) $(call of,TRIMOPTS,$1),$(if $(PARAMS_$1),$(WORK)/$1/cand))
+$(call kd-train,$(WORK)/$1/kd,$(if $(filter original,$(KD_TEACHER)),$(TEACHER),$2),$(WORK)/$1/trimmed,$(DATA),$(kdopts))
+.PHONY: $1
+$1: $(WORK)/$1/kd/student/config.json
+endef
+
+# ---- all of them, each from the one before ----
+scores :=
+previous := $(TEACHER)
+$(foreach t,$(TARGETS),\
+	$(eval $(call target,$t,$(previous)))\
+	$(call score,$(WORK)/$t/trimmed.json,$(WORK)/$t/trimmed)\
+	$(call score,$(WORK)/$t/results.json,$(WORK)/$t/kd/student)\
+	$(eval previous := $(WORK)/$t/kd/student))
+$(call score,$(WORK)/teacher/results.json,$(TEACHER))
+
+$(WORK)/teacher/model: $(TEACHER)/config.json
+	@mkdir -p $(@D) && ln -sfn $(abspath $(TEACHER)) $@
+
+# ---- the report: always printed, its page rebuilt when something is newer ----
+students := $(foreach t,$(TARGETS),$(WORK)/$t/kd/student/config.json)
+rows := $(WORK)/teacher $(addprefix $(WORK)/,$(TARGETS))
+$(WORK)/report.txt: $(students) $(scores) | $(WORK)/teacher/model
+	report -f $(rows) -o $(WORK)/report.html >$@.tmp
+	@mv $@.tmp $@
+
+.PHONY: all report plan clean
+all: report
+report: $(WORK)/report.txt
+	@cat $<
+clean:
+	rm -rf $(WORK)
