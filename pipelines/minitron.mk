@@ -21,7 +21,7 @@
 #	EVAL EVAL_INPUTS              options of evalharness (--task, --text), and the files that they name
 #	WORK                          where everything goes (build/minitron)
 #
-# Goals: all (default), NAME (one target and what it needs), report, plan (what is there, what is missing), clean.
+# Goals: all (default: everything and the report), NAME (one target and what it needs), report (shows it), clean.
 # See rules.mk for LAUNCH, BIN, RUNOPTS and for replacing a stage.
 # SPDX-License-Identifier: Apache-2.0
 here := $(dir $(lastword $(MAKEFILE_LIST)))
@@ -101,15 +101,16 @@ $(call score,$(WORK)/teacher/results.json,$(TEACHER))
 $(WORK)/teacher/model: $(TEACHER)/config.json
 	@mkdir -p $(@D) && ln -sfn $(abspath $(TEACHER)) $@
 
-# ---- the report: always printed, its page rebuilt when something is newer ----
+# ---- the report ----
 students := $(foreach t,$(TARGETS),$(WORK)/$t/kd/student/config.json)
 rows := $(WORK)/teacher $(addprefix $(WORK)/,$(TARGETS))
-$(WORK)/report.txt: $(students) $(scores) | $(WORK)/teacher/model
-	report -f $(rows) -o $(WORK)/report.html >$@.tmp
+$(eval $(call stamp,$(WORK)/report.cmd,$(rows)))
+$(WORK)/report.txt: $(students) $(scores) $(WORK)/report.cmd | $(WORK)/teacher/model
+	report -f $(rows) -o $(WORK)/report.html | tee $@.tmp
 	@mv $@.tmp $@
 
-.PHONY: all report plan clean
-all: report
+.PHONY: all report clean
+all: $(WORK)/report.txt
 report: $(WORK)/report.txt
 	@cat $<
 clean:
