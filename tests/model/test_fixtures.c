@@ -1,0 +1,194 @@
+/*
+ * test_fixtures.c - whole models against what transformers and PyTorch hooks computed (tests/golden, tests/oracle)
+ *
+ * Logits <= 1e-3, statistics and every aggregation <= 1e-3 relative, rankings in the same order where scores differ.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include "../../common/io/safetensors.h"
+#include "../../common/prune/metric.h"
+#include "../../common/prune/observe.h"
+
+static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron" };
+static const char *const devices[] = { "ref", "cpu" };
+
+struct loaded {
+	struct engine g;
+	struct weights w;
+	struct st_model *fx;
+	const int32_t *ids;
+	int64_t B, T;
+};
+
+static void load(struct loaded *x, const char *name, const char *device)
+{
+	struct err e = { 0 };
+	char path[128];
+	snprintf(path, sizeof path, "tests/golden/models/%s", name);
+	if (engine_open(&x->g, device, 2, &e) || weights_load(&x->w, &x->g, path, DT_F32, &e))
+		fail_msg("%s", e.msg);
+	snprintf(path, sizeof path, "tests/golden/%s.safetensors", name);
+	x->fx = st_open(path, &e);
+	if (!x->fx)
+		fail_msg("%s", e.msg);
+	const struct st_tensor *t = st_find(x->fx, "ids");
+	assert_true(t && t->nd == 2 && t->dtype == ST_I32);
+	x->ids = t->data;
+	x->B = t->dims[0], x->T = t->dims[1];
+}
+
+static void unload(struct loaded *x)
+{
+	st_close(x->fx);
+	weights_free(&x->w);
+	engine_close(&x->g);
+}
+
+static void logits(const char *name, const char *device)
+{
+	struct loaded x;
+	struct err e = { 0 };
+	load(&x, name, device);
+	struct build b = { .t = x.w.t, .dtype = DT_F32, .space = SP_PARAM, .prefix = "", .blk1 = x.w.t->arch.layers };
+	struct prog *p = prog_new(x.B, x.T);
+	val tok = p_input(p, "tokens", x.B * x.T, 1, DT_I32);
+	val y = p_linear(p, p_forward(p, &b, tok, NONE), p_head_weight(p, &b), NONE, NONE, DT_F32);
+	p_keep(p, y);
+	struct frame f;
+	if (prog_plan(p, &e) || frame_new(&f, &x.g, p, &e))
+		fail_msg("%s", e.msg);
+	f.base[SP_PARAM] = x.w.w;
+	int32_t *ids = xcalloc((size_t)(x.B * x.T), 4);
+	memcpy(ids, x.ids, (size_t)(x.B * x.T) * 4);
+	frame_set(&f, tok, ids);
+	prog_run(&f);
+	const struct st_tensor *want = st_find(x.fx, "logits");
+	assert_true(want && want->elems == p->v[y.id].rows * p->v[y.id].cols);
+	float *got = xcalloc((size_t)want->elems, 4), *ref = xcalloc((size_t)want->elems, 4);
+	frame_get(&f, y, got);
+	st_to_f32(ref, want->data, want->dtype, want->elems);
+	double worst = 0;
+	for (int64_t i = 0; i < want->elems; i++)
+		worst = fmax(worst, fabs((double)got[i] - (double)ref[i]));
+	if (!(worst <= 1e-3))
+		fail_msg("%s on %s: logits differ by %g", name, device, worst);
+	free(ids), free(got), free(ref);
+	frame_free(&f);
+	prog_free(p);
+	unload(&x);
+}
+
+static void test_logits(void **s)
+{
+	(void)s;
+	for (int d = 0; d < 2; d++)
+		for (int m = 0; m < 3; m++)
+			logits(names[m], devices[d]);
+}
+
+static void close_to(const char *what, int64_t layer, const double *got, const double *want, int64_t n, double scale)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (!(fabs(got[i] - want[i]) <= 1e-3 * fabs(want[i]) + 1e-6 * scale))
+			fail_msg("%s of layer %lld, [%lld]: %.9g, PyTorch has %.9g", what, (long long)layer, (long long)i, got[i],
+				 want[i]);
+}
+
+static double largest(const double *x, int64_t n)
+{
+	double m = 0;
+	for (int64_t i = 0; i < n; i++)
+		m = fmax(m, fabs(x[i]));
+	return m;
+}
+
+/* Scores and order of one axis under the aggregation in row k of the fixture. */
+static void check_axis(const struct loaded *x, const struct ranking *r, const char *axis, const char *key, int64_t layer, int k)
+{
+	char name[64];
+	const struct rank_axis *a = ranking_find(r, axis, !strcmp(axis, "layer") || !strcmp(axis, "emb") ? -1 : layer);
+	snprintf(name, sizeof name, "score.%s.%lld", key, (long long)layer);
+	const struct st_tensor *sc = st_find(x->fx, name);
+	assert_true(a && sc && sc->dims[1] == a->n);
+	double *got = xcalloc((size_t)a->n, 8), *want = xcalloc((size_t)a->n, 8);
+	memcpy(want, (const char *)sc->data + (size_t)k * (size_t)a->n * 8, (size_t)a->n * 8);
+	for (int64_t i = 0; i < a->n; i++)
+		got[i] = (double)a->score[i];
+	close_to(key, layer, got, want, a->n, largest(want, a->n));
+	for (int64_t i = 0; i < a->n; i++) /* order: sorted by the oracle's scores up to ties */
+		if (i && want[a->order[i]] > want[a->order[i - 1]] * (1 + 1e-5) + 1e-12)
+			fail_msg("%s of layer %lld: unit %u before %u", key, (long long)layer, a->order[i - 1], a->order[i]);
+	free(got), free(want);
+}
+
+static void statistics(const char *name, const char *device)
+{
+	struct loaded x;
+	struct err e = { 0 };
+	struct stats st;
+	struct observer ob;
+	load(&x, name, device);
+	stats_init(&st, &x.w.t->arch, "0", x.T);
+	observe_init(&ob, &x.g, &x.w, &st, OBSERVE_ALL);
+	int32_t *ids = xcalloc((size_t)(x.B * x.T), 4);
+	memcpy(ids, x.ids, (size_t)(x.B * x.T) * 4);
+	for (int64_t b = 0; b < x.B; b++)      /* one by one: sums add */
+		if (observe_batch(&ob, ids + b * x.T, 1, x.T, &e))
+			fail_msg("%s", e.msg);
+	observe_flush(&ob);
+	static const char *const sites[][2] = { { "attn_in", "attn_in" }, { "ffn_in", "ffn_in" }, { "attn_out", "attn_out" },
+						{ "attn_out_norm", "attn_norm" }, { "ffn_pre", "ffn_pre" }, { "ffn_act", "ffn_act" } };
+	for (int64_t l = 0; l < st.layers; l++)
+		for (int k = 0; k < 6; k++) {
+			char key[64];
+			snprintf(key, sizeof key, "stat.%s.%lld", sites[k][1], (long long)l);
+			const struct st_tensor *t = st_find(x.fx, key);
+			const struct stat_entry *y = stats_find(&st, sites[k][0], l);
+			assert_true(t && y && t->elems == y->units * STAT_ROWS && y->n == x.B && y->tokens == x.B * x.T);
+			double *want = xcalloc((size_t)t->elems, 8);
+			memcpy(want, t->data, t->bytes);
+			for (int row = 0; row < STAT_ROWS; row++)
+				close_to(key, l, y->sums + row * y->units, want + row * y->units, y->units,
+					 largest(want + row * y->units, y->units) * 100);
+			free(want);
+		}
+	for (int k = 0; k < 9; k++)
+		for (int norm_first = 0; norm_first < 2; norm_first++) {
+			struct metric_args m = { METRIC_minitron, k / 3, k % 3, norm_first, norm_first };
+			struct ranking r;
+			assert_int_equal(metric_rank(&st, &m, &r, &e), 0);
+			for (int64_t l = 0; l < st.layers; l++) {
+				check_axis(&x, &r, "head", norm_first ? "heads_norm" : "heads", l, k);
+				check_axis(&x, &r, "mlp", norm_first ? "ffn_pre" : "ffn", l, k);
+			}
+			check_axis(&x, &r, "emb", "hidden", 0, k);
+			check_axis(&x, &r, "layer", "layers", 0, 0);
+			ranking_free(&r);
+		}
+	free(ids);
+	observe_free(&ob);
+	stats_free(&st);
+	unload(&x);
+}
+
+static void test_statistics(void **s)
+{
+	(void)s;
+	for (int d = 0; d < 2; d++)
+		for (int m = 0; m < 3; m++)
+			statistics(names[m], devices[d]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_logits), cmocka_unit_test(test_statistics) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
