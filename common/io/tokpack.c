@@ -1,0 +1,252 @@
+/*
+ * tokpack.c - documents into token streams
+ *
+ * The reader copies documents into a batch of a few megabytes; threads take documents off the batch one by one, each
+ * with its own scratch and id list; then the ids are appended in document order.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tokpack.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum { BATCH_BYTES = 8 << 20, BATCH_DOCS = 1 << 14, MAX_THREADS = 256 };
+
+struct job {                   /* one document: text, then where its ids are */
+	size_t lo, n;
+	int worker;
+	int64_t first, count;
+};
+struct worker {
+	struct packer *p;
+	struct tok_scratch *scratch;
+	struct tok_ids ids;
+	struct err e;
+	int index;
+	bool failed;
+};
+struct packer {
+	const struct tokenizer *t;
+	struct pack_how how;
+	char *text;
+	size_t text_n, text_cap;
+	struct job *job;
+	int jobs, jobs_cap;
+	atomic_int next;
+	struct worker *w;
+	uint64_t *seen;            /* hashes of documents, 0 empty: open addressing */
+	uint64_t seen_n, seen_cap;
+};
+
+struct packer *packer_new(const struct tokenizer *t, const struct pack_how *how)
+{
+	struct packer *p = xcalloc(1, sizeof *p);
+	p->t = t;
+	p->how = *how;
+	if (p->how.threads < 1)
+		p->how.threads = cpu_count();
+	if (p->how.threads > MAX_THREADS)
+		p->how.threads = MAX_THREADS;
+	p->w = xcalloc((size_t)p->how.threads, sizeof *p->w);
+	for (int i = 0; i < p->how.threads; i++)
+		p->w[i] = (struct worker){ .p = p, .index = i };
+	return p;
+}
+
+void packer_free(struct packer *p)
+{
+	if (!p)
+		return;
+	for (int i = 0; i < p->how.threads; i++) {
+		tok_scratch_free(p->w[i].scratch);
+		free(p->w[i].ids.v);
+	}
+	free(p->w);
+	free(p->text);
+	free(p->job);
+	free(p->seen);
+	free(p);
+}
+
+void stream_free(struct stream *s)
+{
+	free(s->ids);
+	free(s->end);
+	memset(s, 0, sizeof *s);
+}
+
+/* True when the hash was there already. */
+static bool seen_before(struct packer *p, uint64_t h)
+{
+	h += !h;
+	if (2 * p->seen_n >= p->seen_cap) {
+		uint64_t *old = p->seen, cap = p->seen_cap;
+		p->seen_cap = cap ? 2 * cap : 1 << 12;
+		p->seen = xcalloc(p->seen_cap, sizeof *p->seen);
+		p->seen_n = 0;
+		for (uint64_t i = 0; i < cap; i++)
+			if (old[i])
+				seen_before(p, old[i]);
+		free(old);
+	}
+	uint64_t i = h & (p->seen_cap - 1);
+	for (; p->seen[i]; i = (i + 1) & (p->seen_cap - 1))
+		if (p->seen[i] == h)
+			return true;
+	p->seen[i] = h;
+	p->seen_n++;
+	return false;
+}
+
+static bool wanted(struct packer *p, struct stream *s, const char *text, size_t n)
+{
+	const struct pack_how *h = &p->how;
+	if (h->part == PART_ALL && !h->dedup)
+		return true;
+	uint64_t hash = XXH3_64bits(text, n);
+	bool valid = (double)(hash >> 11) * 0x1p-53 < h->valid_fraction;
+	if (h->part != PART_ALL && valid != (h->part == PART_VALID)) {
+		s->held_out++;
+		return false;
+	}
+	if (h->dedup && seen_before(p, hash)) {
+		s->repeated++;
+		return false;
+	}
+	return true;
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct packer *p = w->p;
+	int i;
+	if (!w->scratch)
+		w->scratch = tok_scratch_new(p->t);
+	while (!w->failed && (i = atomic_fetch_add(&p->next, 1)) < p->jobs) {
+		struct job *j = &p->job[i];
+		j->worker = w->index;
+		j->first = w->ids.n;
+		j->count = tok_encode(p->t, w->scratch, p->text + j->lo, j->n, p->how.special, &w->ids, &w->e);
+		w->failed = j->count < 0;
+	}
+	return NULL;
+}
+
+static void stream_reserve(struct stream *s, int64_t more)
+{
+	if (s->n + more <= s->cap)
+		return;
+	s->cap = s->n + more + (s->n + more) / 2 + 4096;
+	s->ids = xrealloc(s->ids, (size_t)s->cap, s->wide ? 4 : 2);
+}
+
+static void stream_put(struct stream *s, const uint32_t *ids, int64_t n)
+{
+	if (s->wide) {
+		memcpy((uint32_t *)s->ids + s->n, ids, (size_t)n * 4);
+	} else {
+		uint16_t *d = (uint16_t *)s->ids + s->n;
+		for (int64_t i = 0; i < n; i++)
+			d[i] = (uint16_t)ids[i];
+	}
+	s->n += n;
+}
+
+static void append(struct packer *p, struct stream *s, const struct job *j)
+{
+	const struct pack_how *h = &p->how;
+	if (j->count < h->min_tokens || j->count < 1) {
+		s->too_short++;
+		return;
+	}
+	stream_reserve(s, j->count + 1);
+	stream_put(s, p->w[j->worker].ids.v + j->first, j->count);
+	if (h->pack && h->eos >= 0) {
+		uint32_t eos = (uint32_t)h->eos;
+		stream_put(s, &eos, 1);
+	}
+	if (s->docs == s->docs_cap) {
+		s->docs_cap = s->docs_cap * 2 + 256;
+		s->end = xrealloc(s->end, (size_t)s->docs_cap, sizeof *s->end);
+	}
+	s->end[s->docs++] = s->n;
+}
+
+/* Tokenizes the batch on all threads and appends it. */
+static int flush(struct packer *p, struct stream *s, struct err *e)
+{
+	pthread_t th[MAX_THREADS];
+	int n = p->how.threads < p->jobs ? p->how.threads : p->jobs;
+	atomic_store(&p->next, 0);
+	for (int i = 0; i < n; i++)
+		p->w[i].ids.n = 0;
+	int started = 1;
+	while (started < n && !pthread_create(&th[started], NULL, work, &p->w[started]))
+		started++;
+	if (n)
+		work(&p->w[0]);
+	for (int i = 1; i < started && n; i++)
+		pthread_join(th[i], NULL);
+	for (int i = 0; i < n; i++)
+		if (p->w[i].failed) {
+			*e = p->w[i].e;
+			return -1;
+		}
+	for (int i = 0; i < p->jobs; i++)
+		append(p, s, &p->job[i]);
+	p->jobs = 0;
+	p->text_n = 0;
+	return 0;
+}
+
+static void batch_add(struct packer *p, const char *text, size_t n)
+{
+	if (p->text_n + n > p->text_cap) {
+		p->text_cap = p->text_n + n + BATCH_BYTES;
+		p->text = xrealloc(p->text, p->text_cap, 1);
+	}
+	if (p->jobs == p->jobs_cap) {
+		p->jobs_cap = p->jobs_cap * 2 + 256;
+		p->job = xrealloc(p->job, (size_t)p->jobs_cap, sizeof *p->job);
+	}
+	memcpy(p->text + p->text_n, text, n);
+	p->job[p->jobs++] = (struct job){ .lo = p->text_n, .n = n };
+	p->text_n += n;
+}
+
+static bool have_enough(const struct packer *p, const struct stream *s)
+{
+	const struct pack_how *h = &p->how;
+	return h->enough && (h->pack ? s->n / h->seq : s->docs) >= h->enough;
+}
+
+int packer_read(struct packer *p, struct stream *s, struct corpus *c, int (*progress)(void *, int64_t), void *arg,
+		struct err *e)
+{
+	const char *text;
+	size_t n;
+	int rc;
+	s->wide = tok_vocab_size(p->t) > 65536;
+	/* a reader that may stop early looks often, the batch size matters to nothing else */
+	size_t batch = p->how.enough ? 1 << 18 : BATCH_BYTES;
+	while ((rc = corpus_next(c, &text, &n, e)) == 1) {
+		if (!wanted(p, s, text, n))
+			continue;
+		batch_add(p, text, n);
+		if (p->text_n < batch && p->jobs < BATCH_DOCS)
+			continue;
+		if (flush(p, s, e))
+			return -1;
+		if (have_enough(p, s) || (progress && progress(arg, corpus_bytes(c))))
+			return 1;
+	}
+	if (rc < 0 || flush(p, s, e))
+		return -1;
+	if (progress)
+		progress(arg, corpus_bytes(c));
+	return have_enough(p, s);
+}
