@@ -54,7 +54,7 @@ digest = $(if $(TRACK_PROGRAMS), \# $(firstword $(shell cksum <"$$(command -v $(
 # $(call stamp,FILE,TEXT): FILE holds TEXT; rewritten only when it does not
 define stamp
 $1: $(if $(call same,$(file <$1),$2),,FORCE)
-	@mkdir -p $(dir $1) && printf '%s\n' $(subst $$,$$$$,$(call quoted,$2)) >$1
+	@mkdir -p $(dir $1) && rm -f $(1:.cmd=.log) && printf '%s\n' $(subst $$,$$$$,$(call quoted,$2)) >$1
 endef
 
 # $(call step,TARGET,STEM,INPUTS,LAUNCHER,COMMAND,UNSTAMPED OPTIONS): the rule behind all stages
