@@ -1,0 +1,178 @@
+/*
+ * batches.c - reading a token set into windows, and the order in which a run sees them
+ *
+ * The permutation of epoch e is rng_permute on stream STREAM + e; it is made again when the epoch changes, into memory that
+ * exists already.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "batches.h"
+#include "../io/artifact.h"
+#include "../base/rng.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define STREAM (UINT64_C(0x6b642d747261) << 16)
+
+struct builder {
+	struct batches *b;
+	int64_t cap, used, cap_win;
+};
+
+static uint32_t id_at(const struct batches *b, int64_t i)
+{
+	return b->wide ? ((const uint32_t *)b->ids)[i] : ((const uint16_t *)b->ids)[i];
+}
+
+static void add_window(struct builder *w, int64_t at, int64_t len)
+{
+	struct batches *b = w->b;
+	if (b->n >= w->cap_win) {
+		w->cap_win = w->cap_win ? 2 * w->cap_win : 1024;
+		b->win = xrealloc(b->win, (size_t)w->cap_win, sizeof *b->win);
+	}
+	b->win[b->n++] = (struct window){ at, len };
+	b->tokens += len;
+}
+
+/* Windows of a sample of len tokens that starts at `at`. */
+static void cut(struct builder *w, int64_t at, int64_t len)
+{
+	int64_t seq = w->b->seq, done = 0;
+	for (; len - done >= seq; done += seq)
+		add_window(w, at + done, seq);
+	if (!done && len >= 2) {
+		add_window(w, at, len);
+		done = len;
+	}
+	w->b->left_out += len - done;
+}
+
+/* Room for n more ids. */
+static void reserve(struct builder *w, int64_t n)
+{
+	if (w->used + n <= w->cap)
+		return;
+	w->cap = 2 * (w->used + n) > 1 << 16 ? 2 * (w->used + n) : 1 << 16;
+	w->b->ids = xrealloc(w->b->ids, (size_t)w->cap, w->b->wide ? 4 : 2);
+}
+
+static void finish(struct builder *w)
+{
+	struct batches *b = w->b;
+	b->perm = xcalloc((size_t)(b->n ? b->n : 1), sizeof *b->perm);
+	b->epoch = -1;
+}
+
+static int add_record(struct builder *w, const struct art_r *r, const msgpack_object *rec, struct err *e)
+{
+	struct batches *b = w->b;
+	const void *data;
+	int64_t n, at = w->used;
+	int narrow = !obj_array(r, rec, "ids", ART_U16, -1, &data, &n, NULL);
+	if (!narrow && obj_array(r, rec, "ids", ART_U32, -1, &data, &n, e))
+		return -1;
+	reserve(w, n);
+	for (int64_t i = 0; i < n; i++) {
+		uint16_t small;
+		uint32_t id;
+		if (narrow) {
+			memcpy(&small, (const char *)data + 2 * i, 2);
+			id = small;
+		} else {
+			memcpy(&id, (const char *)data + 4 * i, 4);
+		}
+		if (id >= (uint64_t)b->vocab)
+			return err_set(e, EXIT_DATA, "%s: token id %u, the model's vocabulary ends at %lld", art_name(r), id,
+				       (long long)b->vocab - 1);
+		if (b->wide)
+			((uint32_t *)b->ids)[at + i] = id;
+		else
+			((uint16_t *)b->ids)[at + i] = (uint16_t)id;
+	}
+	w->used += n;
+	cut(w, at, n);
+	return 0;
+}
+
+static int read_all(struct batches *b, struct art_r *r, int64_t seq, struct err *e)
+{
+	const msgpack_object *meta = art_meta(r), *rec;
+	int64_t made_for, stored;
+	struct builder w = { .b = b };
+	int rc;
+	if (obj_int(r, meta, "vocab", &made_for, e) || obj_int(r, meta, "seq", &stored, e) ||
+	    obj_str(r, meta, "tokenizer", b->tokenizer, sizeof b->tokenizer, e))
+		return -1;
+	if (made_for > b->vocab)
+		return err_set(e, EXIT_DATA, "%s: was made with a vocabulary of %lld, the model has %lld", art_name(r),
+			       (long long)made_for, (long long)b->vocab);
+	if (stored < 2 || stored > INT32_MAX)
+		return err_set(e, EXIT_DATA, "%s: sequence length %lld", art_name(r), (long long)stored);
+	if (seq > stored)
+		return err_set(e, EXIT_DATA, "%s: holds samples of %lld tokens, --seq %lld is longer", art_name(r),
+			       (long long)stored, (long long)seq);
+	b->seq = seq ? seq : stored;
+	while ((rc = art_next(r, &rec, e)) > 0)
+		if (add_record(&w, r, rec, e))
+			return -1;
+	if (rc < 0)
+		return -1;
+	finish(&w);
+	if (!b->n)
+		return err_set(e, EXIT_DATA, "%s: no sample of two tokens or more", art_name(r));
+	snprintf(b->digest, sizeof b->digest, "%s", art_digest(r));
+	return 0;
+}
+
+int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e)
+{
+	*b = (struct batches){ .vocab = vocab, .seed = seed, .wide = vocab > 65536 };
+	struct art_r *r = art_open(path, "tokens", 1, e);
+	if (!r)
+		return -1;
+	int rc = read_all(b, r, seq, e);
+	art_close(r);
+	if (rc)
+		batches_free(b);
+	return rc;
+}
+
+int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed)
+{
+	*b = (struct batches){ .vocab = INT64_C(1) << 32, .seed = seed, .wide = 1, .seq = seq };
+	struct builder w = { .b = b };
+	reserve(&w, n * len);
+	memcpy(b->ids, ids, (size_t)(n * len) * 4);
+	for (int64_t i = 0; i < n; i++)
+		cut(&w, i * len, len);
+	finish(&w);
+	return b->n ? 0 : -1;
+}
+
+void batches_free(struct batches *b)
+{
+	free(b->ids);
+	free(b->win);
+	free(b->perm);
+	*b = (struct batches){ 0 };
+}
+
+void batches_window(const struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
+{
+	struct window w = b->win[k];
+	for (int64_t i = 0; i < b->seq; i++) {
+		ids[i] = i < w.len ? (int32_t)id_at(b, w.at + i) : 0;
+		labels[i] = i + 1 < w.len ? (int32_t)id_at(b, w.at + i + 1) : -1;
+	}
+}
+
+void batches_get(struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
+{
+	int64_t epoch = k / b->n;
+	if (epoch != b->epoch) {
+		rng_permute(b->seed, STREAM + (uint64_t)epoch, b->perm, b->n);
+		b->epoch = epoch;
+	}
+	batches_window(b, b->perm[k % b->n], ids, labels);
+}

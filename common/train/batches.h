@@ -1,0 +1,43 @@
+/*
+ * batches.h - training sequences from a token set, in an order that is a pure function of (seed, position)
+ *
+ * The token set is cut into windows of `seq` tokens; a sample that is longer gives several (its remainder is left out), a
+ * shorter one is padded and its padding carries no label.  Position k of the run is window perm_e[k mod n] with epoch
+ * e = k / n and a fresh permutation each epoch, so a checkpoint needs only the step.  Labels are the next token of the
+ * same window; the last position has none (-1).
+ *
+ * Tokens are held in memory, two bytes each where the ids allow.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_BATCHES_H
+#define ADZE_BATCHES_H
+#include "../base/base.h"
+
+struct window {
+	int64_t at;            /* first token */
+	int64_t len;           /* <= seq */
+};
+struct batches {
+	int64_t seq, n;        /* window length, windows */
+	int64_t tokens, left_out; /* in windows; in remainders of samples */
+	int64_t vocab;         /* ids are smaller */
+	uint64_t seed;
+	int wide;              /* ids are u32 */
+	void *ids;             /* owned, u16 or u32 */
+	struct window *win;    /* owned */
+	int64_t *perm;         /* owned: order of `epoch` */
+	int64_t epoch;
+	char digest[33];       /* of the artifact's content */
+	char tokenizer[64];    /* as its header names it */
+};
+/* seq 0: the stored length.  Refuses a set made for a vocabulary larger than vocab (the model's), ids outside it, and one
+ * without a single window that has a label. */
+int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e);
+/* From tokens in memory, for programs that make their own; n samples of len ids. */
+int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed);
+void batches_free(struct batches *b);
+/* ids, labels [seq].  batches_get: position k of the run; batches_window: window w of the file, in its order. */
+void batches_get(struct batches *b, int64_t k, int32_t *ids, int32_t *labels);
+void batches_window(const struct batches *b, int64_t w, int32_t *ids, int32_t *labels);
+#endif

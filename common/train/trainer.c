@@ -1,0 +1,266 @@
+/*
+ * trainer.c - programs, arenas and the step
+ *
+ * Order of a step: zero gradients and sums; per micro-batch upload ids and run; download the sums; norm; update.  The
+ * weight of a row is 1 / labels of the whole step, so cutting a step into other micro-batches changes only rounding.
+ * A loss or norm that is not finite leaves weights and moments as they are and is counted.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "trainer.h"
+#include "../base/log.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- programs ---- */
+
+static int record(struct trainer *t, struct pass *s, int train, struct err *e)
+{
+	int64_t n = t->o.micro * t->o.seq;
+	struct prog *p = s->p = prog_new(t->o.micro, t->o.seq);
+	val ht = NONE, Wt = NONE;
+	s->tok = p_input(p, "tokens", n, 1, DT_I32);
+	s->label = p_input(p, "labels", n, 1, DT_I32);
+	p->tau = (float)t->o.loss.tau;
+	if (t->teacher) {
+		struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
+				   .blk1 = t->teacher->arch.layers };
+		ht = p_forward(p, &b, s->tok, NONE);
+		Wt = p_head_weight(p, &b);
+	}
+	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
+			   .blk1 = t->student->arch.layers, .train = train };
+	val hs = p_forward(p, &b, s->tok, NONE);
+	s->sums = p_kd_head(p, hs, p_head_weight(p, &b), ht, Wt, s->label);
+	if (train)
+		prog_grad(p, t->o.recompute);
+	return prog_plan(p, e);
+}
+
+/* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
+static void find_spans(struct trainer *t)
+{
+	const struct ptable *s = t->student;
+	t->span = xcalloc((size_t)s->n, sizeof *t->span);
+	for (int i = 0; i < s->n; i++) {
+		int64_t end = i + 1 < s->n ? s->p[i + 1].off : s->elems;
+		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
+		if (last && last->decay == s->p[i].row->decay)
+			last->n = end - last->off;
+		else
+			t->span[t->n_span++] = (struct span){ s->p[i].off, end - s->p[i].off, s->p[i].row->decay };
+	}
+}
+
+int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
+		 struct err *e)
+{
+	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher };
+	if (o->micro < 1 || o->batch % o->micro)
+		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
+	if (teacher && teacher->arch.vocab != student->arch.vocab) {
+		err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
+			(long long)teacher->arch.vocab, (long long)student->arch.vocab);
+		trainer_free(t);
+		return -1;
+	}
+	find_spans(t);
+	if (record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
+		trainer_free(t);
+		return -1;
+	}
+	return 0;
+}
+
+/* ---- memory ---- */
+
+static int get(const struct trainer *t, void *slot, size_t bytes, const char *what, struct err *e)
+{
+	char buf[32];
+	void *p = t->g->k->mem_alloc(t->g->d, bytes);
+	if (!p)
+		return err_set(e, EXIT_RESOURCE, "no memory for %s of %s", fmt_bytes(buf, (double)bytes), what);
+	memcpy(slot, &p, sizeof p);
+	return 0;
+}
+
+static void attach(struct trainer *t, struct pass *s, int grads)
+{
+	s->f.base[SP_PARAM] = t->wb ? (char *)t->wb : (char *)t->w;
+	s->f.base[SP_PARAM_T] = t->tw;
+	s->f.base[SP_GRAD] = grads ? (char *)t->grad : NULL;
+}
+
+int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
+{
+	size_t n = (size_t)t->student->elems * 4;
+	t->g = g;
+	if (get(t, &t->w, n, "master weights", e) || get(t, &t->m, n, "first moments", e) ||
+	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
+		return -1;
+	if (t->o.dtype == DT_BF16 && get(t, &t->wb, n / 2, "bf16 weights", e))
+		return -1;
+	if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
+		return -1;
+	if (frame_new(&t->train.f, g, t->train.p, e) || frame_new(&t->eval.f, g, t->eval.p, e))
+		return -1;
+	attach(t, &t->train, 1);
+	attach(t, &t->eval, 0);
+	return 0;
+}
+
+void trainer_free(struct trainer *t)
+{
+	size_t n = t->student ? (size_t)t->student->elems * 4 : 0;
+	void *own[] = { t->w, t->m, t->v, t->grad };
+	for (int i = 0; i < 4; i++)
+		if (own[i])
+			t->g->k->mem_free(t->g->d, own[i], n);
+	if (t->wb)
+		t->g->k->mem_free(t->g->d, t->wb, n / 2);
+	if (t->tw)
+		t->g->k->mem_free(t->g->d, t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype));
+	struct pass *pass[] = { &t->train, &t->eval };
+	for (int i = 0; i < 2; i++) {
+		frame_free(&pass[i]->f);
+		prog_free(pass[i]->p);
+	}
+	free(t->span);
+	ptable_free(t->student);
+	ptable_free(t->teacher);
+	*t = (struct trainer){ 0 };
+}
+
+int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
+{
+	double n = (double)t->student->elems;
+	int k = 0;
+	row[k++] = (struct mem_row){ "student weights", n * (t->o.dtype == DT_BF16 ? 6 : 4) };
+	if (t->teacher)
+		row[k++] = (struct mem_row){ "teacher weights", (double)t->teacher->elems * (double)dtype_size(t->o.dtype) };
+	row[k++] = (struct mem_row){ "optimizer", n * 8 };
+	row[k++] = (struct mem_row){ "gradients", n * 4 };
+	row[k++] = (struct mem_row){ "activations", (double)t->train.p->bytes[SP_ACT] };
+	row[k++] = (struct mem_row){ "validation", (double)t->eval.p->bytes[SP_ACT] };
+	row[k++] = (struct mem_row){ "inputs and constants",
+		2 * (double)(t->train.p->bytes[SP_INPUT] + t->train.p->bytes[SP_CONST] + t->train.p->bytes[SP_STAT]) };
+	if (t->g && t->g->k->held_bytes)
+		row[k++] = (struct mem_row){ "backend", (double)t->g->k->held_bytes(t->g->d) };
+	return k;
+}
+
+double trainer_token_flops(const struct trainer *t)
+{
+	double f = 3 * arch_forward_flops(&t->student->arch, t->o.seq, 1);
+	return t->teacher ? f + arch_forward_flops(&t->teacher->arch, t->o.seq, 1) : f;
+}
+
+/* ---- the step ---- */
+
+static mat flat(const struct trainer *t, float *p, int64_t off, int64_t n)
+{
+	(void)t;
+	return (mat){ p + off, 1, n, DT_F32, 0 };
+}
+
+static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
+{
+	return t->wb ? (mat){ t->wb + off, 1, n, DT_BF16, 0 } : (mat){ 0 };
+}
+
+void trainer_sync(struct trainer *t)
+{
+	int64_t n = t->student->elems;
+	if (t->wb)
+		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t, t->w, 0, n));
+	t->g->k->weights_changed(t->g->d);
+}
+
+static void set_coef(struct prog *p, const struct objective *o, int64_t labels)
+{
+	for (int k = 0; k < LOSS_KINDS; k++)
+		p->coef[k] = labels ? (float)(o->weight[k] / (double)labels) : 0;
+}
+
+static void means(const struct trainer *t, const struct pass *s, struct step_result *r)
+{
+	double sum[LOSS_KINDS];
+	frame_get(&s->f, s->sums, sum);
+	for (int k = 0; k < LOSS_KINDS; k++)
+		r->mean[k] = r->labels ? sum[k] / (double)r->labels : 0;
+	r->loss = objective_total(&t->o.loss, r->mean);
+}
+
+int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r)
+{
+	int64_t n = t->o.micro * t->o.seq, all = t->o.batch * t->o.seq;
+	struct pass *s = &t->train;
+	*r = (struct step_result){ 0 };
+	for (int64_t i = 0; i < all; i++)
+		r->labels += labels[i] >= 0;
+	set_coef(s->p, &t->o.loss, r->labels);
+	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->student->elems));
+	frame_zero_stats(&s->f);
+	for (int64_t i = 0; i < all; i += n) {
+		if (stop_requested())
+			return 1;
+		frame_set(&s->f, s->tok, ids + i);
+		frame_set(&s->f, s->label, labels + i);
+		prog_run(&s->f);
+	}
+	means(t, s, r);
+	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->student->elems)));
+	return 0;
+}
+
+static void update(struct trainer *t, double lr, double norm)
+{
+	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
+	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
+				.eps = (float)t->o.eps, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
+	for (int i = 0; i < t->n_span; i++) {
+		struct span s = t->span[i];
+		a.weight_decay = s.decay ? (float)t->o.weight_decay : 0;
+		t->g->k->adamw(t->g->d, flat(t, t->w, s.off, s.n), flat(t, t->m, s.off, s.n), flat(t, t->v, s.off, s.n),
+			       flat(t, t->grad, s.off, s.n), flat_bf16(t, s.off, s.n), &a);
+	}
+	t->g->k->weights_changed(t->g->d);
+}
+
+int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)
+{
+	if (trainer_gradients(t, ids, labels, r))
+		return 1;
+	r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
+	t->skipped += r->skipped;
+	t->skipped_row = r->skipped ? t->skipped_row + 1 : 0;
+	if (!r->skipped)
+		update(t, lr, r->grad_norm);
+	return 0;
+}
+
+int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
+		    struct step_result *r)
+{
+	int64_t seq = t->o.seq, rows = t->o.micro * seq;
+	struct pass *s = &t->eval;
+	*r = (struct step_result){ 0 };
+	frame_zero_stats(&s->f);
+	for (int64_t at = 0; at < n; at += t->o.micro) {
+		if (stop_requested())
+			return 1;
+		for (int64_t j = 0; j < t->o.micro; j++)
+			if (at + j < n)
+				batches_window(b, at + j, ids + j * seq, labels + j * seq);
+			else
+				memset(labels + j * seq, 0xff, (size_t)seq * sizeof *labels); /* -1: counts for nothing */
+		for (int64_t i = 0; i < rows; i++)
+			r->labels += labels[i] >= 0;
+		frame_set(&s->f, s->tok, ids);
+		frame_set(&s->f, s->label, labels);
+		prog_run(&s->f);
+	}
+	means(t, s, r);
+	return 0;
+}

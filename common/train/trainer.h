@@ -1,0 +1,89 @@
+/*
+ * trainer.h - one optimizer step of a student, with or without a teacher
+ *
+ *	struct trainer t;
+ *	trainer_plan(&t, student, teacher, &spec, e);      records and lays out both programs; memory is known from here
+ *	trainer_alloc(&t, &engine, e);                     fill t.w (and t.tw), then trainer_sync(&t)
+ *	trainer_step(&t, ids, labels, lr, &r);             forward, backward, clip, AdamW
+ *
+ * The training program holds the teacher's forward pass (no gradients), the student's forward pass, the chunked head
+ * that compares them and the student's backward pass; it runs once per micro-batch and gradients add up.  A second,
+ * forward-only program measures held-out text.  Master weights, moments and gradients are f32 arenas of the parameter
+ * table's layout; with bf16 arithmetic there is a bf16 copy that the optimizer refreshes.
+ *
+ *	g = sum over micro-batches of  d/dw sum_rows weight_k loss_k / labels,   labels of the whole step
+ *	g *= min(1, clip / (|g| + 1e-6));   AdamW(w, m, v, g), decay on matrices only
+ *
+ * Nothing is allocated in a step.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_TRAINER_H
+#define ADZE_TRAINER_H
+#include "../prog/prog.h"
+#include "batches.h"
+#include "losses.h"
+
+struct trainer_spec {
+	struct objective loss;
+	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
+	int dtype;                     /* of weights and activations in the programs */
+	int recompute;                 /* re-run each block in the backward pass instead of keeping its activations */
+	double clip;                   /* of the global norm; 0: none */
+	double beta1, beta2, eps, weight_decay;
+};
+struct span {
+	int64_t off, n;
+	int decay;
+};
+struct pass {                          /* a program with its memory and the handles that the trainer feeds and reads */
+	struct prog *p;
+	struct frame f;
+	val tok, label, sums;
+};
+enum { MAX_SKIPS = 10 };
+struct trainer {
+	struct trainer_spec o;
+	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
+	const struct engine *g;
+	float *w, *m, *v, *grad;       /* device, student->elems */
+	uint16_t *wb;                  /* device, bf16 copy of w, or NULL */
+	void *tw;                      /* device, teacher->elems of dtype */
+	struct pass train, eval;
+	struct span *span;             /* runs of parameters with equal decay */
+	int n_span;
+	int64_t updates;               /* optimizer updates done: AdamW's step count */
+	int64_t skipped, skipped_row;  /* steps without an update because of NaN or Inf: in all, in a row */
+};
+struct step_result {
+	double mean[LOSS_KINDS], loss; /* over the labelled positions; loss is the weighted total */
+	double grad_norm;              /* before clipping */
+	int64_t labels;
+	int skipped;
+};
+
+/* Takes both tables, in every case.  Refuses different vocabularies (EXIT_DATA). */
+int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
+		 struct err *e);
+int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e);
+void trainer_free(struct trainer *t);
+/* After t->w was filled from outside: refreshes what is derived from it. */
+void trainer_sync(struct trainer *t);
+/* ids, labels [batch*seq].  1: stop_requested() between micro-batches, nothing was changed. */
+int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
+/* Forward and backward only, gradients into t->grad.  Returns as trainer_step. */
+int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r);
+/* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq].  1: stopped. */
+int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
+		    struct step_result *r);
+
+/* Training FLOPs of a token: teacher's forward and three times the student's (recomputation is not counted). */
+double trainer_token_flops(const struct trainer *t);
+struct mem_row {
+	const char *word;
+	double bytes;
+};
+enum { MEM_ROWS = 8 };
+/* Bytes by kind, planned (before trainer_alloc) or real; returns the number of rows. */
+int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS]);
+#endif
