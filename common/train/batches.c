@@ -7,7 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "batches.h"
-#include "../io/artifact.h"
+#include "../io/tokenset.h"
 #include "../base/rng.h"
 #include <stdlib.h>
 #include <string.h>
@@ -64,75 +64,52 @@ static void finish(struct builder *w)
 	b->epoch = -1;
 }
 
-static int add_record(struct builder *w, const struct art_r *r, const msgpack_object *rec, struct err *e)
+static void add_sample(struct builder *w, const int32_t *ids, int64_t n)
 {
 	struct batches *b = w->b;
-	const void *data;
-	int64_t n, at = w->used;
-	int narrow = !obj_array(r, rec, "ids", ART_U16, -1, &data, &n, NULL);
-	if (!narrow && obj_array(r, rec, "ids", ART_U32, -1, &data, &n, e))
-		return -1;
+	int64_t at = w->used;
 	reserve(w, n);
-	for (int64_t i = 0; i < n; i++) {
-		uint16_t small;
-		uint32_t id;
-		if (narrow) {
-			memcpy(&small, (const char *)data + 2 * i, 2);
-			id = small;
-		} else {
-			memcpy(&id, (const char *)data + 4 * i, 4);
-		}
-		if (id >= (uint64_t)b->vocab)
-			return err_set(e, EXIT_DATA, "%s: token id %u, the model's vocabulary ends at %lld", art_name(r), id,
-				       (long long)b->vocab - 1);
+	for (int64_t i = 0; i < n; i++)
 		if (b->wide)
-			((uint32_t *)b->ids)[at + i] = id;
+			((uint32_t *)b->ids)[at + i] = (uint32_t)ids[i];
 		else
-			((uint16_t *)b->ids)[at + i] = (uint16_t)id;
-	}
+			((uint16_t *)b->ids)[at + i] = (uint16_t)ids[i];
 	w->used += n;
 	cut(w, at, n);
-	return 0;
 }
 
-static int read_all(struct batches *b, struct art_r *r, int64_t seq, struct err *e)
+static int read_all(struct batches *b, struct tokenset *t, int64_t seq, struct err *e)
 {
-	const msgpack_object *meta = art_meta(r), *rec;
-	int64_t made_for, stored;
+	const char *name = art_name(t->r);
 	struct builder w = { .b = b };
 	int rc;
-	if (obj_int(r, meta, "vocab", &made_for, e) || obj_int(r, meta, "seq", &stored, e) ||
-	    obj_str(r, meta, "tokenizer", b->tokenizer, sizeof b->tokenizer, e))
-		return -1;
-	if (made_for > b->vocab)
-		return err_set(e, EXIT_DATA, "%s: was made with a vocabulary of %lld, the model has %lld", art_name(r),
-			       (long long)made_for, (long long)b->vocab);
-	if (stored < 2 || stored > INT32_MAX)
-		return err_set(e, EXIT_DATA, "%s: sequence length %lld", art_name(r), (long long)stored);
-	if (seq > stored)
-		return err_set(e, EXIT_DATA, "%s: holds samples of %lld tokens, --seq %lld is longer", art_name(r),
-			       (long long)stored, (long long)seq);
-	b->seq = seq ? seq : stored;
-	while ((rc = art_next(r, &rec, e)) > 0)
-		if (add_record(&w, r, rec, e))
-			return -1;
+	if (seq > t->seq)
+		return err_set(e, EXIT_DATA, "%s: holds samples of %lld tokens, --seq %lld is longer", name, (long long)t->seq,
+			       (long long)seq);
+	b->seq = seq ? seq : t->seq;
+	if (b->seq < 2)
+		return err_set(e, EXIT_DATA, "%s: sequences of one token have nothing to predict", name);
+	snprintf(b->tokenizer, sizeof b->tokenizer, "%s", t->tokenizer);
+	while ((rc = tokenset_next(t, e)) > 0)
+		add_sample(&w, t->ids, t->n);
 	if (rc < 0)
 		return -1;
 	finish(&w);
 	if (!b->n)
-		return err_set(e, EXIT_DATA, "%s: no sample of two tokens or more", art_name(r));
-	snprintf(b->digest, sizeof b->digest, "%s", art_digest(r));
+		return err_set(e, EXIT_DATA, "%s: no sample of two tokens or more", name);
+	snprintf(b->digest, sizeof b->digest, "%s", art_digest(t->r));
 	return 0;
 }
 
 int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e)
 {
-	*b = (struct batches){ .vocab = vocab, .seed = seed, .wide = vocab > 65536 };
-	struct art_r *r = art_open(path, "tokens", 1, e);
-	if (!r)
+	struct tokenset t;
+	*b = (struct batches){ .seed = seed };
+	if (tokenset_open(&t, path, vocab, e))
 		return -1;
-	int rc = read_all(b, r, seq, e);
-	art_close(r);
+	b->wide = t.vocab > 65536;
+	int rc = read_all(b, &t, seq, e);
+	tokenset_close(&t);
 	if (rc)
 		batches_free(b);
 	return rc;
@@ -140,7 +117,7 @@ int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab
 
 int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed)
 {
-	*b = (struct batches){ .vocab = INT64_C(1) << 32, .seed = seed, .wide = 1, .seq = seq };
+	*b = (struct batches){ .seed = seed, .wide = 1, .seq = seq };
 	struct builder w = { .b = b };
 	reserve(&w, n * len);
 	memcpy(b->ids, ids, (size_t)(n * len) * 4);

@@ -21,7 +21,6 @@ struct window {
 struct batches {
 	int64_t seq, n;        /* window length, windows */
 	int64_t tokens, left_out; /* in windows; in remainders of samples */
-	int64_t vocab;         /* ids are smaller */
 	uint64_t seed;
 	int wide;              /* ids are u32 */
 	void *ids;             /* owned, u16 or u32 */
@@ -29,10 +28,10 @@ struct batches {
 	int64_t *perm;         /* owned: order of `epoch` */
 	int64_t epoch;
 	char digest[33];       /* of the artifact's content */
-	char tokenizer[64];    /* as its header names it */
+	char tokenizer[33];    /* digest of the tokenizer that made it */
 };
-/* seq 0: the stored length.  Refuses a set made for a vocabulary larger than vocab (the model's), ids outside it, and one
- * without a single window that has a label. */
+/* seq 0: the stored length.  Refuses a set made with a vocabulary larger than vocab (the model's), and one without a single
+ * window that has a label. */
 int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e);
 /* From tokens in memory, for programs that make their own; n samples of len ids. */
 int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed);
