@@ -23,17 +23,16 @@
 #define SLOTS 32
 static struct {
 	volatile sig_atomic_t used, is_dir;
+	pid_t owner;             /* a forked child never removes its parent's outputs */
 	char path[PATH_MAX];
 } slots[SLOTS];
-static pid_t owner;
+static bool installed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 void pending_remove_all(void)
 {
-	if (owner != getpid())
-		return;
 	for (int i = 0; i < SLOTS; i++) {
-		if (!slots[i].used)
+		if (!slots[i].used || slots[i].owner != getpid())
 			continue;
 		slots[i].used = 0;
 		if (!slots[i].is_dir) {
@@ -61,7 +60,7 @@ static void on_fatal(int sig)
 static void install_once(void)
 {
 	static const int fatal[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ };
-	owner = getpid();
+	installed = true;
 	atexit(pending_remove_all);
 	for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++) {
 		struct sigaction old, sa = { .sa_handler = on_fatal };
@@ -75,7 +74,7 @@ int pending_add(const char *path, bool is_dir)
 	char real[PATH_MAX];
 	int slot = -1;
 	pthread_mutex_lock(&lock);
-	if (!owner)
+	if (!installed)
 		install_once();
 	/* absolute, so that a later chdir() does not matter */
 	const char *name = realpath(path, real) ? real : path;
@@ -85,6 +84,7 @@ int pending_add(const char *path, bool is_dir)
 		slot = i;
 		strcpy(slots[i].path, name);
 		slots[i].is_dir = is_dir;
+		slots[i].owner = getpid();
 		slots[i].used = 1;
 	}
 	pthread_mutex_unlock(&lock);
