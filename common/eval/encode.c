@@ -7,7 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "encode.h"
-#include "metrics.h"
+#include "../io/text.h"
 #include <stdlib.h>
 #include <string.h>
 

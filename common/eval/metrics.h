@@ -6,7 +6,7 @@
  *	ppl              word: exp(-sum ll / words), byte: exp(-sum ll / bytes), bits: -sum ll / bytes / ln 2,
  *	                 token: exp(-sum ll / tokens)
  *
- * Words and white space are Python's: re.split(r"\s+") gives one piece more than there are runs of white space.
+ * Words are one more than the runs of white space (text_words), bytes those of the UTF-8 text.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -28,10 +28,4 @@ double ppl_word(const struct ppl *p);
 double ppl_byte(const struct ppl *p);
 double ppl_bits(const struct ppl *p);
 double ppl_token(const struct ppl *p);
-
-/* Text measures; the text is valid UTF-8 (utf8_check). */
-int64_t utf8_check(const char *s, size_t n);      /* -1: valid; else the offset of the first bad byte */
-int64_t text_codepoints(const char *s, size_t n);
-int64_t text_words(const char *s, size_t n);      /* runs of white space + 1 */
-size_t text_rstrip(const char *s, size_t n);      /* length without white space at the end */
 #endif

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "task.h"
-#include "metrics.h"
+#include "../io/text.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

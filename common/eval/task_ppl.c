@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "../io/text.h"
 #include "metrics.h"
 #include "task.h"
 #include <math.h>
