@@ -125,7 +125,7 @@ static int score(struct run *r, struct engine *g, struct err *e)
 	if (engine_open(g, com.device, (int)com.threads, e) ||
 	    weights_load(&m, g, o.model, dtype_parse(com.dtype), e))
 		return -1;
-	progress_start(&pr, "evalharness", (double)r->cost.padded, "tok", 0);
+	progress_start(&pr, "tokens", (double)r->cost.padded, "tok", 0);
 	int rc = ll_score(&r->set, &m, &r->ll, step, &pr, e);
 	progress_end(&pr);
 	weights_free(&m);

@@ -160,7 +160,7 @@ static int run(const struct seqs *s, const struct weights *m, struct outfile *ou
 	struct progress pr;
 	int64_t done = 0;
 	int rc = head_new(&head, m, e);
-	progress_start(&pr, "logits", (double)s->total, "tok", 0);
+	progress_start(&pr, "tokens", (double)s->total, "tok", 0);
 	for (int64_t i = 0; i < s->n && !rc; i++) {
 		int64_t n = s->len[i], T = (n + PAD - 1) / PAD * PAD;
 		if (stop_requested())

@@ -196,8 +196,12 @@ static void record_option(const struct opt *o, const char *v)
 	char *name = xasprintf("--%s", o->name);
 	append_quoted(&record_line, &record_n, name);
 	free(name);
-	if (v && *v)
-		append_quoted(&record_line, &record_n, shorten(v));
+	if (!v || !*v)
+		return;
+	const char *eq = strstr(v, "=/");      /* NAME=/path/FILE */
+	char *word = eq ? xasprintf("%.*s%s", (int)(eq + 1 - v), v, shorten(eq + 1)) : xstrdup(shorten(v));
+	append_quoted(&record_line, &record_n, word);
+	free(word);
 }
 
 const char *opt_command_line(void)
