@@ -330,7 +330,5 @@ int opt_parse(const struct usage *u, int argc, char **argv)
 			i += take_short(u, i, argc, argv);
 		}
 	}
-	for (int i = 0; i < operands; i++)
-		append_quoted(&record_line, &record_n, shorten(argv[i]));
 	return operands;
 }

@@ -89,8 +89,9 @@ int opt_parse(const struct usage *u, int argc, char **argv);
 _Noreturn void opt_die(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* The command line as one shell-quoted string, as it was given (for the log); lives forever. */
 const char *opt_command_line(void);
-/* The part of it that shapes the result, for artifacts: without -o, -f, -q, -v, --threads, --progress, --events, and with
- * absolute paths cut to their last component, so that equal work records equal bytes. */
+/* The part of it that shapes the result, for artifacts: without operands (inputs are recorded by digest), -o, -f, -q, -v,
+ * --threads, --progress, --events, and with absolute paths cut to their last component: equal work records equal bytes,
+ * whether its input came by name or through a pipe. */
 const char *opt_record_line(void);
 
 /* --help, --man and --options texts (opt_help.c) */

@@ -74,7 +74,7 @@ cmp -s "$t/a" "$t/b" && ok same-bytes || no same-bytes "two runs wrote different
 artdiff -q "$t/a" "$t/c"
 same artdiff-count "$? $(artdiff "$t/a" "$t/c" | head -n 1)" "1 first difference: record 3: only the second has it"
 fails artdiff-usage 2 "two artifacts" artdiff "$t/a"
-fails artdiff-truncated 65 "truncated" artdiff "$t/big" "$t/cut"
+fails artdiff-damaged 65 "is damaged after record" artdiff "$t/big" "$t/cut"
 
 # --- the container for others: lz4cat gives plain msgpack
 cat >"$t/read.py" <<'PY'
