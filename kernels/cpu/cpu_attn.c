@@ -1,0 +1,74 @@
+/*
+ * cpu_attn.c - attention: cuts a call into independent items; simd_attn.h does them
+ *
+ * Forward items are query blocks of one (sequence, kv-head), after keys and values have been packed once; backward
+ * items are whole (sequence, kv-head) pairs, whose key and value gradients stay in one thread's cache.  bf16 operands
+ * are multiplied in bf16 where the machine has the dot product, otherwise in f32.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cpu.h"
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int64_t up(int64_t n, int64_t to)
+{
+	return (n + to - 1) / to * to;
+}
+
+static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat qkv, mat rope)
+{
+	struct attn_call c = { .g = *g, .o = o, .lse = lse, .qkv = qkv, .rope = rope };
+	int64_t bq;
+	if (g->D > 512) {
+		fprintf(stderr, "cpu kernels: heads wider than 512 are not supported\n");
+		abort();
+	}
+	c.R = g->H / g->G;
+	bq = up(192 / c.R, 16) < 128 ? up(192 / c.R, 16) : 128;
+	c.BQ = (int)(bq < up(g->T, 16) ? bq : up(g->T, 16));
+	c.Dp = (int)up(g->D, 16);
+	c.Tp = up(g->T, KEY_BLOCK);
+	c.nq = (g->T + c.BQ - 1) / c.BQ;
+	return c;
+}
+
+static const struct attn_ops *ops_for(const struct dev *d, mat qkv)
+{
+	return qkv.dtype == DT_BF16 && d->simd->attn_bf16 ? d->simd->attn_bf16 : d->simd->attn_f32;
+}
+
+void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+{
+	struct attn_call c = call_of(g, o, lse, qkv, rope);
+	const struct attn_ops *a = ops_for(d, qkv);
+	int64_t nbg = g->B * g->G, nk = c.Tp / KEY_BLOCK;
+	c.k = scratch(d, S_ATTN_K, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
+	c.v = scratch(d, S_ATTN_V, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
+	size_t mine = a->fwd_bytes(&c);
+	char *tmp = scratch(d, S_ATTN_THREAD, mine * (size_t)d->threads);
+#pragma omp parallel num_threads(d->threads)
+	{
+		char *t = tmp + mine * (size_t)omp_get_thread_num();
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < nbg * nk; i++)
+			a->pack(&c, i / nk, i % nk, t);
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < nbg * c.nq; i++) /* long rows first */
+			a->fwd(&c, i % nbg, c.nq - 1 - i / nbg, t);
+	}
+}
+
+void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+{
+	struct attn_call c = call_of(g, o, lse, qkv, rope);
+	const struct attn_ops *a = ops_for(d, qkv);
+	c.dqkv = dqkv;
+	c.dout = dout;
+	size_t mine = a->bwd_bytes(&c);
+	char *tmp = scratch(d, S_ATTN_THREAD, mine * (size_t)d->threads);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int64_t i = 0; i < g->B * g->G; i++)
+		a->bwd(&c, i, tmp + mine * (size_t)omp_get_thread_num());
+}

@@ -1,0 +1,56 @@
+/*
+ * cpu_linear.c - y = x W' + bias + res, and both gradients, as products
+ *
+ *   y [N,O] = x [N,I] W' + ...      dx [N,I] = dy [N,O] W      dW [O,I] += dy' x
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cpu.h"
+#include <string.h>
+
+static struct factor factor(mat a, int trans)
+{
+	return (struct factor){ a.p, a.dtype, trans, a.cols };
+}
+
+void cpu_linear(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
+{
+	struct product q = { .M = x.rows, .N = W.rows, .K = W.cols, .A = factor(x, 0), .B = factor(W, 1), .C = y.p,
+			     .ldc = y.cols, .c_dtype = y.dtype, .bias = bias, .res = res };
+	gemm(d, &q);
+}
+
+void cpu_linear_dx(struct dev *d, mat dx, mat dy, mat W, int acc)
+{
+	struct product q = { .M = dy.rows, .N = W.cols, .K = W.rows, .A = factor(dy, 0), .B = factor(W, 0), .C = dx.p,
+			     .ldc = dx.cols, .c_dtype = dx.dtype, .acc = acc };
+	gemm(d, &q);
+}
+
+/* dbias [1,O] += column sums of dy, by row blocks added up in order */
+static void column_sums(struct dev *d, mat dbias, mat dy)
+{
+	int nb = row_blocks(dy.rows);
+	int64_t O = dy.cols;
+	float *part = scratch(d, S_PART, (size_t)(nb * O) * sizeof *part);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int b = 0; b < nb; b++) {
+		float *s = part + b * O;
+		memset(s, 0, (size_t)O * sizeof *s);
+		for (int64_t n = block_start(dy.rows, nb, b); n < block_start(dy.rows, nb, b + 1); n++)
+			d->simd->axpy(s, row_at(dy, n), dy.dtype, 1.0f, O);
+	}
+	for (int b = 0; b < nb; b++)
+		d->simd->axpy(dbias.p, part + b * O, DT_F32, 1.0f, O);
+}
+
+void cpu_linear_dw(struct dev *d, mat dW, mat dbias, mat dy, mat x)
+{
+	if (dW.p && x.rows > 0) {
+		struct product q = { .M = dy.cols, .N = x.cols, .K = x.rows, .A = factor(dy, 1), .B = factor(x, 0),
+				     .C = dW.p, .ldc = dW.cols, .c_dtype = dW.dtype, .acc = 1 };
+		gemm(d, &q);
+	}
+	if (dbias.p)
+		column_sums(d, dbias, dy);
+}

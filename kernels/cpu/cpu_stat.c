@@ -1,0 +1,162 @@
+/*
+ * cpu_stat.c - statistics of importance, the losses on hidden states, and sums of squares: all f64 sums
+ *
+ * See ref_stat.c and ref_loss.c for the equations.  Sums over rows are kept per row block (or per unit) and added in
+ * order, so they do not depend on which thread did what.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cpu.h"
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+enum { SLICE = 64 };
+
+/* The seven sums of one unit from its moments over T rows */
+static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, double var, double T)
+{
+	double *a = acc.p, m = abs / T, v = var / T;
+	const double row[STAT_ROWS] = { sum, m, m * m, sqrt(sq), sq, v, v * v };
+	for (int r = 0; r < STAT_ROWS; r++)
+		a[r * acc.cols + u] += row[r];
+}
+
+/* Columns [c, c+n) of all samples, two passes over each sample's slice, which stays in cache */
+static void slice_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t c, int64_t n)
+{
+	double m[4][SLICE]; /* sum or mean, |x|, x^2, variance */
+	for (int64_t s = 0; s < x.rows / T; s++) {
+		memset(m, 0, sizeof m);
+		for (int64_t t = s * T; t < (s + 1) * T; t++)
+			d->simd->moments(m[0], m[1], m[2], elem_at(x, t * x.cols + c), x.dtype, n);
+		for (int64_t i = 0; i < n; i++)
+			m[0][i] /= (double)T;
+		for (int64_t t = s * T; t < (s + 1) * T; t++)
+			d->simd->moment2(m[3], m[0], elem_at(x, t * x.cols + c), x.dtype, n);
+		for (int64_t i = 0; i < n; i++)
+			add_unit(acc, c + i, m[0][i] * (double)T, m[1][i], m[2][i], m[3][i], (double)T);
+	}
+}
+
+/* One unit of several columns: a_t is the norm of its part of row t; a [T] is this thread's */
+static void unit_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t u, int unit, double *a)
+{
+	for (int64_t s = 0; s < x.rows / T; s++) {
+		double sum = 0, sq = 0, var = 0;
+		for (int64_t t = 0; t < T; t++) {
+			double q = d->simd->sumsq(elem_at(x, (s * T + t) * x.cols + u * unit), x.dtype, unit);
+			a[t] = sqrt(q);
+			sum += a[t];
+			sq += q;
+		}
+		for (int64_t t = 0; t < T; t++)
+			var += (a[t] - sum / (double)T) * (a[t] - sum / (double)T);
+		add_unit(acc, u, sum, sum, sq, var, (double)T);
+	}
+}
+
+void cpu_stat_width(struct dev *d, mat acc, mat x, int64_t T, int unit)
+{
+	int64_t U = x.cols / unit;
+	if (unit == 1) {
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+		for (int64_t c = 0; c < U; c += SLICE)
+			slice_stat(d, acc, x, T, c, U - c < SLICE ? U - c : SLICE);
+		return;
+	}
+	double *a = scratch(d, S_PART, (size_t)(d->threads * T) * sizeof *a);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int64_t u = 0; u < U; u++)
+		unit_stat(d, acc, x, T, u, unit, a + omp_get_thread_num() * T);
+}
+
+static double cosine(const double q[3])
+{
+	return q[2] / sqrt(fmax(q[0], 1e-16) * fmax(q[1], 1e-16));
+}
+
+static double total(const double *part, int n)
+{
+	double s = 0;
+	for (int i = 0; i < n; i++)
+		s += part[i];
+	return s;
+}
+
+void cpu_stat_cos(struct dev *d, mat acc, mat a, mat b)
+{
+	int nb = row_blocks(a.rows);
+	double part[MAX_BLOCKS] = { 0 };
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int k = 0; k < nb; k++)
+		for (int64_t n = block_start(a.rows, nb, k); n < block_start(a.rows, nb, k + 1); n++) {
+			double q[3];
+			d->simd->dot3(q, row_at(a, n), a.dtype, row_at(b, n), b.dtype, a.cols);
+			part[k] += 1.0 - cosine(q);
+		}
+	((double *)acc.p)[0] += total(part, nb);
+	((double *)acc.p)[1] += (double)a.rows;
+}
+
+void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+{
+	int nb = row_blocks(a.rows);
+	double part[MAX_BLOCKS] = { 0 };
+	float k2 = (float)(2.0 * (double)coef / (double)a.cols);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int k = 0; k < nb; k++)
+		for (int64_t n = block_start(a.rows, nb, k); n < block_start(a.rows, nb, k + 1); n++) {
+			part[k] += d->simd->sqdiff(row_at(a, n), a.dtype, row_at(b, n), b.dtype, a.cols) / (double)a.cols;
+			if (da.p)
+				d->simd->lincomb(row_at(da, n), da.dtype, acc, row_at(a, n), a.dtype, k2, row_at(b, n),
+						 b.dtype, -k2, a.cols);
+		}
+	((double *)sums.p)[0] += total(part, nb);
+}
+
+void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+{
+	int nb = row_blocks(a.rows);
+	double part[MAX_BLOCKS] = { 0 };
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int k = 0; k < nb; k++)
+		for (int64_t n = block_start(a.rows, nb, k); n < block_start(a.rows, nb, k + 1); n++) {
+			double q[3];
+			d->simd->dot3(q, row_at(a, n), a.dtype, row_at(b, n), b.dtype, a.cols);
+			double cs = cosine(q), r = 1.0 / sqrt(fmax(q[0], 1e-16) * fmax(q[1], 1e-16));
+			double drop = q[0] > 1e-16 ? cs / q[0] : 0.0; /* a clamped norm is a constant */
+			part[k] += 1.0 - cs;
+			if (da.p)
+				d->simd->lincomb(row_at(da, n), da.dtype, acc, row_at(a, n), a.dtype,
+						 (float)((double)coef * drop), row_at(b, n), b.dtype,
+						 (float)(-(double)coef * r), a.cols);
+		}
+	((double *)sums.p)[0] += total(part, nb);
+}
+
+double cpu_sumsq(struct dev *d, mat x)
+{
+	enum { PIECE = 1 << 16 };
+	int64_t n = x.rows * x.cols, np = (n + PIECE - 1) / PIECE;
+	double *part = scratch(d, S_PART, (size_t)(np + 1) * sizeof *part), s = 0;
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int64_t p = 0; p < np; p++)
+		part[p] = d->simd->sumsq(elem_at(x, p * PIECE), x.dtype, n - p * PIECE < PIECE ? n - p * PIECE : PIECE);
+	for (int64_t p = 0; p < np; p++)
+		s += part[p];
+	return s;
+}
+
+/* See ref_optim.c; one pass over the five arrays */
+void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a)
+{
+	enum { PIECE = 1 << 15 };
+	int64_t n = w.rows * w.cols;
+	float c1 = (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step)));
+	float c2 = (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step)));
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int64_t i = 0; i < n; i += PIECE)
+		d->simd->adamw((float *)w.p + i, (float *)m.p + i, (float *)v.p + i, (const float *)g.p + i,
+			       wb.p ? (uint16_t *)wb.p + i : NULL, a, c1, c2, n - i < PIECE ? n - i : PIECE);
+}

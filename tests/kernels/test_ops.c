@@ -1,0 +1,341 @@
+/*
+ * test_ops.c - every op: reference gradient against central differences, CPU backend against the reference
+ *
+ * Each builder below describes one op at "size" n; the table crosses them with odd sizes and dtypes.  The CPU backend
+ * is tried with every instruction set that the machine has (ADZE_CPU_ISA).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "aux_ops.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <cmocka.h>
+
+#define JOB(f) static void f(struct job *j, int64_t n, int variant)
+#define CALL(f) static void f(const struct kernels *k, struct dev *d, __attribute__((unused)) const struct job *j, const mat *m)
+
+static struct operand in(int64_t rows, int64_t cols) { return (struct operand){ IN, ANY, 0, rows, cols, F_NORMAL, 0, NULL, 0 }; }
+static struct operand out(int64_t rows, int64_t cols) { return (struct operand){ OUT, ANY, 0, rows, cols, F_NORMAL, 0, NULL, 0 }; }
+static struct operand seed(int of, int64_t rows, int64_t cols) { return (struct operand){ SEED, ANY, of, rows, cols, F_NORMAL, 0, NULL, 0 }; }
+static struct operand grad(int of, int64_t rows, int64_t cols) { return (struct operand){ GRAD, ANY, of, rows, cols, F_NORMAL, 0, NULL, 0 }; }
+static struct operand typed(struct operand o, int dtype) { o.dtype = dtype; return o; }
+static struct operand filled(struct operand o, enum fill f, int64_t bound) { o.fill = f; o.bound = bound; return o; }
+static struct operand when(struct operand o, int present) { o.absent = !present; return o; }
+static struct operand ints(int64_t n, enum fill f, int64_t bound) { return filled(typed(in(n, 1), DT_I32), f, bound); }
+
+/* embed: 0 tok, 1 W, 2 y, 3 dy, 4 dW */
+CALL(embed_f) { k->embed(d, m[2], m[0], m[1], j->f); }
+CALL(embed_b) { k->embed_dw(d, m[4], m[0], m[3], j->f); }
+JOB(embed)
+{
+	int64_t C = n + 2, V = 7;
+	j->f = variant ? 3.0f : 1.0f;
+	add_operand(j, ints(n, F_TOKEN, V));
+	add_operand(j, in(V, C));
+	add_operand(j, out(n, C));
+	add_operand(j, seed(2, n, C));
+	add_operand(j, typed(grad(1, V, C), DT_F32));
+	j->fwd = embed_f;
+	j->bwd = embed_b;
+}
+
+/* norm: 0 x, 1 w, 2 b, 3 z, 4 y, 5 stat, 6 dy, 7 dx, 8 dw, 9 db */
+CALL(norm_f) { k->norm(d, m[4], m[5], m[0], m[1], m[2], m[3], j->kind, 1e-5f); }
+CALL(norm_b) { k->norm_bwd(d, m[7], m[8], m[9], m[6], m[0], m[1], m[5], m[3], j->kind, j->acc); }
+JOB(norm)
+{
+	int64_t C = n < 5 ? n + 4 : n, N = n > 100 ? 300 : 5;
+	int layer = variant & 1, masked = variant >> 1 & 1;
+	j->kind = layer ? NORM_LAYER1P : NORM_RMS;
+	j->acc = variant >> 2 & 1;
+	add_operand(j, in(N, C));
+	add_operand(j, in(1, C));
+	add_operand(j, when(in(1, C), layer));
+	add_operand(j, when(filled(typed(in(1, C), DT_F32), F_MASK, 0), masked));
+	add_operand(j, out(N, C));
+	add_operand(j, typed(out(N, 2), DT_F32));
+	add_operand(j, seed(4, N, C));
+	add_operand(j, grad(0, N, C));
+	add_operand(j, typed(grad(1, 1, C), DT_F32));
+	add_operand(j, when(typed(grad(2, 1, C), DT_F32), layer));
+	j->fwd = norm_f;
+	j->bwd = norm_b;
+}
+
+/* linear: 0 x, 1 W, 2 bias, 3 res, 4 y, 5 dy, 6 dx, 7 dW, 8 dbias */
+CALL(linear_f) { k->linear(d, m[4], m[0], m[1], m[2], m[3]); }
+CALL(linear_b)
+{
+	k->linear_dx(d, m[6], m[5], m[1], j->acc);
+	k->linear_dw(d, m[7], m[8], m[5], m[0]);
+}
+JOB(linear)
+{
+	int64_t N = n, I = n + 3, O = n > 100 ? 3 * n : n / 2 + 1;
+	int wdt = variant == 3 ? DT_BF16 : ANY; /* mixed: f32 x, bf16 W */
+	add_operand(j, in(N, I));
+	add_operand(j, typed(in(O, I), wdt));
+	add_operand(j, when(in(1, O), variant & 1));
+	add_operand(j, when(in(N, O), variant >> 1 & 1));
+	add_operand(j, out(N, O));
+	add_operand(j, seed(4, N, O));
+	add_operand(j, grad(0, N, I));
+	add_operand(j, typed(grad(1, O, I), DT_F32));
+	add_operand(j, when(typed(grad(2, 1, O), DT_F32), variant & 1));
+	j->acc = variant & 1;
+	j->fwd = linear_f;
+	j->bwd = linear_b;
+}
+
+/* attn: 0 qkv, 1 rope, 2 o, 3 lse, 4 do, 5 dqkv */
+CALL(attn_f) { k->attn(d, m[2], m[3], m[0], m[1], &j->g); }
+CALL(attn_b) { k->attn_bwd(d, m[5], m[4], m[2], m[3], m[0], m[1], &j->g); }
+JOB(attn)
+{
+	static const struct { int H, G, D, rot, window; } v[] = {
+		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 0 }
+	};
+	int64_t B = n > 100 ? 1 : 2, T = n, W;
+	j->g = (struct attn_geom){ B, T, v[variant].H, v[variant].G, v[variant].D, v[variant].rot, 0.4f, v[variant].window };
+	W = (j->g.H + 2 * j->g.G) * (int64_t)j->g.D;
+	add_operand(j, in(B * T, W));
+	add_operand(j, when(filled(typed(in(T, j->g.rot ? j->g.rot : 2), DT_F32), F_ROPE, 0), j->g.rot > 0));
+	add_operand(j, out(B * T, j->g.H * (int64_t)j->g.D));
+	add_operand(j, typed(out(B * T, j->g.H), DT_F32));
+	add_operand(j, seed(2, B * T, j->g.H * (int64_t)j->g.D));
+	add_operand(j, grad(0, B * T, W));
+	j->fwd = attn_f;
+	j->bwd = attn_b;
+}
+
+/* act: 0 x, 1 y, 2 dy, 3 dx */
+CALL(act_f) { k->act(d, m[1], m[0], j->kind); }
+CALL(act_b) { k->act_dx(d, m[3], m[2], m[0], j->kind); }
+JOB(act)
+{
+	int64_t wide = variant == ACT_SWIGLU || variant == ACT_GEGLU ? 2 * n : n;
+	j->kind = variant;
+	j->scale = 2;
+	add_operand(j, in(n, wide));
+	add_operand(j, out(n, n));
+	add_operand(j, seed(1, n, n));
+	add_operand(j, grad(0, n, wide));
+	j->fwd = act_f;
+	j->bwd = act_b;
+}
+
+/* element-wise: 0 a, 1 b, 2 sum, 3 copy (other dtype), 4 scaled, 5 zeroed */
+CALL(elem_f)
+{
+	k->add(d, m[2], m[0], m[1]);
+	k->add(d, m[2], m[2], m[1]);
+	k->copy(d, m[3], m[0]);
+	k->scale(d, m[4], m[0], j->f);
+	k->zero(d, m[5]);
+}
+JOB(elem)
+{
+	j->f = -1.5f;
+	add_operand(j, in(n, n));
+	add_operand(j, in(n, n));
+	add_operand(j, out(n, n));
+	add_operand(j, typed(out(n, n), variant ? DT_F32 : DT_BF16));
+	add_operand(j, out(n, n));
+	add_operand(j, out(n, n));
+	j->fwd = elem_f;
+}
+
+/* mask: 0 x, 1 z, 2 y, 3 dy, 4 dz */
+CALL(mask_f) { k->mask(d, m[2], m[0], m[1]); }
+CALL(mask_b) { k->mask_dz(d, m[4], m[3], m[0]); }
+JOB(mask)
+{
+	int64_t C = variant ? 5 * n : n;
+	add_operand(j, in(n, C));
+	add_operand(j, typed(in(1, n), DT_F32));
+	add_operand(j, out(n, C));
+	add_operand(j, seed(2, n, C));
+	add_operand(j, typed(grad(1, 1, n), DT_F32));
+	j->fwd = mask_f;
+	j->bwd = mask_b;
+}
+
+/* statistics: 0 x, 1 b, 2 acc width, 3 acc cosine, 4 out of sumsq */
+CALL(stat_f)
+{
+	k->stat_width(d, m[2], m[0], j->T, j->unit);
+	k->stat_cos(d, m[3], m[0], m[1]);
+	double s = k->sumsq(d, m[0]);
+	k->upload(d, m[4].p, &s, sizeof s);
+}
+JOB(stat)
+{
+	j->T = n > 100 ? 50 : 3;
+	j->unit = variant ? 4 : 1;
+	add_operand(j, in(2 * j->T, n * j->unit));
+	add_operand(j, in(2 * j->T, n * j->unit));
+	add_operand(j, typed(out(STAT_ROWS, n), DT_F64));
+	add_operand(j, typed(out(1, 2), DT_F64));
+	add_operand(j, typed(out(1, 1), DT_F64));
+	j->fwd = stat_f;
+}
+
+/* kd_head: 0 hs, 1 Ws, 2 ht, 3 Wt, 4 label, 5 sums, 6 weights of the losses, 7 dhs, 8 dWs */
+CALL(kd_f)
+{
+	mat none = { 0 };
+	k->kd_head(d, m[5], none, none, m[0], m[1], m[2], m[3], m[4], &j->kd);
+}
+CALL(kd_b)
+{
+	k->zero(d, m[5]);
+	k->kd_head(d, m[5], m[7], m[8], m[0], m[1], m[2], m[3], m[4], &j->kd);
+}
+JOB(kd)
+{
+	static const struct kd_head_args v[] = {
+		{ { 1, 0, 0 }, 1, 0 }, { { 0.7f, 0, 0.3f }, 1, 1 }, { { 0.5f, 0.25f, 0.25f }, 2, 0 }, { { 0, 0, 1 }, 1, 0 }
+	};
+	static double weight[4][LOSS_KINDS];
+	int64_t V = 3 * n + 1, Cs = n + 1, Ct = n + 4, teacher = variant < 3;
+	j->kd = v[variant];
+	j->acc = j->kd.acc;
+	j->scale = n > 100 ? 0.3 : 0.6;
+	for (int l = 0; l < LOSS_KINDS; l++)
+		weight[variant][l] = (double)j->kd.coef[l] * (l == LOSS_CE ? 1 : (double)(j->kd.tau * j->kd.tau));
+	add_operand(j, in(n, Cs));
+	add_operand(j, in(V, Cs));
+	add_operand(j, when(in(n, Ct), (int)teacher));
+	add_operand(j, when(in(V, Ct), (int)teacher));
+	add_operand(j, ints(n, F_LABEL, V));
+	add_operand(j, typed(out(1, LOSS_KINDS), DT_F64));
+	int w = add_operand(j, typed(filled(seed(5, 1, LOSS_KINDS), F_GIVEN, 0), DT_F64));
+	j->op[w].given = weight[variant];
+	add_operand(j, grad(0, n, Cs));
+	add_operand(j, typed(grad(1, V, Cs), DT_F32));
+	j->fwd = kd_f;
+	j->bwd = kd_b;
+}
+
+/* logprob: 0 h, 1 W, 2 label, 3 out */
+CALL(logprob_f) { k->logprob(d, m[3], m[0], m[1], m[2]); }
+JOB(logprob)
+{
+	(void)variant;
+	add_operand(j, in(n, n + 1));
+	add_operand(j, in(n + 2, n + 1));
+	add_operand(j, ints(n, F_LABEL, n + 2));
+	add_operand(j, typed(out(n, 2), DT_F32));
+	j->fwd = logprob_f;
+}
+
+/* mse, cosine: 0 a, 1 b, 2 sums, 3 weight, 4 da */
+CALL(pair_f) { (j->kind ? k->cosine : k->mse)(d, m[2], (mat){ 0 }, m[0], m[1], j->f, j->acc); }
+CALL(pair_b) { (j->kind ? k->cosine : k->mse)(d, m[2], m[4], m[0], m[1], j->f, j->acc); }
+JOB(pair)
+{
+	static const double weight[1] = { 0.75 };
+	j->kind = variant & 1;
+	j->acc = variant >> 1;
+	j->f = 0.75f;
+	add_operand(j, in(n, n + 1));
+	add_operand(j, in(n, n + 1));
+	add_operand(j, typed(out(1, 1), DT_F64));
+	int w = add_operand(j, typed(filled(seed(2, 1, 1), F_GIVEN, 0), DT_F64));
+	j->op[w].given = weight;
+	add_operand(j, grad(0, n, n + 1));
+	j->fwd = pair_f;
+	j->bwd = pair_b;
+}
+
+/* adamw: 0 g, 1 w, 2 m, 3 v, 4 wb */
+CALL(adamw_f) { k->adamw(d, m[1], m[2], m[3], m[0], m[4], &j->adam); }
+JOB(adamw)
+{
+	j->adam = (struct adamw_args){ 1e-2f, 0.9f, 0.95f, 1e-8f, variant ? 0.1f : 0.0f, 0.5f, variant ? 1 : 7 };
+	add_operand(j, typed(in(1, n * n), DT_F32));
+	add_operand(j, typed(out(1, n * n), DT_F32));
+	add_operand(j, typed(out(1, n * n), DT_F32));
+	add_operand(j, filled(typed(out(1, n * n), DT_F32), F_POSITIVE, 0));
+	add_operand(j, when(typed(out(1, n * n), DT_BF16), variant));
+	j->fwd = adamw_f;
+}
+
+static const struct row {
+	const char *name;
+	void (*build)(struct job *, int64_t n, int variant);
+	int variants;
+	double tol_f32, tol_bf16;   /* normalised error against ref */
+} table[] = {
+	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
+	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
+	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, 4, 2e-5, 1.5e-2 },
+	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "mse/cosine", pair, 4, 4e-6, 6e-3 }, { "adamw", adamw, 2, 4e-3, 4e-3 },
+};
+static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };
+enum { N_ROWS = sizeof table / sizeof table[0], N_SIZES = sizeof sizes / sizeof sizes[0] };
+
+static struct job job_of(const struct row *r, int64_t n, int variant)
+{
+	struct job j = { .name = r->name, .tol_f32 = r->tol_f32, .tol_bf16 = r->tol_bf16 };
+	r->build(&j, n, variant);
+	return j;
+}
+
+static void ref_gradients(void **state)
+{
+	(void)state;
+	for (int i = 0; i < N_ROWS; i++)
+		for (int v = 0; v < table[i].variants; v++)
+			for (int s = 0; s < 3; s++) {
+				struct job j = job_of(&table[i], sizes[s], v);
+				if (j.bwd)
+					check_differences(&j);
+			}
+}
+
+static void cpu_with(const char *isa, int n_sizes)
+{
+	if (isa)
+		setenv("ADZE_CPU_ISA", isa, 1);
+	struct backend cpu = backend_open("cpu", 2);
+	unsetenv("ADZE_CPU_ISA");
+	for (int i = 0; i < N_ROWS; i++)
+		for (int v = 0; v < table[i].variants; v++)
+			for (int s = 0; s < n_sizes; s++)
+				for (int dt = DT_F32; dt <= DT_BF16; dt++) {
+					struct job j = job_of(&table[i], sizes[s], v);
+					check_same(&cpu, &j, dt);
+				}
+	backend_close(&cpu);
+}
+
+static void cpu_best(void **state) { (void)state; cpu_with(NULL, N_SIZES); }
+static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5); }
+static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5); }
+static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5); }
+
+static void cpu_repeats(void **state)
+{
+	(void)state;
+	struct backend cpu = backend_open("cpu", 2);
+	for (int i = 0; i < N_ROWS; i++)
+		for (int v = 0; v < table[i].variants; v++)
+			for (int dt = DT_F32; dt <= DT_BF16; dt++) {
+				struct job j = job_of(&table[i], 200, v);
+				check_repeat(&cpu, &j, dt);
+			}
+	backend_close(&cpu);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ref_gradients), cmocka_unit_test(cpu_best), cmocka_unit_test(cpu_v1),
+		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
