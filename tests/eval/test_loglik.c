@@ -1,0 +1,265 @@
+/*
+ * test_loglik.c - log-likelihoods of tiny random models against full logits, and what must not change them
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../train/aux_tiny.h"
+#include "../../common/base/rng.h"
+#include "../../common/eval/loglik.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { VOCAB = 61, MAX_LENGTH = 40, MAX_IDS = 64 };
+
+static const struct tiny shapes[] = {
+	{ "llama", 1, 2, 24, 40, 6, 2, 4, VOCAB, 0 },
+	{ "nemotron", 0, 2, 24, 40, 4, 2, 6, VOCAB, 0.5 },
+};
+static struct engine g;
+static struct err e;
+
+static void model_new(struct weights *m, const struct tiny *shape)
+{
+	struct arch a = tiny_arch(shape);
+	if (!g.k && engine_open(&g, "ref", 1, &e))
+		fail_msg("%s", e.msg);
+	*m = (struct weights){ .t = ptable_new(&a), .dtype = DT_F32, .g = &g };
+	m->w = g.k->mem_alloc(g.d, (size_t)m->t->elems * 4);
+	tiny_fill(m->t, m->w, DT_F32, 7);
+}
+
+/* Independent of the engine: every logit of ids[0, n-1), log softmax in double. */
+static double direct(const struct weights *m, const uint32_t *ids, int64_t n, int64_t n_cont, int *greedy)
+{
+	struct build b = { .t = m->t, .dtype = DT_F32, .space = SP_PARAM, .prefix = "", .blk1 = m->t->arch.layers };
+	struct frame f;
+	struct prog *p = prog_new(1, n - 1);
+	val tok = p_input(p, "tok", n - 1, 1, DT_I32);
+	val y = p_linear(p, p_forward(p, &b, tok, NONE), p_head_weight(p, &b), NONE, NONE, DT_F32);
+	p_keep(p, y);
+	if (prog_plan(p, &e) || frame_new(&f, m->g, p, &e))
+		fail_msg("%s", e.msg);
+	f.base[SP_PARAM] = m->w;
+	frame_set(&f, tok, ids);
+	prog_run(&f);
+	float *x = xcalloc((size_t)((n - 1) * VOCAB), sizeof *x);
+	frame_get(&f, y, x);
+	double ll = 0;
+	*greedy = 1;
+	for (int64_t t = n - 1 - n_cont; t < n - 1; t++) {
+		double s = 0;
+		int best = 0;
+		for (int v = 0; v < VOCAB; v++) {
+			s += exp((double)x[t * VOCAB + v]);
+			best = x[t * VOCAB + v] > x[t * VOCAB + best] ? v : best;
+		}
+		ll += (double)x[t * VOCAB + ids[t + 1]] - log(s);
+		*greedy &= (uint32_t)best == ids[t + 1];
+	}
+	free(x);
+	frame_free(&f);
+	prog_free(p);
+	return ll;
+}
+
+static void random_ids(uint32_t *ids, int64_t n, uint64_t stream)
+{
+	for (int64_t i = 0; i < n; i++)
+		ids[i] = (uint32_t)rng_below(11, stream, (uint64_t)i, VOCAB);
+}
+
+static void add(struct ll_set *s, const uint32_t *ids, int64_t n, int64_t n_cont)
+{
+	if (ll_add(s, ids, n - n_cont, ids + (n - n_cont), n_cont, MAX_LENGTH, &e))
+		fail_msg("%s", e.msg);
+}
+
+static void score(struct ll_set *s, const struct weights *m, int64_t budget)
+{
+	const struct ll_opts o = { budget };
+	if (ll_score(s, m, &o, NULL, NULL, &e))
+		fail_msg("%s", e.msg);
+}
+
+static void equals_full_logits(void **state)
+{
+	(void)state;
+	for (int k = 0; k < 2; k++) {
+		struct weights m;
+		struct ll_set s = { 0 };
+		uint32_t ids[12][MAX_IDS];
+		model_new(&m, &shapes[k]);
+		for (int i = 0; i < 12; i++) {
+			random_ids(ids[i], MAX_IDS, (uint64_t)i);
+			add(&s, ids[i], 2 + 3 * i, 1 + i);
+		}
+		score(&s, &m, 64);
+		for (int i = 0; i < 12; i++) {
+			int greedy;
+			double want = direct(&m, ids[i], 2 + 3 * i, 1 + i, &greedy);
+			if (!(fabs(s.r[i].sum - want) <= 1e-4))
+				fail_msg("%s request %d: %.9g, expected %.9g", shapes[k].family, i, s.r[i].sum, want);
+			assert_int_equal(s.r[i].greedy, greedy);
+		}
+		ll_set_free(&s);
+		weights_free(&m);
+	}
+}
+
+/* Tokens chosen greedily are recognised as such, and not when the last one differs. */
+static void greedy_flag(void **state)
+{
+	(void)state;
+	struct weights m;
+	struct ll_set s = { 0 };
+	uint32_t ids[8] = { 5, 9 };
+	int64_t n = 2;
+	model_new(&m, &shapes[0]);
+	for (; n < 6; n++) {
+		int yes = 0;
+		for (ids[n] = 0; ids[n] < VOCAB; ids[n]++) {
+			direct(&m, ids, n + 1, 1, &yes);
+			if (yes)
+				break;
+		}
+		assert_true(yes);
+	}
+	add(&s, ids, n, 4);
+	ids[n - 1] = (ids[n - 1] + 1) % VOCAB;
+	add(&s, ids, n, 4);
+	add(&s, ids, n - 1, 3);
+	score(&s, &m, 1000);
+	assert_int_equal(s.r[0].greedy, 1);
+	assert_int_equal(s.r[1].greedy, 0);
+	assert_int_equal(s.r[2].greedy, 1);
+	ll_set_free(&s);
+	weights_free(&m);
+}
+
+static void same_in_any_batch(void **state)
+{
+	(void)state;
+	struct weights m;
+	struct ll_set all = { 0 };
+	uint32_t ids[MAX_IDS];
+	model_new(&m, &shapes[1]);
+	random_ids(ids, MAX_IDS, 3);
+	for (int i = 0; i < 9; i++)
+		add(&all, ids + i, 4 + i * i % 30, 2);
+	double want[9];
+	for (int i = 0; i < 9; i++) {
+		struct ll_set one = { 0 };
+		add(&one, ids + i, 4 + i * i % 30, 2);
+		score(&one, &m, 1);
+		want[i] = one.r[0].sum;
+		ll_set_free(&one);
+	}
+	static const int64_t budgets[] = { 1, 40, 100000 };
+	for (int b = 0; b < 3; b++) {
+		score(&all, &m, budgets[b]);
+		for (int i = 0; i < 9; i++)
+			assert_true(all.r[i].sum == want[i]);
+	}
+	ll_set_free(&all);
+	weights_free(&m);
+}
+
+static void truncated_from_the_left(void **state)
+{
+	(void)state;
+	struct weights m;
+	struct ll_set s = { 0 };
+	uint32_t ids[MAX_IDS];
+	model_new(&m, &shapes[0]);
+	random_ids(ids, MAX_IDS, 5);
+	add(&s, ids, MAX_IDS, 3);
+	add(&s, ids + MAX_IDS - (MAX_LENGTH + 1), MAX_LENGTH + 1, 3);
+	add(&s, ids, MAX_IDS, MAX_LENGTH);
+	assert_int_equal(s.r[0].n, MAX_LENGTH + 1);
+	assert_int_equal(s.r[2].n, MAX_LENGTH + 1);
+	score(&s, &m, 1000);
+	assert_true(s.r[0].sum == s.r[1].sum);
+	assert_int_equal(ll_add(&s, ids, 1, ids, MAX_LENGTH + 1, MAX_LENGTH, &e), -1);
+	assert_int_equal(e.code, EXIT_DATA);
+	assert_int_equal(ll_add(&s, ids, 1, ids, 0, MAX_LENGTH, &e), -1);
+	assert_int_equal(e.code, EXIT_DATA);
+	ll_set_free(&s);
+	weights_free(&m);
+}
+
+/* The example of lm-evaluation-harness: ten tokens, windows of four. */
+static void windows(void **state)
+{
+	(void)state;
+	static const struct { int n, n_cont, ids[5]; } want[] = {
+		{ 5, 4, { 60, 0, 1, 2, 3 } }, { 5, 4, { 3, 4, 5, 6, 7 } }, { 5, 2, { 5, 6, 7, 8, 9 } },
+	};
+	uint32_t ids[10];
+	struct ll_set s = { 0 };
+	for (uint32_t i = 0; i < 10; i++)
+		ids[i] = i;
+	ll_add_rolling(&s, 60, ids, 10, 4);
+	assert_int_equal(s.n, 3);
+	for (int w = 0; w < 3; w++) {
+		assert_int_equal(s.r[w].n, want[w].n);
+		assert_int_equal(s.r[w].n_cont, want[w].n_cont);
+		assert_memory_equal(s.ids + s.r[w].off, want[w].ids, sizeof want[w].ids);
+	}
+	ll_set_free(&s);
+	ll_add_rolling(&s, 60, ids, 0, 4);
+	assert_int_equal(s.n, 0);
+	for (int64_t n = 1; n <= 10; n++)
+		for (int64_t L = 1; L <= 11; L++) {
+			int64_t scored = 0;
+			ll_add_rolling(&s, 60, ids, n, L);
+			for (int64_t i = 0; i < s.n; i++) {
+				assert_true(s.r[i].n <= L + 1);
+				/* what is scored is the next stretch of the text */
+				assert_int_equal(s.ids[s.r[i].off + s.r[i].n - s.r[i].n_cont], scored);
+				scored += s.r[i].n_cont;
+			}
+			assert_int_equal(scored, n);
+			ll_set_free(&s);
+		}
+}
+
+static void cost(void **state)
+{
+	(void)state;
+	struct arch a = tiny_arch(&shapes[0]);
+	struct ptable *t = ptable_new(&a);
+	struct ll_set s = { 0 };
+	struct ll_cost c;
+	const struct ll_opts o = { 32 };
+	uint32_t ids[MAX_IDS] = { 0 };
+	add(&s, ids, 10, 2);
+	add(&s, ids, 17, 16);
+	add(&s, ids, 20, 1);
+	assert_int_equal(ll_cost(&s, t, DT_F32, &o, &c, &e), 0);
+	assert_int_equal(c.tokens, 9 + 16 + 19);
+	assert_int_equal(c.padded, 16 + 16 + 32);
+	assert_int_equal(c.scored, 19);
+	assert_true(c.flops > 0 && c.act_bytes > 0);
+	ll_set_free(&s);
+	ptable_free(t);
+}
+
+static int close_engine(void **state)
+{
+	(void)state;
+	engine_close(&g);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(equals_full_logits), cmocka_unit_test(greedy_flag),
+		cmocka_unit_test(same_in_any_batch),  cmocka_unit_test(truncated_from_the_left),
+		cmocka_unit_test(windows),            cmocka_unit_test(cost),
+	};
+	return cmocka_run_group_tests(tests, NULL, close_engine);
+}
