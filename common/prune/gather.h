@@ -1,0 +1,48 @@
+/*
+ * gather.h - physical trimming: which units stay, and the copy of exactly those rows and columns
+ *
+ * `keep` says it per axis, always in ascending order of the parent (equal mathematics, diffable, kind to quantisers):
+ * hidden channels once for the model, heads and neurons per kept block, blocks as a list.  The copy is one loop over the
+ * parameter table; no family is named.  Query heads are kept in equal number per group; key-value heads stay, except
+ * where every head has its own (they then go with their head).
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_GATHER_H
+#define ADZE_GATHER_H
+#include "../io/safetensors.h"
+#include "../model/params.h"
+#include "ranking.h"
+
+struct keep {
+	struct arch from, to;          /* own copies; to.config is rewritten for the new shape */
+	int64_t *layer;                /* [to.layers] block of the parent */
+	int64_t *hidden;               /* [to.hidden] */
+	int64_t *head, *group;         /* [to.layers, to.heads], [to.layers, to.kv_heads] */
+	int64_t *ffn;                  /* [to.layers, to.ffn] */
+	int64_t *partner;              /* [to.layers, to.heads] add-back: head whose residual is added, or -1; may be NULL */
+};
+/* What the user asked for; sizes of 0 mean "as the parent". */
+struct keep_want {
+	int64_t layers, hidden, ffn, heads;
+	const int64_t *drop;           /* explicit blocks to drop (ascending, distinct) instead of the ranking's */
+	int64_t ndrop;
+	bool add_back;                 /* Minitron 2.3: residual of dropped heads goes into kept ones */
+};
+/* True when something other than blocks listed in w->drop is cut, so that a ranking is needed. */
+bool keep_needs_ranking(const struct arch *from, const struct keep_want *w);
+/* Checks the sizes against the parent (EXIT_USAGE) and the ranking for every axis it is needed for (EXIT_DATA).
+ * r may be NULL when keep_needs_ranking() is false.  rank_name is for messages. */
+struct keep *keep_new(const struct arch *from, const struct keep_want *w, const struct ranking *r, const char *rank_name,
+		struct err *e);
+void keep_free(struct keep *k);
+/* Indices of the parent's units on an axis for kept block l (-1: not in a block); NULL: all of them.  *n: how many. */
+const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n);
+/* {"layers":[...],"hidden":[...],"heads":[[...]],"kv_heads":[[...]],"ffn":[[...]]} */
+json_t *keep_json_new(const struct keep *k);
+
+/* Writes model*.safetensors of the trimmed model into dir, tensor by tensor from the parent's files, dtypes kept.
+ * step(arg, done, total) may be NULL. */
+int gather_model(const struct keep *k, const struct st_model *m, const char *dir,
+		void (*step)(void *arg, int done, int total), void *arg, struct err *e);
+#endif

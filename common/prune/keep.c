@@ -1,0 +1,242 @@
+/*
+ * keep.c - from sizes and a ranking to the units that stay
+ *
+ * Everything is a selection of the first k of an order, returned ascending.  Heads: the order of a block is walked and
+ * each query group takes its share, so grouped-query attention keeps its regular shape.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "gather.h"
+#include <stdlib.h>
+#include <string.h>
+
+bool keep_needs_ranking(const struct arch *from, const struct keep_want *w)
+{
+	return (w->hidden && w->hidden != from->hidden) || (w->ffn && w->ffn != from->ffn) ||
+		(w->heads && w->heads != from->heads) || (w->layers && w->layers != from->layers && !w->ndrop);
+}
+
+static int check_size(const char *word, int64_t want, int64_t have, struct err *e)
+{
+	if (want < 1 || want > have)
+		return err_set(e, EXIT_USAGE, "%s %lld: the model has %lld", word, (long long)want, (long long)have);
+	return 0;
+}
+
+static int target(struct arch *to, const struct arch *from, const struct keep_want *w, struct err *e)
+{
+	arch_copy(to, from);
+	to->hidden = w->hidden ? w->hidden : from->hidden;
+	to->ffn = w->ffn ? w->ffn : from->ffn;
+	to->heads = w->heads ? w->heads : from->heads;
+	to->layers = w->ndrop ? from->layers - w->ndrop : w->layers ? w->layers : from->layers;
+	if (w->ndrop && w->layers && w->layers != to->layers)
+		return err_set(e, EXIT_USAGE, "dropping %lld of %lld layers leaves %lld, not %lld", (long long)w->ndrop,
+			(long long)from->layers, (long long)to->layers, (long long)w->layers);
+	if (check_size("layers", to->layers, from->layers, e) || check_size("hidden", to->hidden, from->hidden, e) ||
+	    check_size("ffn", to->ffn, from->ffn, e) || check_size("heads", to->heads, from->heads, e))
+		return -1;
+	for (int64_t i = 0; i < w->ndrop; i++)
+		if (w->drop[i] < 0 || w->drop[i] >= from->layers || (i && w->drop[i] <= w->drop[i - 1]))
+			return err_set(e, EXIT_USAGE, "layer %lld to drop: layers are 0 to %lld, each once",
+				(long long)w->drop[i], (long long)from->layers - 1);
+	if (from->kv_heads == from->heads)
+		to->kv_heads = to->heads;
+	else if (to->heads % from->kv_heads)
+		return err_set(e, EXIT_USAGE, "heads %lld: not a multiple of the %lld query groups", (long long)to->heads,
+			(long long)from->kv_heads);
+	if (w->add_back && 2 * to->heads < from->heads)
+		return err_set(e, EXIT_USAGE, "add-back needs at least half of the heads: %lld of %lld stay",
+			(long long)to->heads, (long long)from->heads);
+	return 0;
+}
+
+static const struct rank_axis *need_axis(const struct ranking *r, const char *name, const char *axis, int64_t layer,
+		struct err *e)
+{
+	const struct rank_axis *x = r ? ranking_find(r, axis, layer) : NULL;
+
+	if (x)
+		return x;
+	if (layer < 0)
+		err_set(e, EXIT_DATA, "%s: axis '%s' is not ranked", name, axis);
+	else
+		err_set(e, EXIT_DATA, "%s: axis '%s' of layer %lld is not ranked", name, axis, (long long)layer);
+	return NULL;
+}
+
+static int ascending(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The first k of an order (NULL: all of 0..k), ascending. */
+static void first(int64_t *out, const struct rank_axis *x, int64_t k)
+{
+	for (int64_t i = 0; i < k; i++)
+		out[i] = x ? (int64_t)x->order[i] : i;
+	qsort(out, (size_t)k, sizeof *out, ascending);
+}
+
+/* Equal share of each query group; fills the partners of the add-back as well. */
+static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, bool add_back)
+{
+	int64_t H = k->from.heads, n = k->to.heads, *out = k->head + l * n;
+	/* with its own key-value head each, all heads compete in one group */
+	int64_t groups = k->from.kv_heads == H ? 1 : k->from.kv_heads, size = H / groups, share = n / groups, at = 0;
+	int64_t *ranked = xcalloc((size_t)size, sizeof *ranked), *partner_of = xcalloc((size_t)H, sizeof *partner_of);
+
+	for (int64_t g = 0; g < groups; g++) {
+		int64_t m = 0;
+		for (int64_t i = 0; i < H; i++) {
+			int64_t h = x ? (int64_t)x->order[i] : i;
+			if (h / size == g)
+				ranked[m++] = h;
+		}
+		for (int64_t i = 0; i < share; i++) {
+			out[at++] = ranked[i];
+			/* ranks from 1: head i takes up head 2K-i+1, for the pairs that exist */
+			int64_t other = 2 * share - (i + 1) + 1;
+			partner_of[ranked[i]] = other <= size ? ranked[other - 1] : -1;
+		}
+	}
+	qsort(out, (size_t)n, sizeof *out, ascending);
+	if (add_back)
+		for (int64_t i = 0; i < n; i++)
+			k->partner[l * n + i] = partner_of[out[i]];
+	for (int64_t i = 0; i < k->to.kv_heads; i++)
+		k->group[l * k->to.kv_heads + i] = k->from.kv_heads == H ? out[i] : i;
+	free(ranked);
+	free(partner_of);
+}
+
+/* Lists of the config with one entry per block. */
+static void slice_lists(struct keep *k)
+{
+	static const char *const names[] = { "layer_types", "mlp_layer_types", "no_rope_layers", "attention_window_sizes" };
+
+	if (!k->to.config)
+		return;
+	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+		const json_t *list = json_object_get(k->to.config, names[i]);
+		if (!json_is_array(list) || (int64_t)json_array_size(list) != k->from.layers)
+			continue;
+		json_t *cut = json_array();
+		for (int64_t l = 0; l < k->to.layers; l++)
+			json_array_append(cut, json_array_get(list, (size_t)k->layer[l]));
+		json_object_set_new(k->to.config, names[i], cut);
+	}
+	json_t *cfg = arch_config_new(&k->to);
+	json_decref(k->to.config);
+	k->to.config = cfg;
+}
+
+static int pick_layers(struct keep *k, const struct keep_want *w, const struct ranking *r, const char *name, struct err *e)
+{
+	if (w->ndrop) {
+		int64_t n = 0, d = 0;
+		for (int64_t l = 0; l < k->from.layers; l++)
+			if (d < w->ndrop && w->drop[d] == l)
+				d++;
+			else
+				k->layer[n++] = l;
+		return 0;
+	}
+	const struct rank_axis *x = NULL;
+	if (k->to.layers != k->from.layers && !(x = need_axis(r, name, "layer", -1, e)))
+		return -1;
+	first(k->layer, x, k->to.layers);
+	return 0;
+}
+
+struct keep *keep_new(const struct arch *from, const struct keep_want *w, const struct ranking *r, const char *rank_name,
+		struct err *e)
+{
+	struct keep *k = xcalloc(1, sizeof *k);
+	const struct rank_axis *x = NULL;
+
+	arch_copy(&k->from, from);
+	if (target(&k->to, from, w, e))
+		goto fail;
+	size_t L = (size_t)k->to.layers;
+	k->layer = xcalloc(L, sizeof *k->layer);
+	k->hidden = xcalloc((size_t)k->to.hidden, sizeof *k->hidden);
+	k->head = xcalloc(L * (size_t)k->to.heads, sizeof *k->head);
+	k->group = xcalloc(L * (size_t)k->to.kv_heads, sizeof *k->group);
+	k->ffn = xcalloc(L * (size_t)k->to.ffn, sizeof *k->ffn);
+	if (w->add_back && k->to.heads != from->heads)
+		k->partner = xcalloc(L * (size_t)k->to.heads, sizeof *k->partner);
+	if (pick_layers(k, w, r, rank_name, e))
+		goto fail;
+	if (k->to.hidden != from->hidden && !(x = need_axis(r, rank_name, "emb", -1, e)))
+		goto fail;
+	first(k->hidden, x, k->to.hidden);
+	for (int64_t l = 0; l < k->to.layers; l++) {
+		x = NULL;
+		if (k->to.heads != from->heads && !(x = need_axis(r, rank_name, "head", k->layer[l], e)))
+			goto fail;
+		pick_heads(k, l, x, k->partner != NULL);
+		x = NULL;
+		if (k->to.ffn != from->ffn && !(x = need_axis(r, rank_name, "mlp", k->layer[l], e)))
+			goto fail;
+		first(k->ffn + l * k->to.ffn, x, k->to.ffn);
+	}
+	slice_lists(k);
+	return k;
+fail:
+	keep_free(k);
+	return NULL;
+}
+
+void keep_free(struct keep *k)
+{
+	if (!k)
+		return;
+	arch_free(&k->from);
+	arch_free(&k->to);
+	free(k->layer);
+	free(k->hidden);
+	free(k->head);
+	free(k->group);
+	free(k->ffn);
+	free(k->partner);
+	free(k);
+}
+
+const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n)
+{
+	const int64_t *list = axis == AX_HIDDEN ? k->hidden : axis == AX_HEAD ? k->head + l * k->to.heads :
+		axis == AX_GROUP ? k->group + l * k->to.kv_heads : axis == AX_FFN ? k->ffn + l * k->to.ffn : NULL;
+
+	*n = axis_units(&k->to, axis);
+	return *n == axis_units(&k->from, axis) ? NULL : list;
+}
+
+static json_t *list_new(const int64_t *v, int64_t n)
+{
+	json_t *a = json_array();
+
+	for (int64_t i = 0; i < n; i++)
+		json_array_append_new(a, json_integer(v[i]));
+	return a;
+}
+
+static json_t *table_new(const int64_t *v, int64_t rows, int64_t n)
+{
+	json_t *a = json_array();
+
+	for (int64_t r = 0; r < rows; r++)
+		json_array_append_new(a, list_new(v + r * n, n));
+	return a;
+}
+
+json_t *keep_json_new(const struct keep *k)
+{
+	int64_t L = k->to.layers;
+
+	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "hidden",
+		list_new(k->hidden, k->to.hidden), "heads", table_new(k->head, L, k->to.heads), "kv_heads",
+		table_new(k->group, L, k->to.kv_heads), "ffn", table_new(k->ffn, L, k->to.ffn));
+}
