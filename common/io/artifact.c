@@ -89,6 +89,17 @@ static struct prov_input *prov_slot(struct prov *p, const char *role, const char
 	return in;
 }
 
+void prov_free(struct prov *p)
+{
+	for (int i = 0; i < p->n; i++) {
+		free((char *)p->in[i].role);
+		free((char *)p->in[i].name);
+		free((char *)p->in[i].kind);
+		msgpack_sbuffer_destroy(&p->in[i].chain);
+	}
+	p->n = 0;
+}
+
 void prov_add_digest(struct prov *p, const char *role, const char *name, const char *kind, const char *digest)
 {
 	const char *base = name && *name == '/' && strrchr(name, '/')[1] ? strrchr(name, '/') + 1 : name;
