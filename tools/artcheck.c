@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct { const char *kind; bool quiet; } o;
+static struct { const char *kind, *schema; bool quiet; } o;
 static const struct opt opts[] = {
 	OPT_STR('k', "kind", &o.kind, "KIND", "refuse every other kind"),
+	OPT_STR(0, "schema", &o.schema, "KIND", "print the table of a kind as Markdown"),
 	OPT_FLAG('q', "quiet", &o.quiet, "problems only"),
 	OPT_END
 };
@@ -52,6 +53,11 @@ static int check(const char *path, struct err *e)
 int main(int argc, char **argv)
 {
 	int operands = opt_parse(&use, argc, argv), worst = EXIT_DONE;
+	if (o.schema) {
+		if (schema_print(o.schema, stdout))
+			opt_die("--schema: there is no kind '%s'", o.schema);
+		return fflush(stdout) ? EXIT_IO : EXIT_DONE;
+	}
 	for (int i = 0; i < operands || (i == 0 && operands == 0); i++) {
 		struct err e = { 0 };
 		if (!check(operands ? argv[i] : NULL, &e))

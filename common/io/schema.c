@@ -15,7 +15,7 @@ enum type { INT, F64, STR, BOOL, MAP, LIST, ARRAY };
 static const char *const type_names[] = { "an integer", "a number", "a string", "a boolean", "a map", "a list", "an array" };
 
 struct row {
-	const char *kind, *name, *limits, *need;
+	const char *kind, *name, *limits, *what, *need;
 	enum type type;
 	bool meta;
 };
@@ -24,11 +24,11 @@ struct row {
 #define WITH(other) #other
 #define KIND(k, v, what)
 #define EITHER(k, names)
-#define META(k, n, t, l, what, need) { #k, #n, l, need, t, true },
-#define FIELD(k, n, t, l, what, need) { #k, #n, l, need, t, false },
+#define META(k, n, t, l, what, need) { #k, #n, l, what, need, t, true },
+#define FIELD(k, n, t, l, what, need) { #k, #n, l, what, need, t, false },
 static const struct row rows[] = {
 #include "../../formats/kinds.def"
-	{ NULL, NULL, NULL, NULL, INT, false }
+	{ NULL, NULL, NULL, NULL, NULL, INT, false }
 };
 #undef KIND
 #undef EITHER
@@ -36,16 +36,16 @@ static const struct row rows[] = {
 #undef FIELD
 
 struct kind {
-	const char *name, *either;
+	const char *name, *what, *either;
 	int version;
 };
-#define KIND(k, v, what) { #k, NULL, v },
-#define EITHER(k, names) { #k, names, 0 },
+#define KIND(k, v, what) { #k, what, NULL, v },
+#define EITHER(k, names) { #k, NULL, names, 0 },
 #define META(k, n, t, l, what, need)
 #define FIELD(k, n, t, l, what, need)
 static const struct kind kinds[] = {
 #include "../../formats/kinds.def"
-	{ NULL, NULL, 0 }
+	{ NULL, NULL, NULL, 0 }
 };
 
 int schema_version(const char *kind)
@@ -53,6 +53,55 @@ int schema_version(const char *kind)
 	for (const struct kind *k = kinds; k->name; k++)
 		if (k->version && !strcmp(k->name, kind))
 			return k->version;
+	return 0;
+}
+
+/* "a|b" as a table cell: the bar would end it */
+static void print_cell(FILE *f, const char *s)
+{
+	for (; *s; s++)
+		if (*s == '|')
+			fputs(" or ", f);
+		else
+			fputc(*s, f);
+}
+
+static void print_rows(FILE *f, const char *kind, bool meta)
+{
+	static const char *const types[] = { "integer", "number", "string", "boolean", "map", "list", "array" };
+	fprintf(f, "| %s field | type | limits | needed | meaning |\n|---|---|---|---|---|\n", meta ? "meta" : "record");
+	for (const struct row *w = rows; w->kind; w++) {
+		if (w->meta != meta || strcmp(w->kind, kind))
+			continue;
+		const char *at_least = w->type == INT && *w->limits ? ">= " : "";
+		fprintf(f, "| `%s` | %s | %s", w->name, types[w->type], at_least);
+		if (*at_least)
+			fprintf(f, "%.*s", (int)strcspn(w->limits, ":"), w->limits);
+		else
+			print_cell(f, w->limits);
+		fprintf(f, " | %s%s | %s |\n", !strcmp(w->need, REQUIRED) ? "yes" : *w->need ? "with " : "", w->need[0] == '!' ? "" : w->need,
+			w->what);
+	}
+}
+
+int schema_print(const char *kind, FILE *f)
+{
+	const struct kind *k = kinds;
+	while (k->name && !(k->version && !strcmp(k->name, kind)))
+		k++;
+	if (!k->name)
+		return -1;
+	fprintf(f, "Kind `%s`, version %d: %s.\n\n", k->name, k->version, k->what);
+	print_rows(f, kind, true);
+	fputc('\n', f);
+	print_rows(f, kind, false);
+	for (k = kinds; k->name; k++) {
+		if (!k->either || strcmp(k->name, kind))
+			continue;
+		fputs("\nEvery record has at least one of: ", f);
+		print_cell(f, k->either);
+		fputs(".\n", f);
+	}
 	return 0;
 }
 

@@ -123,6 +123,16 @@ lz4cat "$t/a" 2>/dev/null | lz4 -q - - >"$t/again"
 fails recompressed 65 "expected an index" artcheck "$t/again"
 same recompressed-records "$(artcat "$t/again" 2>/dev/null | sed -n 2,4p | cksum)" "$(artcat "$t/a" | sed -n 2,4p | cksum)"
 
+# --- every kind's page shows the table that is checked
+for k in formats/*.def; do
+	k=$(basename "$k" .def)
+	[ "$k" != kinds ] || continue
+	sed -n "/^<!-- artcheck --schema $k -->/,/^<!-- end -->/p" "formats/$k.md" | sed '1d;$d' >"$t/page"
+	artcheck --schema "$k" >"$t/table"
+	cmp -s "$t/page" "$t/table" && ok "page-$k" || no "page-$k" "formats/$k.md differs from artcheck --schema $k"
+done
+fails schema-unknown 2 "there is no kind 'nonsense'" artcheck --schema nonsense
+
 # --- options, the same in every program because the parser is one
 fails opt-unknown 2 "unknown option '--sumary', did you mean '--summary'?" artcat --sumary
 fails opt-letter 2 "unknown option '-x'" artcat -x
