@@ -1,0 +1,112 @@
+#!/bin/sh
+# test_evalharness.sh - evalharness and logits as users call them: results, refusals with their exit codes and lines
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016  # sh -c '...' - ARGS: its own parameters
+set -u
+here=$(cd "$(dirname "$0")/../.." && pwd)
+tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
+m=$tmp/model
+cp -r "$here/tests/golden/models/llama-tied-gqa" "$m"
+# A byte-level vocabulary of exactly the model's 96 ids: printable ASCII, blank, newline.
+awk 'BEGIN {
+	printf "{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null, \"pre_tokenizer\": {\"type\": \"ByteLevel\", "
+	printf "\"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}, \"post_processor\": null, "
+	printf "\"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {"
+	for (i = 33; i < 127; i++)
+		printf "\"%s%c\": %d, ", i == 34 || i == 92 ? "\\" : "", i, i - 33
+	printf "\"\\u0120\": 94, \"\\u010a\": 95}}}\n"
+}' >"$m/tokenizer.json"
+cat >"$tmp/mc.jsonl" <<'END'
+{"ctx": "The sky is", "choices": ["blue", "green cheese"], "gold": 0}
+{"query": "Two plus two is ", "choices": ["four", "five", "a fish"], "gold": 0, "id": 17}
+
+{"ctx": "", "choices": ["yes", "no"], "gold": 1, "delimiter": ""}
+END
+printf '{"text": "One line.\\nAnother line of text.", "url": "x"}\n{"text": "And more."}\n' >"$tmp/ppl.jsonl"
+printf 'Plain text, nothing else.\n' >"$tmp/book.txt"
+
+eval_() { evalharness -q -m "$m" --device ref --dtype f32 "$@"; }
+check() { # NAME COMMAND...: the command succeeds
+	name=$1
+	shift
+	if "$@" >"$tmp/out" 2>"$tmp/err"; then echo "ok $name"; else echo "not ok $name: $(tail -n 3 "$tmp/out" "$tmp/err" | tr '\n' ' ')"; fi
+}
+refuses() { # NAME CODE TEXT COMMAND...: exit code, one line on stderr that holds the text
+	name=$1 code=$2 text=$3
+	shift 3
+	"$@" >"$tmp/out" 2>"$tmp/err"
+	rc=$?
+	if [ "$rc" -ne "$code" ]; then echo "not ok $name: exit $rc, expected $code: $(cat "$tmp/err")"
+	elif ! grep -qF -- "$text" "$tmp/err"; then echo "not ok $name: '$text' not in: $(cat "$tmp/err")"
+	elif [ "$code" -ne 2 ] && [ "$(wc -l <"$tmp/err")" -ne 1 ]; then echo "not ok $name: not one line: $(cat "$tmp/err")"
+	else echo "ok $name"; fi
+}
+bad_item() { # NAME LINE TEXT: as the second line of a file
+	head -n 1 "$tmp/mc.jsonl" >"$tmp/bad.jsonl"
+	printf '%s\n' "$2" >>"$tmp/bad.jsonl"
+	refuses "$1" 65 "bad.jsonl:2: $3" eval_ --task "bad=$tmp/bad.jsonl"
+}
+
+all() { eval_ --task "mc=$tmp/mc.jsonl" --task "ppl=$tmp/ppl.jsonl" --text "$tmp/book.txt" -f "$@"; }
+check runs all --log-samples "$tmp/s1" -o "$tmp/r1"
+cp "$tmp/out" "$tmp/table"
+check "table on stdout" grep -q '^book  *1  word_perplexity' "$tmp/table"
+check "keys as lm-evaluation-harness" sh -c 'for k in acc,none acc_stderr,none acc_norm,none word_perplexity,none byte_perplexity,none \
+	bits_per_byte,none token_perplexity,none; do grep -qF "\"$k\": " "$1" || exit 1; done; grep -qF "\"N/A\"" "$1"' - "$tmp/r1"
+check "samples: one line an item" sh -c '[ "$(wc -l <"$1")" = 6 ] && [ "$(grep -o "\"loglikelihood\": -" "$1" | wc -l)" = 10 ]' - "$tmp/s1"
+check "blank moved to the continuation, shown as it was" grep -qF '"context": "Two plus two is ", "continuation": " four"' "$tmp/s1"
+check "own delimiter" grep -qF '"context": "", "continuation": "yes"' "$tmp/s1"
+check "runs again" all --log-samples "$tmp/s2" -o "$tmp/r2"
+sed 's/s2/s1/' "$tmp/r2" >"$tmp/r2s"
+check "same bytes twice" sh -c 'cmp "$1" "$2" && cmp "$3" "$4"' - "$tmp/r1" "$tmp/r2s" "$tmp/s1" "$tmp/s2"
+check "other batches" all --batch-tokens 1 --log-samples "$tmp/s3" -o "$tmp/r3"
+check "same scores in other batches" cmp "$tmp/s1" "$tmp/s3"
+check "json on stdout" sh -c '[ "$(head -c 1)" = "{" ]' <<END
+$(eval_ --task "mc=$tmp/mc.jsonl")
+END
+check "limit" eval_ --task "mc=$tmp/mc.jsonl" --limit 2 -o "$tmp/limit"
+check "limit is written" sh -c 'tr -d "\n" <"$1" | grep -q "\"original\": 3, *\"effective\": 2"' - "$tmp/limit"
+check "kind given" eval_ --task "x:ppl=$tmp/ppl.jsonl" -o "$tmp/kind"
+check "windows" eval_ --text "$tmp/book.txt" --max-length 4 -o "$tmp/win"
+check "dry run needs no weights" sh -c 'rm "$1"/model.safetensors; evalharness -q -m "$1" --task "mc=$2" --dry-run=json | grep -q "\"requests\": 7"' - "$m" "$tmp/mc.jsonl"
+cp "$here/tests/golden/models/llama-tied-gqa/model.safetensors" "$m"
+
+bad_item "not json" '{"ctx": "a", ' "not JSON"
+bad_item "two values in a line" '{"ctx": "a", "choices": ["x"], "gold": 0} 1' "not JSON"
+bad_item "no object" '[1]' "expected an object"
+bad_item "unknown field" '{"ctx": "a", "choices": ["x"], "gold": 0, "glod": 1}' "unknown field 'glod'"
+bad_item "no choices" '{"ctx": "a", "choices": [], "gold": 0}' "'choices' must be"
+bad_item "choice of a wrong type" '{"ctx": "a", "choices": ["x", 3], "gold": 0}' "choice 1 is not a string"
+bad_item "gold beyond the choices" '{"ctx": "a", "choices": ["x"], "gold": 1}' "'gold' must be"
+bad_item "no context" '{"choices": ["x"], "gold": 0}' "'ctx' (or 'query')"
+bad_item "empty continuation" '{"ctx": "a", "choices": [""], "gold": 0, "delimiter": ""}' "choice 0: the continuation has no token"
+bad_item "continuation too long" "$(printf '{"ctx": "a", "choices": ["%0300d"], "gold": 0}' 0)" "choice 0: the continuation has 301 tokens"
+printf '{"a": 1}\n' >"$tmp/none.jsonl"
+refuses "fields of no kind" 65 "none.jsonl:1: the fields fit no kind" eval_ --task "a=$tmp/none.jsonl"
+printf '\n\n' >"$tmp/empty.jsonl"
+refuses "no items" 65 "empty.jsonl: no items" eval_ --task "a=$tmp/empty.jsonl"
+: >"$tmp/empty.txt"
+refuses "empty text" 65 "empty.txt: no items" eval_ --text "$tmp/empty.txt"
+printf 'a\377b' >"$tmp/latin.txt"
+refuses "text that is not UTF-8" 65 "latin.txt: not UTF-8 at byte 1" eval_ --text "$tmp/latin.txt"
+refuses "missing file" 74 "nowhere.jsonl" eval_ --task "a=$tmp/nowhere.jsonl"
+refuses "directory as items" 65 "is a directory" eval_ --task "a=$tmp"
+refuses "no task" 2 "--task or --text" eval_
+refuses "task without file" 2 "expected NAME=FILE" eval_ --task mc
+refuses "unknown kind" 2 "no kind 'xx'" eval_ --task "a:xx=$tmp/mc.jsonl"
+refuses "two tasks of one name" 2 "two tasks are named 'a'" eval_ --task "a=$tmp/mc.jsonl" --task "a=$tmp/ppl.jsonl"
+refuses "existing output" 1 "r1" eval_ --task "mc=$tmp/mc.jsonl" -o "$tmp/r1"
+refuses "samples over results" 2 "the same file" eval_ --task "mc=$tmp/mc.jsonl" -o "$tmp/x" --log-samples "$tmp/x"
+refuses "bad line leaves no output" 65 "bad.jsonl:2" eval_ --task "bad=$tmp/bad.jsonl" -o "$tmp/never"
+check "no output of a failed run" test ! -e "$tmp/never"
+rm "$m/tokenizer.json"
+refuses "no tokenizer" 74 "tokenizer.json" eval_ --task "mc=$tmp/mc.jsonl"
+
+logits_() { logits -q -m "$m" --device ref "$@"; }
+check "logits: rows" sh -c '[ "$(logits -q -m "$1" --device ref --ids 1,2,3 | wc -c)" = $((3 * 96 * 4)) ]' - "$m"
+printf '1 2 3\n\n4,5\n' >"$tmp/ids"
+check "logits: sequences of a file" logits_ --ids-file "$tmp/ids" -o "$tmp/rows"
+check "logits: their rows" sh -c 'logits -q -m "$1" --device ref --ids 1,2,3 >"$2.a" && logits -q -m "$1" --device ref --ids 4,5 >>"$2.a" && cmp "$2" "$2.a"' - "$m" "$tmp/rows"
+refuses "logits: id out of range" 65 "'96' is not a token id" logits_ --ids 1,96
+refuses "logits: line of a bad id" 65 "ids2:2: 'x' is not" sh -c 'printf "1\nx\n" >"$2"; logits -q -m "$1" --device ref --ids-file "$2"' - "$m" "$tmp/ids2"
+refuses "logits: nothing given" 2 "one of --ids" logits_
