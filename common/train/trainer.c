@@ -240,7 +240,7 @@ int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, d
 	return 0;
 }
 
-int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
+void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
 		    struct step_result *r)
 {
 	int64_t seq = t->o.seq, rows = t->o.micro * seq;
@@ -248,8 +248,6 @@ int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32
 	*r = (struct step_result){ 0 };
 	frame_zero_stats(&s->f);
 	for (int64_t at = 0; at < n; at += t->o.micro) {
-		if (stop_requested())
-			return 1;
 		for (int64_t j = 0; j < t->o.micro; j++)
 			if (at + j < n)
 				batches_window(b, at + j, ids + j * seq, labels + j * seq);
@@ -262,5 +260,4 @@ int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32
 		prog_run(&s->f);
 	}
 	means(t, s, r);
-	return 0;
 }

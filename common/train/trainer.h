@@ -73,9 +73,9 @@ void trainer_sync(struct trainer *t);
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
 /* Forward and backward only, gradients into t->grad.  Returns as trainer_step. */
 int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r);
-/* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq].  1: stopped. */
-int trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
-		    struct step_result *r);
+/* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq]. */
+void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
+		     struct step_result *r);
 
 /* Training FLOPs of a token: teacher's forward and three times the student's (recomputation is not counted). */
 double trainer_token_flops(const struct trainer *t);

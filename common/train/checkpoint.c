@@ -1,0 +1,294 @@
+/*
+ * checkpoint.c - writing and reading the state of a run
+ *
+ * Records: "settings" (u8, JSON text), "counters" (i64), then for every parameter P in table order w.P, m.P, v.P in
+ * chunks of at most CHUNK elements.  The reader expects exactly these, in any chunking, each element once.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "checkpoint.h"
+#include "../base/log.h"
+#include "../base/outfile.h"
+#include "../io/artifact.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK ((int64_t)1 << 20)
+enum { ARRAYS = 3, COUNTERS = 5 };
+static const char letter[ARRAYS] = { 'w', 'm', 'v' };
+
+static float *array_of(const struct trainer *t, int a)
+{
+	return a == 0 ? t->w : a == 1 ? t->m : t->v;
+}
+
+static char *step_path(const struct rundir *d, int64_t step)
+{
+	return xasprintf("%s/ckpt/step-%lld", d->path, (long long)step);
+}
+
+/* ---- listing ---- */
+
+static int descending(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Steps with a checkpoint, newest first. */
+static int64_t *list_new(const struct rundir *d, int *n)
+{
+	char *path = xasprintf("%s/ckpt", d->path);
+	DIR *dir = opendir(path);
+	int64_t *v = NULL, step;
+	*n = 0;
+	free(path);
+	for (struct dirent *x; dir && (x = readdir(dir));) {
+		char again[32];
+		if (strncmp(x->d_name, "step-", 5) || parse_i64(x->d_name + 5, &step))
+			continue;
+		snprintf(again, sizeof again, "step-%lld", (long long)step);
+		if (strcmp(again, x->d_name))
+			continue;
+		v = xrealloc(v, (size_t)*n + 1, sizeof *v);
+		v[(*n)++] = step;
+	}
+	if (dir)
+		closedir(dir);
+	if (v)
+		qsort(v, (size_t)*n, sizeof *v, descending);
+	return v;
+}
+
+/* ---- writing ---- */
+
+static int put(struct art_w *w, const char *name, int64_t offset, enum art_dtype type, int64_t n, const void *data,
+	       struct err *e)
+{
+	art_map(w, 4);
+	art_key(w, "name"), art_str(w, name);
+	art_key(w, "offset"), art_int(w, offset);
+	art_key(w, "count"), art_int(w, n);
+	art_key(w, "data"), art_array(w, type, 1, &n, data);
+	return art_end_record(w, e);
+}
+
+static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
+{
+	float *host = xmalloc((size_t)CHUNK * sizeof *host);
+	int rc = 0;
+	for (int i = 0; i < t->student->n && !rc; i++) {
+		const struct param *p = &t->student->p[i];
+		for (int a = 0; a < ARRAYS && !rc; a++) {
+			char name[64];
+			snprintf(name, sizeof name, "%c.%s", letter[a], p->name);
+			for (int64_t at = 0, n = p->rows * p->cols; at < n && !rc; at += CHUNK) {
+				int64_t k = n - at < CHUNK ? n - at : CHUNK;
+				t->g->k->download(t->g->d, host, array_of(t, a) + p->off + at, (size_t)k * 4);
+				rc = put(w, name, at, ART_F32, k, host, e);
+			}
+		}
+	}
+	free(host);
+	return rc;
+}
+
+static int write_state(const char *path, const struct trainer *t, const struct progress_state *s, const char *settings,
+		       struct err *e)
+{
+	struct prov prov = { .seed = s->seed };
+	char digest[33];
+	int64_t count[COUNTERS] = { s->step, s->tokens, t->updates, t->skipped, t->skipped_row };
+	struct art_w *w = art_create(path, "checkpoint", 1, &prov, true, e);
+	if (!w)
+		return -1;
+	digest_hex(settings, strlen(settings), digest);
+	art_meta_int(w, "step", s->step);
+	art_meta_int(w, "tokens", s->tokens);
+	art_meta_str(w, "config", digest);
+	art_meta_int(w, "seed", s->seed);
+	if (put(w, "settings", 0, ART_U8, (int64_t)strlen(settings), settings, e) ||
+	    put(w, "counters", 0, ART_I64, COUNTERS, count, e) || put_arrays(w, t, e)) {
+		art_abort(w);
+		return -1;
+	}
+	return art_commit(w, e);
+}
+
+static int drop_old(const struct rundir *d, int64_t keep, struct err *e)
+{
+	int n, rc = 0;
+	int64_t *v = list_new(d, &n);
+	for (int i = 0; i < n && !rc; i++) {
+		if (i < keep)
+			continue;
+		/* out of sight first: a half-removed checkpoint must not look like a whole one */
+		char *p = step_path(d, v[i]), *gone = xasprintf("%s/ckpt/.step-%lld.tmp", d->path, (long long)v[i]);
+		rc = rename(p, gone) ? err_sys(e, "%s: cannot rename", p) : remove_tree(gone, e);
+		free(p);
+		free(gone);
+	}
+	free(v);
+	return rc;
+}
+
+int checkpoint_save(const struct rundir *d, const struct trainer *t, const struct progress_state *s, const char *settings,
+		    int64_t keep, struct err *e)
+{
+	char *dir = xasprintf("%s/ckpt", d->path), *path = step_path(d, s->step), *file = NULL;
+	struct outdir *o = mkdir_p(dir, e) ? NULL : outdir_open(path, true, e);
+	int rc = o ? 0 : -1;
+	if (o) {
+		file = xasprintf("%s/state", outdir_tmp(o));
+		rc = write_state(file, t, s, settings, e);
+		if (rc)
+			outdir_abort(o);
+		else
+			rc = outdir_commit(o, e);
+	}
+	if (!rc)
+		rc = drop_old(d, keep, e);
+	free(dir);
+	free(path);
+	free(file);
+	return rc;
+}
+
+/* ---- reading ---- */
+
+struct reader {
+	struct trainer *t;
+	struct art_r *r;
+	const char *settings;
+	int64_t count[COUNTERS];
+	bool have_settings, have_counters;
+	int64_t *filled;               /* [params * ARRAYS] elements read so far */
+};
+
+static int bad(const struct reader *q, struct err *e, const char *what, const char *name)
+{
+	return err_set(e, EXIT_DATA, "%s: %s '%s'", art_name(q->r), what, name);
+}
+
+static int take_settings(struct reader *q, const msgpack_object *rec, struct err *e)
+{
+	const void *data;
+	int64_t n;
+	char why[256];
+	if (obj_array(q->r, rec, "data", ART_U8, -1, &data, &n, e))
+		return -1;
+	char *text = xasprintf("%.*s", (int)n, (const char *)data);
+	int rc = 0;
+	if (strcmp(text, q->settings)) {
+		if (!settings_differ(text, q->settings, why))
+			snprintf(why, sizeof why, "other settings");
+		rc = err_set(e, EXIT_USAGE, "%s: belongs to a run with %s: --force starts over", art_name(q->r), why);
+	}
+	free(text);
+	q->have_settings = true;
+	return rc;
+}
+
+static int take_array(struct reader *q, const msgpack_object *rec, const char *name, struct err *e)
+{
+	const struct ptable *s = q->t->student;
+	const void *data;
+	int64_t at, n;
+	int a = 0;
+	while (a < ARRAYS && letter[a] != name[0])
+		a++;
+	const struct param *p = a < ARRAYS && name[1] == '.' ? ptable_find(s, name + 2) : NULL;
+	if (!p || strcmp(p->name, name + 2))
+		return bad(q, e, "the student has no", name);
+	int64_t *filled = &q->filled[(p - s->p) * ARRAYS + a];
+	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", ART_F32, -1, &data, &n, e))
+		return -1;
+	if (at != *filled || n > p->rows * p->cols - at)
+		return bad(q, e, "elements out of order or too many in", name);
+	q->t->g->k->upload(q->t->g->d, array_of(q->t, a) + p->off + at, data, (size_t)n * 4);
+	*filled += n;
+	return 0;
+}
+
+static int take(struct reader *q, const msgpack_object *rec, struct err *e)
+{
+	char name[80];
+	const void *data;
+	if (obj_str(q->r, rec, "name", name, sizeof name, e))
+		return -1;
+	if (!strcmp(name, "settings"))
+		return take_settings(q, rec, e);
+	if (!q->have_settings)
+		return bad(q, e, "settings missing before", name);
+	if (strcmp(name, "counters"))
+		return take_array(q, rec, name, e);
+	if (obj_array(q->r, rec, "data", ART_I64, COUNTERS, &data, NULL, e))
+		return -1;
+	memcpy(q->count, data, sizeof q->count);
+	q->have_counters = true;
+	return 0;
+}
+
+static int complete(const struct reader *q, struct err *e)
+{
+	const struct ptable *s = q->t->student;
+	if (!q->have_settings || !q->have_counters)
+		return bad(q, e, "missing", "counters");
+	for (int i = 0; i < s->n * ARRAYS; i++)
+		if (q->filled[i] != s->p[i / ARRAYS].rows * s->p[i / ARRAYS].cols)
+			return bad(q, e, "elements missing of", s->p[i / ARRAYS].name);
+	return 0;
+}
+
+/* 0 or -1; a refusal for its settings is EXIT_USAGE here, damage is anything else. */
+static int read_state(const char *path, struct trainer *t, struct progress_state *s, const char *settings, struct err *e)
+{
+	struct reader q = { .t = t, .settings = settings };
+	const msgpack_object *rec;
+	int rc;
+	q.r = art_open(path, "checkpoint", 1, e);
+	if (!q.r)
+		return -1;
+	q.filled = xcalloc((size_t)t->student->n * ARRAYS, sizeof *q.filled);
+	while ((rc = art_next(q.r, &rec, e)) > 0)
+		if ((rc = take(&q, rec, e)))
+			break;
+	if (!rc)
+		rc = complete(&q, e);
+	if (!rc) {
+		s->step = q.count[0];
+		s->tokens = q.count[1];
+		t->updates = q.count[2];
+		t->skipped = q.count[3];
+		t->skipped_row = q.count[4];
+		trainer_sync(t);
+	}
+	free(q.filled);
+	art_close(q.r);
+	return rc;
+}
+
+int checkpoint_load(const struct rundir *d, struct trainer *t, struct progress_state *s, const char *settings, struct err *e)
+{
+	int n, rc = -1;
+	int64_t *v = list_new(d, &n);
+	s->step = s->tokens = 0;
+	for (int i = 0; i < n && rc; i++) {
+		char *p = step_path(d, v[i]), *file = xasprintf("%s/state", p);
+		rc = read_state(file, t, s, settings, e);
+		free(p);
+		free(file);
+		if (rc && e->code == EXIT_USAGE) {
+			e->code = EXIT_DATA;
+			break;
+		}
+		if (rc)
+			log_warn("%s; trying an older checkpoint", e->msg);
+		else if (s->step != v[i])
+			rc = err_set(e, EXIT_DATA, "ckpt/step-%lld: holds step %lld", (long long)v[i], (long long)s->step);
+	}
+	free(v);
+	return n ? rc : 0;
+}

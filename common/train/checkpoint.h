@@ -1,0 +1,27 @@
+/*
+ * checkpoint.h - the state of a run on disk: everything that the next step depends on
+ *
+ * RUNDIR/ckpt/step-N/state is a "checkpoint" artifact (formats/checkpoint.md): the settings, the counters, and per
+ * parameter the f32 master weights and both moments.  The order of the data and all randomness are functions of seed
+ * and step, so nothing else is needed and a resumed run repeats the uninterrupted one bit for bit.  No wall-clock value
+ * is stored: equal runs leave equal checkpoints.  The directory is written under a hidden name, synced and renamed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_CHECKPOINT_H
+#define ADZE_CHECKPOINT_H
+#include "rundir.h"
+#include "trainer.h"
+
+struct progress_state {
+	int64_t step, tokens;          /* done so far */
+	int64_t seed;
+};
+/* Writes step-N and removes all but the `keep` newest. */
+int checkpoint_save(const struct rundir *d, const struct trainer *t, const struct progress_state *s, const char *settings,
+		    int64_t keep, struct err *e);
+/* Loads the newest that is whole (a damaged one is passed over with a warning); s->step is 0 when there is none.
+ * Refuses one that was made with other settings or another shape (EXIT_DATA). */
+int checkpoint_load(const struct rundir *d, struct trainer *t, struct progress_state *s, const char *settings,
+		    struct err *e);
+#endif

@@ -1,0 +1,40 @@
+/*
+ * rundir.h - the directory of a training run
+ *
+ *	RUNDIR/run.json        the settings that shape the result, and whether the run is finished
+ *	RUNDIR/metrics.jsonl   one object per logged step; each line is one write
+ *	RUNDIR/ckpt/step-N/    checkpoints (checkpoint.h)
+ *	RUNDIR/student/        the result, a Hugging Face directory, there only when finished
+ *	RUNDIR/.lock           held while a program works here
+ *
+ * A run may only be continued with the settings that it was started with; the first difference is named.  What a killed
+ * program left under temporary names is removed on opening.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_RUNDIR_H
+#define ADZE_RUNDIR_H
+#include "../base/base.h"
+
+struct rundir {
+	char *path;            /* owned */
+	int lock, metrics;     /* file descriptors, -1: none */
+};
+enum run_state { RUN_FRESH, RUN_STARTED, RUN_DONE };
+
+/* Creates the directory if need be and locks it.  Refuses a directory that holds something else (EXIT_USAGE). */
+int rundir_open(struct rundir *d, const char *path, struct err *e);
+void rundir_close(struct rundir *d);
+/* settings: a flat JSON object.  -1: the run here has other settings (EXIT_DATA). */
+int rundir_state(const struct rundir *d, const char *settings, enum run_state *state, struct err *e);
+/* Forgets everything that a run left here. */
+int rundir_clear(const struct rundir *d, struct err *e);
+int rundir_mark(const struct rundir *d, const char *settings, bool done, struct err *e);
+/* Opens metrics.jsonl for appending, keeping only the lines of steps up to `step` (0: none).  *seconds: what the last line
+ * kept says. */
+int rundir_metrics(struct rundir *d, int64_t step, double *seconds, struct err *e);
+int rundir_line(struct rundir *d, const char *line, size_t n, struct err *e); /* line ends with a newline */
+int rundir_sync(struct rundir *d, struct err *e);
+/* Name and both values of the first setting that differs; false when none does or one text is not an object. */
+bool settings_differ(const char *a, const char *b, char why[256]);
+#endif

@@ -1,0 +1,230 @@
+/*
+ * session.c - the loop around trainer_step
+ *
+ * Order within a step: data, step, validation when due, the metrics line, the checkpoint when due.  Resuming after any
+ * kill therefore finds a checkpoint whose metrics lines are all there, and drops the later ones.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "session.h"
+#include "../base/log.h"
+#include <ctype.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct loop {
+	struct session *s;
+	int32_t *ids, *labels;         /* one step */
+	double began, before;          /* clock at the start; seconds of earlier sessions */
+	double slowest;                /* seconds of the longest step */
+	int64_t first, saved;          /* step at the start; step of the newest checkpoint */
+};
+
+/* ---- the metrics line ---- */
+
+struct line {
+	char text[1024];
+	size_t n;
+};
+
+static void PRINTF_LIKE(2, 3) put(struct line *l, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	int k = vsnprintf(l->text + l->n, sizeof l->text - l->n, fmt, ap);
+	va_end(ap);
+	if (k < 0 || (size_t)k >= sizeof l->text - l->n)
+		BUG("metrics line too long");
+	l->n += (size_t)k;
+}
+
+static void put_real(struct line *l, const char *key, double v)
+{
+	if (isfinite(v))
+		put(l, ",\"%s\":%.9g", key, v);
+	else
+		put(l, ",\"%s\":null", key);
+}
+
+static void put_losses(struct line *l, const struct session *s, const char *prefix, const struct step_result *r)
+{
+	for (int k = 0; k < LOSS_KINDS; k++) {
+		char key[48];
+		bool asked = s->t->o.loss.weight[k] > 0 || k == LOSS_CE || (k == LOSS_KL && s->t->teacher);
+		snprintf(key, sizeof key, "%s%s", prefix, loss_key(k));
+		if (asked)
+			put_real(l, key, r->mean[k]);
+	}
+}
+
+static int log_line(struct loop *o, double lr, double step_seconds, const struct step_result *valid, struct err *e)
+{
+	struct session *s = o->s;
+	const struct step_result *r = &s->last;
+	struct line l = { .n = 0 };
+	put(&l, "{\"step\":%lld,\"tokens\":%lld", (long long)s->at.step, (long long)s->at.tokens);
+	put_real(&l, "flops", (double)s->at.tokens * trainer_token_flops(s->t));
+	if (s->at.step) {
+		put_real(&l, "lr", lr);
+		put_real(&l, "loss", r->loss);
+		put_losses(&l, s, "", r);
+		put_real(&l, "grad_norm", r->grad_norm);
+		put(&l, ",\"skipped\":%lld", (long long)s->t->skipped);
+		put_real(&l, "tok_per_s", (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9));
+	}
+	if (valid) {
+		put_real(&l, "valid/loss", valid->loss);
+		put_losses(&l, s, "valid/", valid);
+		put_real(&l, "valid/ppl", exp(valid->mean[LOSS_CE]));
+	}
+	put(&l, ",\"seconds\":%.3f}\n", o->before + now_seconds() - o->began);
+	log_event("step", "%.*s", (int)l.n - 3, l.text + 1);
+	return rundir_line(s->dir, l.text, l.n, e);
+}
+
+/* ---- one step ---- */
+
+static int save(struct loop *o, struct err *e)
+{
+	struct session *s = o->s;
+	if (o->saved == s->at.step)
+		return 0;
+	if (rundir_sync(s->dir, e) || checkpoint_save(s->dir, s->t, &s->at, s->settings, s->keep, e))
+		return -1;
+	o->saved = s->at.step;
+	log_verbose("checkpoint at step %lld", (long long)s->at.step);
+	return 0;
+}
+
+static void measure(struct loop *o, struct step_result *r)
+{
+	struct session *s = o->s;
+	trainer_measure(s->t, s->valid, s->valid_windows, o->ids, o->labels, r);
+	s->last_valid = *r;
+	log_info("step %lld: held out: ce %.4f, ppl %.3f%s%.4f", (long long)s->at.step, r->mean[LOSS_CE],
+		 exp(r->mean[LOSS_CE]), s->t->teacher ? ", kl " : ", loss ", s->t->teacher ? r->mean[LOSS_KL] : r->loss);
+}
+
+/* 0, 1: asked to stop, -1 */
+static int one_step(struct loop *o, struct progress *pr, struct err *e)
+{
+	struct session *s = o->s;
+	int64_t batch = s->t->o.batch, seq = s->t->o.seq, step = s->at.step + 1;
+	double t0 = now_seconds(), lr = schedule_lr(&s->rate, step);
+	struct step_result valid;
+	for (int64_t j = 0; j < batch; j++)
+		batches_get(s->data, (step - 1) * batch + j, o->ids + j * seq, o->labels + j * seq);
+	if (trainer_step(s->t, o->ids, o->labels, lr, &s->last))
+		return 1;
+	double took = now_seconds() - t0;
+	o->slowest = took > o->slowest ? took : o->slowest;
+	s->at.step = step;
+	s->at.tokens += batch * seq;
+	if (s->last.skipped)
+		log_warn("step %lld: loss or gradient is not finite, weights left as they are", (long long)step);
+	if (s->t->skipped_row >= MAX_SKIPS)
+		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld: lower --lr, raise --warmup or use --dtype f32",
+			       MAX_SKIPS, (long long)step);
+	bool end = step == s->rate.steps, due = s->valid && (end || (s->valid_every && step % s->valid_every == 0));
+	snprintf(pr->extra, sizeof pr->extra, "loss %.4f lr %.2g", s->last.loss, lr);
+	if (due)
+		measure(o, &valid);
+	if ((end || due || step % s->log_every == 0) && log_line(o, lr, took, due ? &valid : NULL, e))
+		return -1;
+	bool save_now = checkpoint_requested() || (s->save_every && step % s->save_every == 0);
+	if (save_now && !end && save(o, e))
+		return -1;
+	progress_step(pr, (double)(step - o->first));
+	return 0;
+}
+
+static bool leave(const struct loop *o)
+{
+	const struct session *s = o->s;
+	double spent = now_seconds() - o->began;
+	return stop_requested() || (s->stop_after && s->at.step - o->first >= s->stop_after) ||
+	       (s->max_seconds > 0 && spent + o->slowest > s->max_seconds);
+}
+
+static int steps(struct loop *o, struct err *e)
+{
+	struct session *s = o->s;
+	struct progress pr;
+	int rc = 0;
+	progress_start(&pr, "steps", (double)(s->rate.steps - o->first), "tok", (double)(s->t->o.batch * s->t->o.seq));
+	if (!s->at.step && s->valid) {
+		measure(o, &s->first_valid);
+		rc = log_line(o, 0, 0, &s->first_valid, e);
+	}
+	while (!rc && s->at.step < s->rate.steps && !leave(o))
+		rc = one_step(o, &pr, e);
+	progress_end(&pr);
+	if (rc < 0)
+		return -1;
+	if (s->at.step == s->rate.steps)
+		return rundir_sync(s->dir, e);
+	return save(o, e) ? -1 : EXIT_AGAIN;
+}
+
+int session_run(struct session *s, struct err *e)
+{
+	int64_t n = s->t->o.batch * s->t->o.seq;
+	struct loop o = { .s = s, .began = now_seconds() };
+	s->at = (struct progress_state){ .seed = s->seed };
+	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
+		return -1;
+	o.first = o.saved = s->at.step;
+	if (o.first)
+		log_info("goes on after step %lld of %lld", (long long)o.first, (long long)s->rate.steps);
+	else
+		o.saved = -1;
+	if (rundir_metrics(s->dir, o.first, &o.before, e))
+		return -1;
+	o.ids = xcalloc((size_t)n, sizeof *o.ids);
+	o.labels = xcalloc((size_t)n, sizeof *o.labels);
+	int rc = steps(&o, e);
+	free(o.ids);
+	free(o.labels);
+	return rc;
+}
+
+/* ---- small parsers of the stage ---- */
+
+char *settings_new(const char *key, ...)
+{
+	json_t *o = json_object();
+	va_list ap;
+	va_start(ap, key);
+	for (const char *k = key; k; k = va_arg(ap, const char *))
+		json_object_set_new(o, k, json_string(va_arg(ap, const char *)));
+	va_end(ap);
+	char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+	json_decref(o);
+	if (!text)
+		BUG("settings are not text");
+	return text;
+}
+
+int parse_duration(const char *s, double *seconds)
+{
+	static const char unit[] = "smhd";
+	static const double length[] = { 1, 60, 3600, 86400 };
+	double sum = 0;
+	if (!isdigit((unsigned char)*s))
+		return -1;
+	while (*s) {
+		char *end;
+		if (!isdigit((unsigned char)*s))
+			return -1;
+		double v = strtod(s, &end);
+		const char *u = *end ? strchr(unit, *end) : unit;
+		if (!u || !isfinite(v))
+			return -1;
+		sum += v * length[u - unit];
+		s = *end ? end + 1 : end;
+	}
+	*seconds = sum;
+	return sum > 0 ? 0 : -1;
+}

@@ -1,0 +1,35 @@
+/*
+ * session.h - a run from its first (or next) step to its last: data, rate, metrics, validation, checkpoints, stopping
+ *
+ * Everything that a step writes is a function of (settings, step) except the fields tok_per_s and seconds.  A request to
+ * stop is honoured between micro-batches: the unfinished step is given up and the last whole one is checkpointed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_SESSION_H
+#define ADZE_SESSION_H
+#include "checkpoint.h"
+#include "schedule.h"
+
+struct session {
+	struct trainer *t;
+	struct batches *data, *valid;  /* valid NULL: none */
+	struct rundir *dir;
+	struct schedule rate;
+	const char *settings;
+	int64_t seed;
+	int64_t log_every, save_every, keep; /* save_every 0: only when stopping or asked to */
+	int64_t valid_every, valid_windows;  /* valid_every 0: only before the first and after the last step */
+	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
+	double max_seconds;            /* leave when the next step would end later; 0: never */
+	struct progress_state at;      /* out: where it is */
+	struct step_result last, first_valid, last_valid;
+};
+/* Continues from the newest checkpoint.  0: all steps are done; EXIT_AGAIN: stopped, checkpointed; -1: error. */
+int session_run(struct session *s, struct err *e);
+/* Identity of the settings that shape the result, as the flat JSON object of rundir.h; keys and values by turns, ending
+ * with NULL. */
+char *settings_new(const char *key, ...);
+/* "90", "90s", "15m", "3h", "1h30m", "2d" -> seconds */
+int parse_duration(const char *s, double *seconds);
+#endif
