@@ -91,6 +91,25 @@ void rundir_close(struct rundir *d)
 
 /* ---- settings ---- */
 
+#define TEXT (JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9))
+
+static json_t *number(double v)
+{
+	return v >= -1e15 && v <= 1e15 && v == (double)(int64_t)v ? json_integer((int64_t)v) : json_real(v);
+}
+
+char *settings_new(const struct setting *v, size_t n)
+{
+	json_t *o = json_object();
+	for (size_t i = 0; i < n; i++)
+		json_object_set_new(o, v[i].key, v[i].text ? json_string(v[i].text) : number(v[i].number));
+	char *text = json_dumps(o, TEXT);
+	json_decref(o);
+	if (!text)
+		BUG("settings are not text");
+	return text;
+}
+
 bool settings_differ(const char *a, const char *b, char why[256])
 {
 	json_t *x = json_loads(a, 0, NULL), *y = json_loads(b, 0, NULL), *v;
@@ -100,7 +119,7 @@ bool settings_differ(const char *a, const char *b, char why[256])
 		json_t *w = json_object_get(y, key);
 		if (w && json_equal(v, w))
 			continue;
-		char *s = json_dumps(v, JSON_ENCODE_ANY), *t = w ? json_dumps(w, JSON_ENCODE_ANY) : xstrdup("nothing");
+		char *s = json_dumps(v, TEXT | JSON_ENCODE_ANY), *t = w ? json_dumps(w, TEXT | JSON_ENCODE_ANY) : xstrdup("nothing");
 		snprintf(why, 256, "%s %.100s, now %.100s", key, s ? s : "?", t ? t : "?");
 		free(s);
 		free(t);
@@ -119,7 +138,7 @@ int rundir_state(const struct rundir *d, const char *settings, enum run_state *s
 	*state = RUN_FRESH;
 	if (!access(path, F_OK)) {
 		json_t *run = json_load_file(path, 0, NULL), *set = json_object_get(run, "settings");
-		char *old = set ? json_dumps(set, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+		char *old = set ? json_dumps(set, TEXT) : NULL;
 		const char *word = json_string_value(json_object_get(run, "state"));
 		if (!old || !word)
 			rc = err_set(e, EXIT_DATA, "%s: is not the record of a run", path);
@@ -153,7 +172,7 @@ int rundir_mark(const struct rundir *d, const char *settings, bool done, struct 
 	json_object_set_new(run, "version", json_string(ADZE_VERSION));
 	json_object_set_new(run, "state", json_string(done ? "done" : "started"));
 	json_object_set_new(run, "settings", json_loads(settings, 0, NULL));
-	char *text = json_dumps(run, JSON_INDENT(2)), *path = in(d, "run.json"), *line = xasprintf("%s\n", text);
+	char *text = json_dumps(run, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)), *path = in(d, "run.json"), *line = xasprintf("%s\n", text);
 	int rc = file_write(path, line, strlen(line), e);
 	json_decref(run);
 	free(text);

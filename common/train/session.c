@@ -9,7 +9,6 @@
 #include "session.h"
 #include "../base/log.h"
 #include <ctype.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,23 +187,6 @@ int session_run(struct session *s, struct err *e)
 	free(o.ids);
 	free(o.labels);
 	return rc;
-}
-
-/* ---- small parsers of the stage ---- */
-
-char *settings_new(const char *key, ...)
-{
-	json_t *o = json_object();
-	va_list ap;
-	va_start(ap, key);
-	for (const char *k = key; k; k = va_arg(ap, const char *))
-		json_object_set_new(o, k, json_string(va_arg(ap, const char *)));
-	va_end(ap);
-	char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
-	json_decref(o);
-	if (!text)
-		BUG("settings are not text");
-	return text;
 }
 
 int parse_duration(const char *s, double *seconds)

@@ -27,9 +27,6 @@ struct session {
 };
 /* Continues from the newest checkpoint.  0: all steps are done; EXIT_AGAIN: stopped, checkpointed; -1: error. */
 int session_run(struct session *s, struct err *e);
-/* Identity of the settings that shape the result, as the flat JSON object of rundir.h; keys and values by turns, ending
- * with NULL. */
-char *settings_new(const char *key, ...);
 /* "90", "90s", "15m", "3h", "1h30m", "2d" -> seconds */
 int parse_duration(const char *s, double *seconds);
 #endif

@@ -1,0 +1,320 @@
+/*
+ * kd-train - recovers a pruned student by distillation from its teacher
+ *
+ * Reads two model directories and a token set, trains the student so that its next-token distribution follows the
+ * teacher's, and writes RUNDIR/student (a Hugging Face directory), RUNDIR/metrics.jsonl and RUNDIR/ckpt.
+ *
+ *	loss = w_kl tau^2 KL(teacher || student) + w_ce CE,   KL between softmax(logits / tau), mean over positions
+ *
+ * A killed run is continued by the same command line, bit for bit; a finished one is left alone.
+ *
+ *	kd-train --teacher teacher --student student --data train.tok --steps 500 -o student-kd
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../common/base/log.h"
+#include "../common/base/opt.h"
+#include "../common/io/artifact.h"
+#include "../common/train/session.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct {
+	const char *teacher, *student, *data, *valid, *loss, *schedule, *max_time, *save_dtype;
+	double tau, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
+	int64_t steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after;
+	bool recompute, explain;
+} o = { .schedule = "cosine", .save_dtype = "stored", .tau = 1, .lr = 1e-4, .min_lr = 1e-5, .clip = 1,
+	.decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .wsd = 0.2, .batch = 8, .warmup = -1, .save_every = 100,
+	.keep = 2, .log_every = 1 };
+
+static const struct opt opts[] = {
+	OPT_STR(0, "teacher", &o.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
+	OPT_STR(0, "student", &o.student, "DIR", "model to train"),
+	OPT_STR(0, "data", &o.data, "TOKENS", "token set to train on"),
+	OPT_STR(0, "valid", &o.valid, "TOKENS", "held-out token set, measured before, during and after"),
+	OPT_OUT_ROW("directory of the run"),
+	OPT_STR(0, "loss", &o.loss, "NAME:W,...", "terms and weights, kl:1 by default (ce:1 without teacher): kl, rkl, ce; kl and rkl enter the loss times temperature^2 and are reported without it"),
+	OPT_F64(0, "temperature", &o.tau, "T", "divides the logits of teacher and student in kl and rkl", 1e-3, 1e3),
+	OPT_I64(0, "steps", &o.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
+	OPT_I64(0, "tokens", &o.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
+	OPT_I64(0, "seq", &o.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),
+	OPT_I64(0, "batch", &o.batch, "N", "sequences per step", 1, 1 << 24),
+	OPT_I64(0, "micro", &o.micro, "N", "sequences at a time, 0 for what makes about 2048 tokens", 0, 1 << 24),
+	OPT_F64(0, "lr", &o.lr, "X", "peak learning rate", 0, 1e3),
+	OPT_F64(0, "min-lr", &o.min_lr, "X", "learning rate of the last step", 0, 1e3),
+	OPT_I64(0, "warmup", &o.warmup, "N", "steps of linear warm-up, -1 for the lesser of 40 and a tenth", -1, 1e12),
+	OPT_CHOICE(0, "schedule", &o.schedule, SCHEDULE_WORDS, "how the rate falls after warm-up"),
+	OPT_F64(0, "wsd-decay", &o.wsd, "F", "share of the steps in the final slope of wsd", 0, 1),
+	OPT_F64(0, "clip", &o.clip, "X", "limit of the gradient's norm, 0 for none", 0, 1e9),
+	OPT_F64(0, "weight-decay", &o.decay, "X", "of matrices", 0, 1e3),
+	OPT_F64(0, "beta1", &o.beta1, "X", "AdamW, first moment", 0, 0.999999),
+	OPT_F64(0, "beta2", &o.beta2, "X", "AdamW, second moment", 0, 0.999999),
+	OPT_F64(0, "eps", &o.eps, "X", "AdamW, added to the denominator", 1e-30, 1),
+	OPT_I64(0, "save-every", &o.save_every, "N", "steps between checkpoints, 0 for only when stopped", 0, 1e12),
+	OPT_I64(0, "keep", &o.keep, "K", "checkpoints to keep", 1, 1e6),
+	OPT_STR(0, "max-time", &o.max_time, "3h", "stop in time with a checkpoint and exit code 75 (90s, 15m, 1h30m)"),
+	OPT_I64(0, "stop-after", &o.stop_after, "N", "likewise after N steps of this session, 0 for never", 0, 1e12),
+	OPT_I64(0, "log-every", &o.log_every, "N", "steps between lines of metrics.jsonl", 1, 1e9),
+	OPT_I64(0, "valid-every", &o.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
+	OPT_I64(0, "valid-samples", &o.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
+	OPT_CHOICE(0, "save-dtype", &o.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
+	OPT_FLAG(0, "recompute", &o.recompute, "less memory: run each block again in the backward pass"),
+	OPT_FLAG(0, "explain", &o.explain, "print the training program and exit"),
+	OPT_DEVICE_ROWS, OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
+};
+static const struct usage use = {
+	"kd-train", "Trains a student on a token set to follow its teacher; resumes after any kill.",
+	"--teacher DIR --student DIR --data TOKENS -o RUNDIR",
+	"kd-train --teacher teacher --student student --data train.tok --steps 500 -o student-kd\n"
+	"kd-train --student student --data train.tok --loss ce --valid valid.tok -o student-ce", opts
+};
+
+struct run {
+	struct trainer t;
+	struct batches data, valid;
+	struct schedule rate;
+	char teacher[33], student[33];         /* fingerprints */
+	char *settings;
+	double max_seconds;
+};
+
+static const char *save_dtype(const struct arch *a)
+{
+	static const char *const word[] = { "bf16", "bfloat16", "f16", "float16", "f32", "float32" };
+	for (int i = 0; i < 6; i += 2)
+		if (!strcmp(o.save_dtype, word[i]))
+			return word[i + 1];
+	return *a->dtype ? a->dtype : "bfloat16";
+}
+
+/* Everything that can be refused from the command line alone. */
+static void validate(struct objective *loss, double *max_seconds)
+{
+	struct err e = { 0 };
+	if (!o.student || !o.data)
+		opt_die("%s is missing", o.student ? "--data" : "--student");
+	if (!com.out && !com.dry_run && !o.explain)
+		opt_die("--out is missing: the directory of the run");
+	if (!o.loss)
+		o.loss = o.teacher ? "kl:1" : "ce:1";
+	if (objective_parse(loss, o.loss, o.tau, &e))
+		opt_die("%s", e.msg);
+	if (!o.teacher && objective_needs_teacher(loss))
+		opt_die("--loss %s needs --teacher; conventional training is --loss ce", o.loss);
+	if (o.steps && o.tokens)
+		opt_die("--steps and --tokens exclude each other");
+	if (o.micro && o.batch % o.micro)
+		opt_die("--batch %lld is not a multiple of --micro %lld", (long long)o.batch, (long long)o.micro);
+	if (o.min_lr > o.lr)
+		opt_die("--min-lr %g is above --lr %g", o.min_lr, o.lr);
+	if (o.max_time && parse_duration(o.max_time, max_seconds))
+		opt_die("--max-time '%s' is not a time such as 90s, 15m, 3h or 1h30m", o.max_time);
+}
+
+static struct ptable *open_model(const char *dir, char print[33])
+{
+	struct err e = { 0 };
+	struct arch a;
+	if (arch_load(&a, dir, &e) || model_fingerprint(dir, print, &e))
+		die_err(&e);
+	struct ptable *t = ptable_new(&a);
+	arch_free(&a);
+	return t;
+}
+
+/* Ids mean nothing under another tokenizer; a re-serialised one has another digest, so this is only a warning. */
+static void compare_tokenizer(const char *dir, const char *path, const struct batches *b)
+{
+	char *file = xasprintf("%s/tokenizer.json", dir), digest[33];
+	if (!access(file, R_OK) && !digest_file(file, digest, NULL) && strcmp(digest, b->tokenizer))
+		log_warn("%s was made with another tokenizer.json than that of %s", path, dir);
+	free(file);
+}
+
+static void open_data(struct run *r, int64_t vocab)
+{
+	struct err e = { 0 };
+	if (batches_open(&r->data, o.data, o.seq, vocab, (uint64_t)com.seed, &e))
+		die_err(&e);
+	compare_tokenizer(o.student, o.data, &r->data);
+	if (r->data.left_out)
+		log_verbose("%s: %lld tokens at the ends of samples are left out", o.data, (long long)r->data.left_out);
+	if (o.valid && batches_open(&r->valid, o.valid, r->data.seq, vocab, 0, &e))
+		die_err(&e);
+}
+
+static int64_t auto_micro(int64_t batch, int64_t seq)
+{
+	int64_t best = 1;
+	for (int64_t m = 2; m <= batch && m * seq <= 2048; m++)
+		if (batch % m == 0)
+			best = m;
+	return best;
+}
+
+static void plan_rate(struct run *r)
+{
+	int64_t step = o.batch * r->data.seq, n = o.steps;
+	if (!n)
+		n = o.tokens ? (o.tokens + step - 1) / step : (r->data.n + o.batch - 1) / o.batch;
+	int64_t warmup = o.warmup >= 0 ? o.warmup : n / 10 < 40 ? n / 10 : 40;
+	if (warmup > n)
+		opt_die("--warmup %lld is longer than the run of %lld steps", (long long)warmup, (long long)n);
+	r->rate = (struct schedule){ .kind = schedule_kind(o.schedule), .steps = n, .warmup = warmup,
+				     .decay = (int64_t)(o.wsd * (double)n), .peak = o.lr, .min = o.min_lr };
+}
+
+/* What shapes the result; a run is only continued with the same. */
+static void settle(struct run *r, const struct objective *loss)
+{
+	const struct setting v[] = {
+		{ "teacher", o.teacher ? r->teacher : "none", 0 }, { "student", r->student, 0 }, { "data", r->data.digest, 0 },
+		{ "kl", NULL, loss->weight[LOSS_KL] }, { "rkl", NULL, loss->weight[LOSS_RKL] },
+		{ "ce", NULL, loss->weight[LOSS_CE] }, { "temperature", NULL, o.tau }, { "steps", NULL, (double)r->rate.steps },
+		{ "seq", NULL, (double)r->data.seq }, { "batch", NULL, (double)o.batch }, { "lr", NULL, o.lr },
+		{ "min-lr", NULL, o.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", o.schedule, 0 },
+		{ "wsd-decay", NULL, o.wsd }, { "clip", NULL, o.clip }, { "weight-decay", NULL, o.decay },
+		{ "beta1", NULL, o.beta1 }, { "beta2", NULL, o.beta2 }, { "eps", NULL, o.eps },
+		{ "seed", NULL, (double)com.seed }, { "dtype", com.dtype, 0 },
+		{ "save-dtype", save_dtype(&r->t.student->arch), 0 },
+	};
+	r->settings = settings_new(v, sizeof v / sizeof *v);
+}
+
+static void dry_run(const struct run *r)
+{
+	struct mem_row row[MEM_ROWS];
+	char a[32], b[32];
+	int n = trainer_memory(&r->t, row);
+	double sum = 0, per = trainer_token_flops(&r->t), tok = (double)(r->rate.steps * o.batch * r->data.seq);
+	bool json = !strcmp(com.dry_run, "json");
+	printf(json ? "{\"steps\":%lld,\"batch\":%lld,\"micro\":%lld,\"seq\":%lld,\"memory\":{" :
+		      "%lld steps of %lld sequences (%lld at a time) of %lld tokens\n",
+	       (long long)r->rate.steps, (long long)o.batch, (long long)r->t.o.micro, (long long)r->data.seq);
+	for (int i = 0; i < n; i++) {
+		sum += row[i].bytes;
+		if (json)
+			printf("\"%s\":%.0f,", row[i].word, row[i].bytes);
+		else
+			printf("%-22s %s\n", row[i].word, fmt_bytes(a, row[i].bytes));
+	}
+	if (json)
+		printf("\"sum\":%.0f},\"flops_per_token\":%.9g,\"tokens\":%.0f,\"flops\":%.9g}\n", sum, per, tok, per * tok);
+	else
+		printf("%-22s %s, and what the backend packs and buffers\n%-22s %s FLOP a token, %s in all for %.0f tokens\n",
+		       "sum", fmt_bytes(a, sum), "compute", fmt_count(a, per), fmt_count(b, per * tok), tok);
+}
+
+static void load_weights(struct run *r, const struct engine *g)
+{
+	struct err e = { 0 };
+	struct trainer *t = &r->t;
+	if (trainer_alloc(t, g, &e) || params_load(t->student, o.student, t->w, DT_F32, 0, t->student->arch.layers, &e) ||
+	    (t->teacher && params_load(t->teacher, o.teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, &e)))
+		die_err(&e);
+	trainer_sync(t);
+}
+
+static void write_student(const struct run *r, const struct session *s)
+{
+	struct err e = { 0 };
+	char *out = xasprintf("%s/student", com.out), *notes, flops[32];
+	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s). Loss of the last step %.4f.",
+			  o.teacher ? "Distilled" : "Trained", (long long)r->rate.steps, (long long)o.batch,
+			  (long long)r->data.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
+			  o.teacher ? ", the teacher's forward pass included" : "", s->last.loss);
+	struct model_card card = { .title = o.teacher ? "Distilled student" : "Trained model", .origin = o.student,
+				   .commands = opt_record_line(), .notes = notes };
+	if (params_save(r->t.student, r->t.w, out, o.student, save_dtype(&r->t.student->arch), &card, true, &e))
+		die_err(&e);
+	free(out);
+	free(notes);
+}
+
+static int train(struct run *r, struct rundir *dir)
+{
+	struct err e = { 0 };
+	struct engine g;
+	if (engine_open(&g, com.device, (int)com.threads, &e))
+		die_err(&e);
+	load_weights(r, &g);
+	struct session s = { .t = &r->t, .data = &r->data, .valid = o.valid ? &r->valid : NULL, .dir = dir, .rate = r->rate,
+			     .settings = r->settings, .seed = com.seed, .log_every = o.log_every, .save_every = o.save_every,
+			     .keep = o.keep, .valid_every = o.valid_every, .stop_after = o.stop_after,
+			     .max_seconds = r->max_seconds };
+	s.valid_windows = o.valid_samples && o.valid_samples < r->valid.n ? o.valid_samples : r->valid.n;
+	int rc = session_run(&s, &e);
+	if (rc < 0)
+		die_err(&e);
+	if (rc == EXIT_AGAIN) {
+		log_summary("stopped at step %lld of %lld with a checkpoint, the same command goes on", (long long)s.at.step,
+			    (long long)r->rate.steps);
+	} else {
+		write_student(r, &s);
+		if (rundir_mark(dir, r->settings, true, &e))
+			die_err(&e);
+		log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s.at.step, (long long)s.at.tokens,
+			    (long long)r->t.skipped, s.last.loss);
+	}
+	trainer_free(&r->t);
+	engine_close(&g);
+	return rc;
+}
+
+static void open_run(struct rundir *dir, const struct run *r, enum run_state *state)
+{
+	struct err e = { 0 };
+	if (rundir_open(dir, com.out, &e))
+		die_err(&e);
+	if (com.force && rundir_clear(dir, &e))
+		die_err(&e);
+	if (rundir_state(dir, r->settings, state, &e))
+		die_err(&e);
+	if (*state == RUN_FRESH && rundir_mark(dir, r->settings, false, &e))
+		die_err(&e);
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = { 0 };
+	struct run r = { 0 };
+	struct objective loss;
+	struct rundir dir;
+	enum run_state state;
+	int rc = EXIT_DONE;
+	if (opt_parse(&use, argc, argv))
+		opt_die("unexpected operand '%s'", argv[0]);
+	log_start();
+	validate(&loss, &r.max_seconds);
+	struct ptable *teacher = o.teacher ? open_model(o.teacher, r.teacher) : NULL;
+	struct ptable *student = open_model(o.student, r.student);
+	open_data(&r, student->arch.vocab);
+	plan_rate(&r);
+	struct trainer_spec spec = { .loss = loss, .seq = r.data.seq, .batch = o.batch, .dtype = dtype_parse(com.dtype),
+				     .recompute = o.recompute, .clip = o.clip, .beta1 = o.beta1, .beta2 = o.beta2,
+				     .eps = o.eps, .weight_decay = o.decay };
+	spec.micro = o.micro ? o.micro : auto_micro(o.batch, r.data.seq);
+	if (trainer_plan(&r.t, student, teacher, &spec, &e))
+		die_err(&e);
+	settle(&r, &loss);
+	if (o.explain || com.dry_run) {
+		if (o.explain)
+			prog_explain(r.t.train.p, stdout);
+		else
+			dry_run(&r);
+		trainer_free(&r.t);
+	} else {
+		open_run(&dir, &r, &state);
+		if (state == RUN_DONE)
+			log_info("%s: already done (--force trains again)", com.out);
+		else
+			rc = train(&r, &dir);
+		rundir_close(&dir);
+	}
+	batches_free(&r.data);
+	batches_free(&r.valid);
+	free(r.settings);
+	return rc;
+}
