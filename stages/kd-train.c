@@ -16,6 +16,7 @@
 #include "../common/base/opt.h"
 #include "../common/io/artifact.h"
 #include "../common/train/session.h"
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -186,7 +187,7 @@ static void settle(struct run *r, const struct objective *loss)
 static void dry_run(const struct run *r)
 {
 	struct mem_row row[MEM_ROWS];
-	char a[32], b[32];
+	char a[32], b[32], c[32];
 	int n = trainer_memory(&r->t, row);
 	double sum = 0, per = trainer_token_flops(&r->t), tok = (double)(r->rate.steps * o.batch * r->data.seq);
 	bool json = !strcmp(com.dry_run, "json");
@@ -204,7 +205,7 @@ static void dry_run(const struct run *r)
 		printf("\"sum\":%.0f},\"flops_per_token\":%.9g,\"tokens\":%.0f,\"flops\":%.9g}\n", sum, per, tok, per * tok);
 	else
 		printf("%-22s %s, and what the backend packs and buffers\n%-22s %s FLOP a token, %s in all for %.0f tokens\n",
-		       "sum", fmt_bytes(a, sum), "compute", fmt_count(a, per), fmt_count(b, per * tok), tok);
+		       "sum", fmt_bytes(a, sum), "compute", fmt_count(b, per), fmt_count(c, per * tok), tok);
 }
 
 static void load_weights(struct run *r, const struct engine *g)
@@ -220,16 +221,17 @@ static void load_weights(struct run *r, const struct engine *g)
 static void write_student(const struct run *r, const struct session *s)
 {
 	struct err e = { 0 };
-	char *out = xasprintf("%s/student", com.out), *notes, flops[32];
+	char *out = xasprintf("%s/student", com.out), *from = xstrdup(o.student), *notes, flops[32];
 	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s). Loss of the last step %.4f.",
 			  o.teacher ? "Distilled" : "Trained", (long long)r->rate.steps, (long long)o.batch,
 			  (long long)r->data.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
 			  o.teacher ? ", the teacher's forward pass included" : "", s->last.loss);
-	struct model_card card = { .title = o.teacher ? "Distilled student" : "Trained model", .origin = o.student,
+	struct model_card card = { .title = o.teacher ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
 	if (params_save(r->t.student, r->t.w, out, o.student, save_dtype(&r->t.student->arch), &card, true, &e))
 		die_err(&e);
 	free(out);
+	free(from);
 	free(notes);
 }
 
