@@ -33,7 +33,7 @@ static const struct opt opts[] = {
 	OPT_STR(0, "config", &o.config, "FILE", "sizes from a config.json"),
 	OPT_STR(0, "drop", &o.drop, "LIST", "these blocks go, whatever their rank (16-31 or 3,5,7)"),
 	OPT_FLAG(0, "add-back", &o.add_back, "add the residual of dropped heads to kept ones"),
-	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "no warning about sizes that are not multiples of 8"),
+	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "no warning about sizes that GPUs or other readers dislike"),
 	OPT_OUT_ROW("model directory to make"), OPT_COMMON_ROWS, OPT_END
 };
 static const struct usage use = {
@@ -189,6 +189,19 @@ static void print_plan(const struct keep *k)
 	}
 }
 
+/* Shapes that are right, but that others dislike. */
+static void warn_uneven(const struct keep *k)
+{
+	const struct arch *a = &k->from, *b = &k->to;
+
+	if ((b->hidden % 8 && !(a->hidden % 8)) || (b->ffn % 8 && !(a->ffn % 8)))
+		log_warn("hidden %lld or ffn %lld is not a multiple of 8: slow on GPUs", (long long)b->hidden,
+			(long long)b->ffn);
+	if (b->hidden % b->heads && !(a->hidden % a->heads) && !strcmp(a->family->model_type, "llama"))
+		log_warn("hidden %lld is not a multiple of %lld heads: transformers 5 refuses such Llama models",
+			(long long)b->hidden, (long long)b->heads);
+}
+
 static void step(void *arg, int done, int total)
 {
 	struct progress *p = arg;
@@ -302,9 +315,8 @@ int main(int argc, char **argv)
 	struct keep *k = keep_new(&a, &w, ranked ? &r : NULL, rank_name, &e);
 	if (!k)
 		die_err(&e);
-	if (!o.allow_uneven && ((k->to.hidden % 8 && !(a.hidden % 8)) || (k->to.ffn % 8 && !(a.ffn % 8))))
-		log_warn("hidden %lld or ffn %lld is not a multiple of 8: slow on GPUs", (long long)k->to.hidden,
-			(long long)k->to.ffn);
+	if (!o.allow_uneven)
+		warn_uneven(k);
 	if (com.dry_run) {
 		print_plan(k);
 		return EXIT_DONE;
