@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Token ids of calib-sample against Hugging Face `tokenizers`, document by document, and the speed of both.
+
+    tok_parity.py -t MODELDIR [--bin build/bin] TEXT.jsonl...     every document of the files
+    tok_parity.py -t MODELDIR [--bin build/bin] --fuzz 2000       random texts, each supported shape of tokenizer.json
+Exits 1 on any difference.
+"""
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from tokenizers import Tokenizer
+
+from mk_tokenizers import TEXTS, variants
+
+PARTS = ("the cat scat cats can't CAN'T we'll I'M don'\u017ft 'LL 've <L> <R> <LR> <L><R> <|im_start|> <|endoftext|> dog é! e\u0301! é A\u030a "
+         "\ufb01 \u1100\u1161 가 각 नमस्ते 你好世界 日本語 ½ ² Ⅷ ٣٤ 1 12 123 12345 ... !!! // http://x.y/z?q=1 func(x) \t\t \u00a0\u3000\u2003 "
+         "\u180e \x04 \x7f\x06 🙂 👩\u200d👩\u200d👧 a\u0310e\u0301o\u0308\u0332 \U0002ceb0 \U0001e4f0 x_y '\u017f' ''s '").split(" ")
+PARTS += [" ", "  ", "   ", "\n", "\t", " \n ", "    ", "\r", "\r\n", "\n\n", "\0", "\u0301", "\u1161", "\u11a8"]
+
+
+def random_text(rng):
+    out = []
+    for _ in range(rng.randint(1, 14)):
+        r = rng.random()
+        if r < .75:
+            out.append(rng.choice(PARTS))
+        elif r < .85:
+            out.append(chr(rng.choice([rng.randint(1, 0x2FF), rng.randint(0x300, 0xD7FF), rng.randint(0xE000, 0x10FFFF)])))
+        elif r < .9:
+            out.append(rng.choice("aX9 '\n") * rng.randint(1, 200))
+        else:
+            out.append(str(rng.randint(0, 10 ** 9)))
+        if rng.random() < .5:
+            out.append(" ")
+    return "".join(out) + "ab"          # no text without tokens: calib-sample passes over those
+
+
+def children_cpu():
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
+
+
+def ours(bin_dir, tokenizer, path, field, threads):
+    """Ids of every document of a JSONL file, and the processor seconds it took."""
+    with tempfile.TemporaryDirectory() as tmp:
+        out = os.path.join(tmp, "all.tok")
+        start = children_cpu()
+        subprocess.run([os.path.join(bin_dir, "calib-sample"), "-t", tokenizer, "--samples", "0", "--seq", str(1 << 24), "--no-pack",
+                        "--no-shuffle", "--special", "--field", field, "--threads", str(threads), "-q", path, "-o", out], check=True)
+        took = children_cpu() - start
+        cat = subprocess.run([os.path.join(bin_dir, "artcat"), out], check=True, stdout=subprocess.PIPE).stdout
+    ids = []
+    for line in cat.decode().splitlines():
+        rec = json.loads(line)
+        if "i" in rec and "ids" in rec:
+            ids.append(rec["ids"]["data"] if isinstance(rec["ids"], dict) else rec["ids"])
+    return ids, took
+
+
+def compare(t, texts, got, name):
+    if len(got) != len(texts):
+        print(f"{name}: {len(got)} documents, expected {len(texts)}")
+        return len(texts)
+    bad = 0
+    for i, (enc, ids) in enumerate(zip(t.encode_batch(texts), got)):
+        if enc.ids != ids:
+            bad += 1
+            at = next((k for k, (a, b) in enumerate(zip(enc.ids, ids)) if a != b), min(len(enc.ids), len(ids)))
+            if bad <= 3:
+                print(f"{name}: document {i}: token {at}: expected {enc.tokens[at:at + 5]}, "
+                      f"got {[t.id_to_token(x) for x in ids[at:at + 5]]} in {texts[i][:60]!r}")
+    return bad
+
+
+def documents(args):
+    t = Tokenizer.from_file(os.path.join(args.t, "tokenizer.json"))
+    bad = 0
+    for path in args.text:
+        with open(path, encoding="utf-8") as f:
+            texts = [json.loads(line)[args.field] for line in f]
+        size = sum(len(x.encode()) for x in texts) / 1e6
+        got, took = ours(args.bin, args.t, path, args.field, 1)
+        start = time.process_time()
+        for x in texts:
+            t.encode(x)
+        theirs = time.process_time() - start
+        wrong = compare(t, texts, got, path)
+        bad += wrong
+        print(f"{path}: {len(texts)} documents, {size:.2f} MB, {sum(map(len, got))} tokens, {wrong} documents differ; one thread, processor time: "
+              f"calib-sample (whole program) {size / took:.1f} MB/s, tokenizers {size / theirs:.1f} MB/s")
+    return bad
+
+
+def fuzz(args):
+    with open(os.path.join(args.t, "tokenizer.json"), encoding="utf-8") as f:
+        base = json.load(f)
+    rng = random.Random(args.seed)
+    texts = [x + "ab" for x in TEXTS] + [random_text(rng) for _ in range(args.fuzz)]
+    bad = 0
+    with tempfile.TemporaryDirectory() as tmp:
+        jsonl = os.path.join(tmp, "texts.jsonl")
+        with open(jsonl, "w", encoding="utf-8") as f:
+            f.writelines(json.dumps({"text": x}) + "\n" for x in texts)
+        for name, spec in variants(base).items():
+            path = os.path.join(tmp, name + ".json")
+            with open(path, "w", encoding="utf-8") as f:
+                json.dump(spec, f)
+            got, _ = ours(args.bin, path, jsonl, "text", 2)
+            want = Tokenizer.from_file(path)
+            if name == "tekken":       # by PCRE2, whose Unicode is older than U+1E4F0
+                got, some = zip(*((g, x) for g, x in zip(got, texts) if "\U0001e4f0" not in x))
+            wrong = compare(want, some if name == "tekken" else texts, got, name)
+            bad += wrong
+            print(f"{name}: {len(texts)} texts, {wrong} differ")
+    return bad
+
+
+if __name__ == "__main__":
+    ap = argparse.ArgumentParser()
+    ap.add_argument("-t", required=True, metavar="MODELDIR")
+    ap.add_argument("--bin", default="build/bin")
+    ap.add_argument("--field", default="text")
+    ap.add_argument("--fuzz", type=int, default=0)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("text", nargs="*")
+    a = ap.parse_args()
+    sys.exit(1 if (fuzz(a) if a.fuzz else documents(a)) else 0)
