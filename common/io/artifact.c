@@ -78,26 +78,16 @@ int digest_file(const char *path, char out[33], struct err *e)
 /* ---- provenance ---- */
 
 #define CHAIN_MAX 256
+static struct arena texts; /* names and chains: a process has a handful of inputs, so they live as long as it */
 
 static struct prov_input *prov_slot(struct prov *p, const char *role, const char *name, const char *kind)
 {
 	if (p->n == (int)(sizeof p->in / sizeof *p->in))
 		return NULL; /* more inputs than the header lists: merges of many shards; their counts are in meta */
 	struct prov_input *in = &p->in[p->n++];
-	*in = (struct prov_input){ .role = xstrdup(role), .name = xstrdup(name ? name : ""), .kind = xstrdup(kind ? kind : "file") };
-	msgpack_sbuffer_init(&in->chain);
+	*in = (struct prov_input){ .role = arena_printf(&texts, "%s", role), .name = arena_printf(&texts, "%s", name ? name : ""),
+				  .kind = arena_printf(&texts, "%s", kind ? kind : "file") };
 	return in;
-}
-
-void prov_free(struct prov *p)
-{
-	for (int i = 0; i < p->n; i++) {
-		free((char *)p->in[i].role);
-		free((char *)p->in[i].name);
-		free((char *)p->in[i].kind);
-		msgpack_sbuffer_destroy(&p->in[i].chain);
-	}
-	p->n = 0;
 }
 
 void prov_add_digest(struct prov *p, const char *role, const char *name, const char *kind, const char *digest)
@@ -154,8 +144,10 @@ void prov_add_artifact(struct prov *p, const char *role, const struct art_r *r)
 				take[n++] = x;
 		}
 	}
+	msgpack_sbuffer b;
 	msgpack_packer pk;
-	msgpack_packer_init(&pk, &in->chain, msgpack_sbuffer_write);
+	msgpack_sbuffer_init(&b);
+	msgpack_packer_init(&pk, &b, msgpack_sbuffer_write);
 	msgpack_pack_array(&pk, (size_t)n + 1);
 	msgpack_pack_map(&pk, 7);
 	pack_copy(&pk, h, "kind");
@@ -175,6 +167,8 @@ void prov_add_artifact(struct prov *p, const char *role, const struct art_r *r)
 	}
 	for (int i = 0; i < n; i++)
 		msgpack_pack_object(&pk, *take[i]);
+	in->chain = (msgpack_sbuffer){ .size = b.size, .data = memcpy(arena_alloc(&texts, b.size), b.data, b.size) };
+	msgpack_sbuffer_destroy(&b);
 }
 
 /* ---- fields ---- */

@@ -27,7 +27,7 @@ struct prov_input {
 	const char *role, *name, *kind;
 	char digest[33];
 	bool header_only;        /* digest covers the header alone: the records had not been read yet */
-	msgpack_sbuffer chain;   /* packed list of ancestors, nearest first */
+	msgpack_sbuffer chain;   /* packed list of ancestors, nearest first; like the strings it lives until the process ends */
 };
 struct prov {
 	int64_t seed;
@@ -36,7 +36,6 @@ struct prov {
 };
 /* File names of artifacts are not kept: their digest says which they were, and a pipe gives the same bytes as a file. */
 void prov_add_artifact(struct prov *p, const char *role, const struct art_r *r);  /* takes digest and chain of an opened input (digest is that of its header when read in a stream, see container.md) */
-void prov_free(struct prov *p);
 void prov_add_digest(struct prov *p, const char *role, const char *name, const char *kind, const char *digest);
 
 struct art_w;
