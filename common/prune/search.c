@@ -174,7 +174,7 @@ int search_shapes(const struct arch *parent, const struct grid *g, const struct 
 	return 0;
 }
 
-struct sort_key { double v; int64_t i; };
+struct sort_key { double v; int64_t id, i; };
 
 static int falling_order(const void *a, const void *b)
 {
@@ -182,7 +182,7 @@ static int falling_order(const void *a, const void *b)
 
 	if (x->v != y->v)
 		return x->v < y->v ? 1 : -1;
-	return (x->i > y->i) - (x->i < y->i);
+	return (x->id > y->id) - (x->id < y->id);
 }
 
 void search_sort(struct shape *s, int64_t n, int column, bool rising)
@@ -191,7 +191,7 @@ void search_sort(struct shape *s, int64_t n, int column, bool rising)
 	struct shape *t = xcalloc((size_t)n + 1, sizeof *t);
 
 	for (int64_t i = 0; i < n; i++)
-		k[i] = (struct sort_key){ (rising ? -1 : 1) * shape_value(&s[i], column), i };
+		k[i] = (struct sort_key){ (rising ? -1 : 1) * shape_value(&s[i], column), s[i].id, i };
 	qsort(k, (size_t)n, sizeof *k, falling_order);
 	for (int64_t i = 0; i < n; i++)
 		t[i] = s[k[i].i];
