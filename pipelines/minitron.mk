@@ -10,14 +10,15 @@
 #	SHAPE_x    options of trim that give the shape, or
 #	PARAMS_x   a budget: options GRID_x (or GRID) span the shapes, the best candidate within TOLERANCE is taken
 #	DATA       token files to distil on, or
-#	TEXT       text or JSONL files, which become DATA (TRAINTOK options) and CALIB
+#	TEXT       text or JSONL files, which become DATA (all, or TRAIN_SAMPLES sequences of SEQ tokens) and CALIB
 #	CALIB      token file to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
 #
 # And what may be set, each also per target as NAME_x:
 #
 #	STEPS BATCH MICRO SEQ LR MIN_LR WARMUP LOSS SEED   kd-train;  KDOPTS: more of its options
 #	KD_TEACHER                    original | previous: who teaches the students after the first
-#	STATSOPTS RANKOPTS TRIMOPTS   more options of those stages
+#	VALID                         token file that kd-train measures now and then
+#	CALIBOPTS STATSOPTS RANKOPTS TRIMOPTS   more options of those stages (CALIBOPTS not per target)
 #	EVAL EVAL_INPUTS              options of evalharness (--task, --text), and the files that they name
 #	WORK                          where everything goes (build/minitron)
 #
@@ -34,6 +35,7 @@ TARGETS ?=
 DATA ?=
 TEXT ?=
 SAMPLES ?= 1024
+TRAIN_SAMPLES ?= 0
 SEQ ?= 4096
 SEED ?= 1
 KD_TEACHER ?= original
@@ -59,21 +61,20 @@ opt = $(if $(call of,$2,$3),$1 $(call of,$2,$3))
 
 # ---- data ----
 ifneq ($(TEXT),)
-TRAINTOK ?= --seq $(SEQ) --seed $(SEED)
 ifeq ($(DATA),)
 DATA := $(WORK)/train.tok
-$(eval $(call calib-sample,$(DATA),$(TEACHER),$(TEXT),$(TRAINTOK)))
+$(eval $(call calib-sample,$(DATA),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(TRAIN_SAMPLES) --seq $(SEQ) --seed $(SEED)))
 endif
 ifeq ($(CALIB),)
 CALIB := $(WORK)/calib.tok
-$(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),--samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
+$(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
 endif
 endif
 CALIB ?= $(firstword $(DATA))
 
 # ---- one target ----
 # Parameters: target, directory of the model it is trimmed from
-kdopts = $(strip $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) $(call opt,--seq,SEQ,$1) \
+kdopts = $(strip $(addprefix --valid ,$(VALID)) $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) $(call opt,--seq,SEQ,$1) \
 	$(call opt,--lr,LR,$1) $(call opt,--min-lr,MIN_LR,$1) $(call opt,--warmup,WARMUP,$1) $(call opt,--loss,LOSS,$1) \
 	$(call opt,--seed,SEED,$1) $(call of,KDOPTS,$1))
 shape = $(if $(SHAPE_$1),$(SHAPE_$1),$(if $(PARAMS_$1),--candidate $(WORK)/$1/cand#1,$(error target $1 needs SHAPE_$1 or PARAMS_$1)))
@@ -83,7 +84,7 @@ $(call act-stats,$(WORK)/$1/stats,$2,$(CALIB),$(call of,STATSOPTS,$1))
 $(call rank,$(WORK)/$1/rank,$(WORK)/$1/stats,$(call of,RANKOPTS,$1))
 $(if $(PARAMS_$1),$(call candidates,$(WORK)/$1/cand,$2,--params $(PARAMS_$1) $(call opt,--tolerance,TOLERANCE,$1) $(call of,GRID,$1) --top 1))
 $(call trim,$(WORK)/$1/trimmed,$2,$(WORK)/$1/rank,$(call shape,$1) $(call of,TRIMOPTS,$1),$(if $(PARAMS_$1),$(WORK)/$1/cand))
-$(call kd-train,$(WORK)/$1/kd,$(if $(filter original,$(KD_TEACHER)),$(TEACHER),$2),$(WORK)/$1/trimmed,$(DATA),$(kdopts))
+$(call kd-train,$(WORK)/$1/kd,$(if $(filter original,$(KD_TEACHER)),$(TEACHER),$2),$(WORK)/$1/trimmed,$(DATA),$(kdopts),$(VALID))
 .PHONY: $1
 $1: $(WORK)/$1/kd/student/config.json
 endef
