@@ -8,7 +8,8 @@
 #	TEACHER    directory of the model to start from
 #	TARGETS    names, largest first
 #	SHAPE_x    options of trim that give the shape, or
-#	PARAMS_x   a budget: options GRID_x (or GRID) span the shapes, the best candidate within TOLERANCE is taken
+#	PARAMS_x   a budget of parameters, or BUDGET_x, options of candidates that give one ("--nonembedding 4e9"): the options
+#	           GRID_x (or GRID) span the shapes, the first candidate is taken
 #	DATA       token files to distil on, or
 #	TEXT       text or JSONL files, which become DATA (all, or TRAIN_SAMPLES sequences of SEQ tokens) and CALIB
 #	CALIB      token file to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
@@ -77,13 +78,15 @@ CALIB ?= $(firstword $(DATA))
 kdopts = $(strip $(addprefix --valid ,$(VALID)) $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) $(call opt,--seq,SEQ,$1) \
 	$(call opt,--lr,LR,$1) $(call opt,--min-lr,MIN_LR,$1) $(call opt,--warmup,WARMUP,$1) $(call opt,--loss,LOSS,$1) \
 	$(call opt,--seed,SEED,$1) $(call of,KDOPTS,$1))
-shape = $(if $(SHAPE_$1),$(SHAPE_$1),$(if $(PARAMS_$1),--candidate $(WORK)/$1/cand#1,$(error target $1 needs SHAPE_$1 or PARAMS_$1)))
+hash := \#
+budget = $(if $(SHAPE_$1),,$(if $(BUDGET_$1),$(BUDGET_$1),$(if $(PARAMS_$1),--params $(PARAMS_$1),$(error target $1 needs SHAPE_$1, PARAMS_$1 or BUDGET_$1))))
+shape = $(if $(budget),--candidate $(WORK)/$1/cand$(hash)1,$(SHAPE_$1))
 score = $(if $(EVAL),$(eval $(call evalharness,$1,$2,$(EVAL_INPUTS),$(EVAL)))$(eval scores += $1))
 define target
 $(call act-stats,$(WORK)/$1/stats,$2,$(CALIB),$(call of,STATSOPTS,$1))
 $(call rank,$(WORK)/$1/rank,$(WORK)/$1/stats,$(call of,RANKOPTS,$1))
-$(if $(PARAMS_$1),$(call candidates,$(WORK)/$1/cand,$2,--params $(PARAMS_$1) $(call opt,--tolerance,TOLERANCE,$1) $(call of,GRID,$1) --top 1))
-$(call trim,$(WORK)/$1/trimmed,$2,$(WORK)/$1/rank,$(call shape,$1) $(call of,TRIMOPTS,$1),$(if $(PARAMS_$1),$(WORK)/$1/cand))
+$(if $(budget),$(call candidates,$(WORK)/$1/cand,$2,$(budget) $(call of,GRID,$1) --top 1))
+$(call trim,$(WORK)/$1/trimmed,$2,$(WORK)/$1/rank,$(shape) $(call of,TRIMOPTS,$1),$(if $(budget),$(WORK)/$1/cand))
 $(call kd-train,$(WORK)/$1/kd,$(if $(filter original,$(KD_TEACHER)),$(TEACHER),$2),$(WORK)/$1/trimmed,$(DATA),$(kdopts),$(VALID))
 .PHONY: $1
 $1: $(WORK)/$1/kd/student/config.json
