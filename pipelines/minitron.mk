@@ -10,7 +10,7 @@
 #	SHAPE_x    options of trim that give the shape, or
 #	PARAMS_x   a budget of parameters, or BUDGET_x, options of candidates that give one ("--nonembedding 4e9"): the options
 #	           GRID_x (or GRID) span the shapes, the first candidate is taken
-#	DATA       token files to distil on, or
+#	DATA       token set to distil on, or
 #	TEXT       text or JSONL files, which become DATA (all, or TRAIN_SAMPLES sequences of SEQ tokens) and CALIB
 #	CALIB      token file to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
 #
@@ -56,6 +56,10 @@ ifeq ($(filter original previous,$(KD_TEACHER)),)
 $(error KD_TEACHER=$(KD_TEACHER) is neither original nor previous)
 endif
 
+ifneq ($(word 2,$(DATA)),)
+$(error DATA="$(DATA)" is more than one token set: let calib-sample join the texts (--sources))
+endif
+
 # $(call of,VAR,TARGET): VAR_TARGET where set, else VAR;  $(call opt,--name,VAR,TARGET): "--name value" when not empty
 of = $(if $(filter undefined,$(origin $1_$2)),$($1),$($1_$2))
 opt = $(if $(call of,$2,$3),$1 $(call of,$2,$3))
@@ -71,7 +75,7 @@ CALIB := $(WORK)/calib.tok
 $(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
 endif
 endif
-CALIB ?= $(firstword $(DATA))
+CALIB ?= $(DATA)
 
 # ---- one target ----
 # Parameters: target, directory of the model it is trimmed from

@@ -41,48 +41,49 @@ exec make -f "$top/pipelines/minitron.mk" WORK="$work" TEACHER=teacher TEXT=text
 END
 export top
 mini() { sh mini "$@"; }
-times() { find "$1" -type f ! -name '*.log' -printf '%P %T@\n' | sort; }
+listing() { find "$1" -type f ! -name '*.log' ! -name .lock -printf "%P %T@\n" | sort; }
 # files whose time differs between two listings, without the report
 touched() { sort "$1" "$2" | uniq -u | sed 's/ .*//' | grep -v '^report' | sort -u; }
 
 if mini w >make.log 2>&1; then ok "minitron.mk makes two students"
 else not_ok "minitron.mk makes two students" "$(tail -n 3 make.log | tr '\n' ' ')"; exit 1; fi
-check "the report has five models" "$(grep -c '^teacher\|^[ab], ' w/report.txt)" 5
-times w >t0
+check "the report has five models" "$(grep -c '^teacher  \|^[ab], ' w/report.txt)" 5
+listing w >t0
 mini w >again.log 2>&1
-times w >t1
+listing w >t1
 check "a second make rebuilds nothing" "$(touched t0 t1)" ""
 check "make -n has nothing to say" "$(mini w -n 2>&1 | grep -vc 'Nothing to be done')" 0
 
-planned=$(mini w -n RANKOPTS="--agg batch=mean" | grep -c '^act-stats.*/a/\|^calib-sample')
+planned=$(mini w -n RANKOPTS="--agg batch=mean" | grep -c -e '-o w/a/stats' -e '^calib-sample')
 check "another aggregation plans no new statistics of the teacher" "$planned" 0
 mini w LR_b=2e-3 >lr.log 2>&1
-times w >t2
+listing w >t2
 check "a learning rate re-runs one training and its score" "$(touched t1 t2 | sed 's,/ckpt/.*,/ckpt,; s,/student/.*,/student,' | sort -u | tr '\n' ' ')" \
-	"b/kd.cmd b/kd.new b/kd/ckpt b/kd/metrics.jsonl b/kd/student b/results.json "
+	"b/kd.cmd b/kd.new b/kd/ckpt b/kd/metrics.jsonl b/kd/run.json b/kd/student b/results.json "
 cp w/b/trimmed/config.json kept.json
 touch text
 mini w -q LR_b=2e-3 >/dev/null 2>&1
 check "a newer text makes all of it stale" $? 1
 
 # ---- kill -9 anywhere, then go on ----
+mkdir k && cp -r teacher text held mini k
 for delay in 0.3 0.8 1.5; do
-	setsid sh mini k >kill.log 2>&1 &   # a process group of its own
+	(cd k && exec setsid sh mini w) >kill.log 2>&1 &   # a process group of its own
 	group=$!
 	sleep "$delay"
 	kill -9 -"$group" 2>/dev/null
 	wait "$group" 2>/dev/null
-	group=
-	for f in k/*.tok k/*/stats k/*/rank; do
+	group=''
+	for f in k/w/*.tok k/w/*/stats k/w/*/rank; do
 		[ ! -e "$f" ] || artcheck "$f" >/dev/null 2>&1 || not_ok "kill -9 leaves no partial file" "$f"
 	done
 done
-mini k >resume.log 2>&1
+(cd k && sh mini w) >resume.log 2>&1
 mini w >/dev/null 2>&1
 same=0
 for f in train.tok calib.tok a/stats a/rank a/trimmed/model.safetensors a/kd/student/model.safetensors b/rank \
 	b/kd/student/model.safetensors b/results.json; do
-	cmp -s "w/$f" "k/$f" && same=$((same + 1)) || echo "differs: $f"
+	if cmp -s "w/$f" "k/w/$f"; then same=$((same + 1)); else echo "differs: $f"; fi
 done
 check "three kills, then the same bytes as without" "$same" 9
 
