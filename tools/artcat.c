@@ -9,12 +9,12 @@
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
 #include "../common/io/artifact.h"
+#include "../common/io/jsontext.h"
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 static struct { bool summary, header; int64_t limit; } o = { .limit = -1 };
 static const struct opt opts[] = {
@@ -27,29 +27,6 @@ static const struct usage use = {
 	"artcat", "Prints any artifact as JSON lines: its header, each record, its trailer.", "[-s] [FILE]",
 	"artcat --summary teacher.stats\nartcat train.tok | jq -c .ids[:8]", opts
 };
-
-static void put_string(const char *s, size_t n)
-{
-	putchar('"');
-	for (size_t i = 0; i < n;) {
-		utf8proc_int32_t c;
-		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
-		if (k < 1) {
-			fputs("\\ufffd", stdout);
-			i++;
-		} else if (c == '"' || c == '\\') {
-			printf("\\%c", (char)c);
-			i++;
-		} else if (c < 32 || c == 127) {
-			printf("\\u%04x", (unsigned)c);
-			i++;
-		} else {
-			fwrite(s + i, 1, (size_t)k, stdout);
-			i += (size_t)k;
-		}
-	}
-	putchar('"');
-}
 
 static void put_number(double v, bool single)
 {
@@ -154,7 +131,7 @@ static void put_object(const msgpack_object *x)
 		put_number(x->via.f64, x->type == MSGPACK_OBJECT_FLOAT32);
 		break;
 	case MSGPACK_OBJECT_STR:
-		put_string(x->via.str.ptr, x->via.str.size);
+		json_put_string(stdout, x->via.str.ptr, x->via.str.size);
 		break;
 	case MSGPACK_OBJECT_BIN:
 		putchar('"');

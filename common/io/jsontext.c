@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 static void put_real(FILE *f, double v)
 {
@@ -111,4 +112,27 @@ char *json_text_new(const json_t *j, int indent)
 	if (fclose(f))
 		die(EXIT_RESOURCE, "out of memory");
 	return text;
+}
+
+void json_put_string(FILE *f, const char *s, size_t n)
+{
+	fputc('"', f);
+	for (size_t i = 0; i < n;) {
+		utf8proc_int32_t c;
+		utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
+		if (k < 1) {
+			fputs("\\ufffd", f);
+			i++;
+		} else if (c == '"' || c == '\\') {
+			fprintf(f, "\\%c", (char)c);
+			i++;
+		} else if (c < 32 || c == 127) {
+			fprintf(f, "\\u%04x", (unsigned)c);
+			i++;
+		} else {
+			fwrite(s + i, 1, (size_t)k, f);
+			i += (size_t)k;
+		}
+	}
+	fputc('"', f);
 }
