@@ -1,5 +1,5 @@
 """Shared by the oracle scripts: models and token rows in, our tools' output in, comparisons out."""
-import base64, json, os, subprocess
+import json, os, subprocess
 import numpy as np
 import torch
 from safetensors import safe_open
@@ -13,22 +13,11 @@ def load(path, dtype=torch.float32, attn="sdpa"):
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn).eval()
 
 
-def arrays(rec):
-    """{"dtype","shape","data"} of `artcat` (numbers, or base64 of the raw bytes) -> numpy, recursively."""
-    if isinstance(rec, dict):
-        if {"dtype", "shape", "data"} <= rec.keys():
-            kind = {"u": "u", "i": "i", "f": "f"}[rec["dtype"][0]] + str(int(rec["dtype"][1:]) // 8)
-            d = rec["data"]
-            a = np.frombuffer(base64.b64decode(d), "<" + kind) if isinstance(d, str) else np.array(d, "<" + kind)
-            return a.reshape(rec["shape"])
-        return {k: arrays(v) for k, v in rec.items()}
-    return [arrays(v) for v in rec] if isinstance(rec, list) else rec
-
-
 def artifact(path, bin_dir):
-    """(header, records) of an artifact through `artcat`."""
+    """(header, records) of an artifact through `artcat`; lists of numbers become float64 or int64 arrays."""
     out = subprocess.run([os.path.join(bin_dir, "artcat"), path], check=True, stdout=subprocess.PIPE, text=True).stdout
-    rows = [arrays(json.loads(line)) for line in out.splitlines()]
+    rows = [{k: np.array(v) if isinstance(v, list) and v and not isinstance(v[0], (str, dict)) else v
+             for k, v in json.loads(line).items()} for line in out.splitlines()]
     return rows[0], rows[1:-1]
 
 
@@ -39,8 +28,7 @@ def token_rows(path, bin_dir="build/bin", rows=None, seq=None):
     elif path.endswith(".json"):
         ids = np.array(json.load(open(path)))
     else:
-        ids = np.concatenate([np.atleast_2d(next(v for v in r.values() if isinstance(v, np.ndarray)))
-                              for r in artifact(path, bin_dir)[1] if any(isinstance(v, np.ndarray) for v in r.values())])
+        ids = np.stack([r["ids"] for r in artifact(path, bin_dir)[1]])
     return torch.from_numpy(np.ascontiguousarray(ids[:rows, :seq]).astype(np.int64))
 
 

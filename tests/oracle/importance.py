@@ -1,6 +1,6 @@
 """Importance scores and rankings of Minitron by PyTorch forward hooks, to judge `act-stats` and `rank`.
 
-    importance.py MODEL TOKENS --stats STATS --rank RANK [--agg batch=l2,seq=mean] [--neuron post] [--head channel-first]
+    importance.py MODEL TOKENS --stats STATS --rank RANK [--agg batch=l2,seq=mean] [--neuron post] [--head channel-first] [--every]
 compares the sums of a stats artifact and the scores and order of a ranking with PyTorch's (relative 1e-3; order equal
 wherever neighbours differ by more).  Without --stats and --rank it prints the scores as JSON.
 
@@ -10,7 +10,7 @@ activation (pre; in a gated MLP the stored columns are gate | up and the score o
 o_proj; hidden = outputs of both norms, summed over all layers; layers = 1 - mean cos(block input, block output).
 FFN is ranked per layer, heads inside each query group, hidden and layers over the whole model; ties: lower index first.
 """
-import argparse, itertools, json, sys
+import argparse, itertools, json, subprocess, sys, tempfile
 import torch
 from common import artifact, check, load, token_rows
 
@@ -122,9 +122,28 @@ def relative(a, b):
     return ((a - b).abs() / (b.abs() + 1e-3 * b.abs().max() + 1e-30)).max().item()
 
 
-def same_order(ours, oracle, score, tol=1e-3):
-    """Position by position the scores agree, so only units closer than tol may have changed places."""
-    return sorted(ours) == sorted(oracle.tolist()) and relative(score[torch.tensor(ours)], score[oracle]) <= tol
+def misplaced(ours, oracle, score, tol=1e-3):
+    """Places where the two orders put units whose scores differ by more than tol; everywhere if ours is no permutation."""
+    if sorted(ours) != sorted(oracle.tolist()):
+        return len(score)
+    a, b = score[torch.tensor(ours)], score[oracle]
+    return int(((a - b).abs() > tol * b.abs()).sum())
+
+
+def judge_ranking(m, path, bin_dir, scores, what):
+    worst, places = {}, {}
+    for r in artifact(path, bin_dir)[1]:
+        axis, i = {"layer": "layers", "head": "heads", "mlp": "ffn", "emb": "hidden"}[r["axis"]], max(r["layer"], 0)
+        ref, order, size = scores[axis][i], r["order"].tolist(), m.heads // m.groups
+        if axis == "heads":   # what counts is the order inside each query group
+            order = [h for g in range(m.groups) for h in order if h // size == g]
+        worst[axis] = max(worst.get(axis, 0), relative(torch.from_numpy(r["score"]).double(), ref))
+        places[axis] = places.get(axis, 0) + misplaced(order, m.order(axis, ref), ref)
+    good = check(f"{what}: axes ranked", len(worst), 4, least=True)
+    for axis in worst:
+        good &= check(f"{what}: scores of {axis}", worst[axis], 1e-3)
+        good &= check(f"{what}: units of {axis} out of order beyond ties", places[axis], 0)
+    return good
 
 
 def main():
@@ -135,6 +154,7 @@ def main():
     ap.add_argument("--seq", type=int, help="only the first N tokens of each")
     ap.add_argument("--stats")
     ap.add_argument("--rank")
+    ap.add_argument("--every", action="store_true", help="with --stats: run `rank` for all nine aggregations, both kinds of heads and neurons")
     ap.add_argument("--agg", default="batch=l2,seq=mean")
     ap.add_argument("--neuron", choices=("post", "pre"), default="post")
     ap.add_argument("--head", choices=("channel-first", "norm-first"), default="channel-first")
@@ -142,33 +162,31 @@ def main():
     a = ap.parse_args()
     model = load(a.model)
     m = Measured(model, token_rows(a.tokens, a.bin, a.rows, a.seq))
-    agg = dict(kv.split("=") for kv in a.agg.split(","))
-    scores, good = m.scores(agg["batch"], agg["seq"], a.neuron, a.head), True
+    agg, good = dict(kv.split("=") for kv in a.agg.split(",")), True
     if a.stats:
         worst = {}
         for r in artifact(a.stats, a.bin)[1]:
-            ours, site = torch.from_numpy(r["sums"].copy()).double(), r["site"]
-            if ours.numel() == 2:
-                ref = torch.tensor([m.cos[r["layer"]], m.tokens])
-                worst["block"] = max(worst.get("block", 0), relative(ours.flatten(), ref))
-                continue
-            key = ("attn_norm" if site == "attn_out" and ours.shape[1] == m.heads else site, r["layer"])
-            if ("mean", key) in m.seq:
+            site = r["site"].replace("attn_out_norm", "attn_norm")
+            if site == "block":
+                ours, ref = torch.tensor([r["one_minus_cos"], r["tokens"]]), torch.tensor([m.cos[r["layer"]], m.tokens])
+                worst["block"] = max(worst.get("block", 0), ((ours - ref).abs() / ref).max().item())
+            key = (site, r["layer"])
+            if "sums" in r and ("mean", key) in m.seq:
+                ours = torch.from_numpy(r["sums"]).double().view(7, -1)
                 for row in range(7):
                     worst[key[0]] = max(worst.get(key[0], 0), relative(ours[row], m.sums(key)[row]))
         good &= all([check(f"sums of {site}", w, 1e-3) for site, w in sorted(worst.items())]) and len(worst) >= 4
     if a.rank:
-        seen = set()
-        for r in artifact(a.rank, a.bin)[1]:
-            axis, i = r["axis"], max(r.get("layer", 0), 0)
-            ref, ours = scores[axis][i], torch.from_numpy(r["score"].copy()).double().flatten()
-            ok = check(f"scores of {axis} {i}", relative(ours, ref), 1e-3)
-            if "order" in r:
-                ok &= check(f"order of {axis} {i} differs", 0 if same_order(r["order"].flatten().tolist(), m.order(axis, ref), ref) else 1, 0)
-            good, seen = good and ok, seen | {axis}
-        good &= check("axes seen", len(seen), 4, least=True)
+        good &= judge_ranking(m, a.rank, a.bin, m.scores(agg["batch"], agg["seq"], a.neuron, a.head), a.agg)
+    if a.every:
+        with tempfile.TemporaryDirectory() as tmp:
+            for batch, seq, (neuron, head) in itertools.product(AGGS, AGGS, (("post", "channel-first"), ("pre", "norm-first"))):
+                cmd = [f"{a.bin}/rank", a.stats, "-q", "-f", "-o", f"{tmp}/rank", "--agg", f"batch={batch},seq={seq}",
+                       "--neuron", neuron, "--head", head]
+                subprocess.run(cmd, check=True)
+                good &= judge_ranking(m, f"{tmp}/rank", a.bin, m.scores(batch, seq, neuron, head), f"{batch},{seq} {neuron} {head}")
     if not (a.stats or a.rank):
-        print(json.dumps({axis: [s.tolist() for s in layers] for axis, layers in scores.items()}))
+        print(json.dumps({axis: [s.tolist() for s in layers] for axis, layers in m.scores(agg["batch"], agg["seq"], a.neuron, a.head).items()}))
     sys.exit(not good)
 
 
