@@ -15,6 +15,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+/* The leak checker of gcc 12 crashes on the thread-local storage of libraries that were loaded later. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "intercept_tls_get_addr=0";
+}
+#endif
+
 static int readable(char *path, size_t size, const char *dir, const char *name)
 {
 	int n = snprintf(path, size, "%s/adze-%s.so", dir, name);
