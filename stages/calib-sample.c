@@ -268,7 +268,7 @@ int main(int argc, char **argv)
 	struct pack_how how = how_of(t, &in);
 	if (com.dry_run) {
 		dry_run(t, &in);
-		return EXIT_DONE;
+		goto out;
 	}
 	prov.seed = com.seed;
 	/* the header is made with the first record: digests of the texts get into it */
@@ -290,6 +290,8 @@ int main(int argc, char **argv)
 	draw_free(&d);
 	for (int k = 0; k < in.streams; k++)
 		stream_free(&s[k]);
+	prov_free(&prov);
+out:
 	source_list_free(&in.list);
 	free(in.v);
 	free(in.weight);

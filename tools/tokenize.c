@@ -140,7 +140,8 @@ int main(int argc, char **argv)
 		die_err(&e);
 	if (com.dry_run) {
 		printf("tokenizer %s: %lld ids, digest %s\n", tok_path(t), (long long)tok_vocab_size(t), tok_digest(t));
-		return 0;
+		tok_free(t);
+		return EXIT_DONE;
 	}
 	FILE *in = path ? fopen(path, "rb") : stdin;
 	if (!in)
@@ -178,6 +179,8 @@ int main(int argc, char **argv)
 	free(ids.v);
 	free(sp.v);
 	tok_scratch_free(s);
+	if (path)
+		fclose(in);
 	tok_free(t);
-	return 0;
+	return EXIT_DONE;
 }
