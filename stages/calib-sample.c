@@ -290,7 +290,6 @@ int main(int argc, char **argv)
 	draw_free(&d);
 	for (int k = 0; k < in.streams; k++)
 		stream_free(&s[k]);
-	prov_free(&prov);
 out:
 	source_list_free(&in.list);
 	free(in.v);
