@@ -18,7 +18,7 @@
 #include <string.h>
 
 static struct {
-	const char *model, *samples;
+	const char *model, *samples, *artifact;
 	struct opt_list task, text;
 	int64_t limit, max_length, batch_tokens;
 } o = { .batch_tokens = 4096 };
@@ -32,6 +32,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
 	OPT_STR(0, "log-samples", &o.samples, "FILE", "write a JSON line per item with its log-likelihoods"),
+	OPT_STR(0, "artifact", &o.artifact, "FILE", "also write the scores as an artifact"),
 	OPT_OUT_ROW("results to write; a table then goes to stdout (default: JSON to stdout)"),
 	OPT_DEVICE_ROWS, OPT_COMMON_ROWS, OPT_END
 };
@@ -153,22 +154,28 @@ static int write_samples(const struct run *r, struct outfile *f, struct err *e)
 	return outfile_commit(f, e);
 }
 
+/* Outputs are opened before the work, so that one that cannot be written costs nothing. */
 static int score_and_write(struct run *r, struct err *e)
 {
 	char digest[33];
 	struct engine g = { 0 };
-	struct outfile *samples = NULL, *out = outfile_open(com.out, false, com.force, e);
-	if (o.samples)
-		samples = outfile_open(o.samples, false, com.force, e);
-	if (!out || (o.samples && !samples) || model_fingerprint(o.model, digest, e) || score(r, &g, e))
-		return -1;
+	struct outfile *samples = NULL, *out = NULL;
+	struct art_w *scores = NULL;
 	struct eval_config cfg = {
 		.model = last_component(o.model), .fingerprint = digest, .tokenizer = tok_digest(r->tok),
-		.dtype = com.dtype, .device = g.k->name, .command = opt_record_line(),
-		.max_length = o.max_length, .limit = o.limit,
+		.dtype = com.dtype, .command = opt_record_line(), .max_length = o.max_length, .limit = o.limit,
 	};
-	if ((samples && write_samples(r, samples, e)) || results_write(r->task, r->n, &r->set, &cfg, out, e) ||
-	    outfile_commit(out, e))
+	if (model_fingerprint(o.model, digest, e) || !(out = outfile_open(com.out, false, com.force, e)) ||
+	    (o.samples && !(samples = outfile_open(o.samples, false, com.force, e))) ||
+	    (o.artifact && !(scores = scores_create(r->task, r->n, &cfg, o.artifact, com.force, e))) || score(r, &g, e)) {
+		outfile_abort(out);
+		outfile_abort(samples);
+		art_abort(scores);
+		return -1;
+	}
+	cfg.device = g.k->name;
+	if ((samples && write_samples(r, samples, e)) || (scores && scores_commit(scores, r->task, r->n, &r->set, e)) ||
+	    results_write(r->task, r->n, &r->set, &cfg, out, e) || outfile_commit(out, e))
 		return -1;
 	if (com.out && strcmp(com.out, "-"))
 		results_table(r->task, r->n, &r->set, stdout);

@@ -1,5 +1,5 @@
 /*
- * results.c - scores for programs (JSON, sample lines) and for people (a table)
+ * results.c - scores for programs (JSON, sample lines, an artifact) and for people (a table)
  *
  * The same scores give the same bytes: nothing written depends on the time or the place of the run.  JSON has no infinity,
  * so a perplexity that overflows is null.
@@ -46,10 +46,12 @@ static void add_scores(const struct task *t, const struct ll_set *s, json_t *res
 int results_write(const struct task *t, int n, const struct ll_set *s, const struct eval_config *c, struct outfile *o,
 		  struct err *e)
 {
-	json_t *results = json_object(), *better = json_object(), *shots = json_object(), *samples = json_object();
+	json_t *results = json_object(), *better = json_object(), *shots = json_object(), *samples = json_object(),
+	       *digests = json_object();
 	for (int i = 0; i < n; i++) {
 		add_scores(&t[i], s, results, better);
 		json_object_set_new(shots, t[i].name, json_integer(0));
+		json_object_set_new(digests, t[i].name, json_string(t[i].digest));
 		json_object_set_new(samples, t[i].name, json_pack("{s:I,s:I}", "original", (json_int_t)t[i].n_file,
 								  "effective", (json_int_t)t[i].n));
 	}
@@ -58,8 +60,8 @@ int results_write(const struct task *t, int n, const struct ll_set *s, const str
 				   "max_length", (json_int_t)c->max_length, "limit",
 				   c->limit ? json_integer(c->limit) : json_null(), "program", "evalharness", "version",
 				   ADZE_VERSION, "command", c->command);
-	json_t *all = json_pack("{s:o,s:o,s:o,s:o,s:o}", "results", results, "n-shot", shots, "higher_is_better", better,
-				"n-samples", samples, "config", config);
+	json_t *all = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "results", results, "n-shot", shots, "higher_is_better",
+				better, "n-samples", samples, "task_hashes", digests, "config", config);
 	if (!all)
 		BUG("results cannot be packed");
 	int rc = put_text(o, all, 2, e);
@@ -96,4 +98,52 @@ int task_log_samples(const struct task *t, const struct ll_set *s, struct outfil
 		json_decref(line);
 	}
 	return rc;
+}
+
+struct art_w *scores_create(const struct task *t, int n, const struct eval_config *c, const char *path, bool force,
+			    struct err *e)
+{
+	struct prov prov = { 0 };
+	prov_add_digest(&prov, "model", c->model, "model", c->fingerprint);
+	for (int i = 0; i < n; i++)
+		prov_add_digest(&prov, "task", t[i].path, "items", t[i].digest);
+	struct art_w *w = art_create(path, "scores", 1, &prov, force, e);
+	if (w)
+		art_meta_str(w, "model", c->fingerprint);
+	return w;
+}
+
+static int put_score(struct art_w *w, const struct task *t, const struct score *sc, struct err *e)
+{
+	int with_err = !isnan(sc->err);
+	art_map(w, 5 + with_err);
+	art_key(w, "task");
+	art_str(w, t->name);
+	art_key(w, "metric");
+	art_str(w, sc->metric);
+	art_key(w, "value");
+	art_f64(w, sc->value);
+	if (with_err) {
+		art_key(w, "stderr");
+		art_f64(w, sc->err);
+	}
+	art_key(w, "n");
+	art_int(w, t->n);
+	art_key(w, "shots");
+	art_int(w, 0);
+	return art_end_record(w, e);
+}
+
+int scores_commit(struct art_w *w, const struct task *t, int n, const struct ll_set *s, struct err *e)
+{
+	for (int i = 0; i < n; i++) {
+		struct score sc[MAX_SCORES];
+		int k = t[i].kind->score(&t[i], s, sc);
+		for (int j = 0; j < k; j++)
+			if (put_score(w, &t[i], &sc[j], e)) {
+				art_abort(w);
+				return -1;
+			}
+	}
+	return art_commit(w, e);
 }

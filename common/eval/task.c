@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "task.h"
+#include "../io/artifact.h"
 #include "../io/text.h"
 #include <stdlib.h>
 #include <string.h>
@@ -76,54 +77,35 @@ static int add_line(struct task *t, const char *line, size_t n, struct encoder *
 	return add_requests(t, d, c, s, e);
 }
 
-static int blank(const char *line, size_t n)
+/* Blank lines are skipped; lines beyond the limit are counted, not read. */
+static int read_lines(struct task *t, const char *text, size_t n, int64_t limit, struct encoder *c, struct ll_set *s,
+		      struct err *e)
 {
-	return text_rstrip(line, n) == 0;
-}
-
-static int read_lines(struct task *t, int64_t limit, struct encoder *c, struct ll_set *s, struct err *e)
-{
-	FILE *f = fopen(t->path, "r");
-	if (!f)
-		return err_sys(e, "%s", t->path);
-	char *line = NULL;
-	size_t cap = 0;
-	ssize_t n;
-	int rc = 0;
-	for (int64_t number = 1; !rc && (n = getline(&line, &cap, f)) >= 0; number++) {
-		if (blank(line, (size_t)n))
+	const char *end = text + n, *eol;
+	int64_t number = 1;
+	for (const char *line = text; line < end; line = eol + 1, number++) {
+		eol = memchr(line, '\n', (size_t)(end - line));
+		if (!eol)
+			eol = end;
+		if (!text_rstrip(line, (size_t)(eol - line)))
 			continue;
 		t->n_file++;
-		if (limit && t->n >= limit)
-			continue;
-		if (add_line(t, line, (size_t)n, c, s, e))
-			rc = err_wrap(e, "%s:%lld", t->path, (long long)number);
+		if ((!limit || t->n < limit) && add_line(t, line, (size_t)(eol - line), c, s, e))
+			return err_wrap(e, "%s:%lld", t->path, (long long)number);
 	}
-	if (!rc && ferror(f))
-		rc = err_sys(e, "%s", t->path);
-	free(line);
-	fclose(f);
-	return rc;
+	return 0;
 }
 
-static int read_whole(struct task *t, struct encoder *c, struct ll_set *s, struct err *e)
+static int read_whole(struct task *t, const char *text, size_t n, struct encoder *c, struct ll_set *s, struct err *e)
 {
-	size_t n;
-	char *text = file_read_new(t->path, MAX_FILE, &n, e);
-	if (!text)
-		return -1;
 	int64_t bad = utf8_check(text, n);
-	int rc = 0;
-	if (bad >= 0) {
-		rc = err_set(e, EXIT_DATA, "%s: not UTF-8 at byte %lld", t->path, (long long)bad);
-	} else if (n) {
-		struct doc *d = doc_add(t, json_pack("{s:o}", "text", json_stringn_nocheck(text, n)));
-		if (add_requests(t, d, c, s, e))
-			rc = err_wrap(e, "%s", t->path);
-		t->n_file = 1;
-	}
-	free(text);
-	return rc;
+	if (bad >= 0)
+		return err_set(e, EXIT_DATA, "%s: not UTF-8 at byte %lld", t->path, (long long)bad);
+	if (!n)
+		return 0;
+	t->n_file = 1;
+	struct doc *d = doc_add(t, json_pack("{s:o}", "text", json_stringn_nocheck(text, n)));
+	return add_requests(t, d, c, s, e) ? err_wrap(e, "%s", t->path) : 0;
 }
 
 static int load(struct task *t, int64_t limit, struct encoder *c, struct ll_set *s, struct err *e)
@@ -131,7 +113,14 @@ static int load(struct task *t, int64_t limit, struct encoder *c, struct ll_set 
 	struct stat st;
 	if (!stat(t->path, &st) && S_ISDIR(st.st_mode))
 		return err_set(e, EXIT_DATA, "%s: is a directory, expected a file of items", t->path);
-	int rc = t->kind && t->kind->whole_file ? read_whole(t, c, s, e) : read_lines(t, limit, c, s, e);
+	size_t n;
+	char *text = file_read_new(t->path, MAX_FILE, &n, e);
+	if (!text)
+		return -1;
+	digest_hex(text, n, t->digest);
+	int rc = t->kind && t->kind->whole_file ? read_whole(t, text, n, c, s, e)
+						: read_lines(t, text, n, limit, c, s, e);
+	free(text);
 	if (!rc && !t->n)
 		rc = err_set(e, EXIT_DATA, "%s: no items", t->path);
 	return rc;

@@ -9,6 +9,7 @@
 #ifndef ADZE_TASK_H
 #define ADZE_TASK_H
 #include "../base/outfile.h"
+#include "../io/artifact.h"
 #include "encode.h"
 #include <jansson.h>
 
@@ -24,6 +25,7 @@ struct task {
 	struct doc *doc;
 	int64_t n, cap;        /* items used; --limit cuts */
 	int64_t n_file;        /* items in the file */
+	char digest[33];       /* of the file */
 };
 struct score {                 /* one metric of a task */
 	const char *metric;
@@ -47,8 +49,8 @@ struct task_kind {
 #include "tasks.def"
 #undef TASK
 
-/* spec: NAME=FILE (kind from the first item's fields) or NAME:KIND=FILE.  limit 0: all items.  The error names
- * file and line.  The caller frees with task_free in either case. */
+/* spec: NAME=FILE (kind from the first item's fields) or NAME:KIND=FILE; FILE - is stdin.  limit 0: all items.  The error
+ * names file and line.  The caller frees with task_free in either case. */
 int task_open(struct task *t, const char *spec, int64_t limit, struct encoder *c, struct ll_set *s, struct err *e);
 /* A whole file under the name of its last component without extension. */
 int task_open_text(struct task *t, const char *path, struct encoder *c, struct ll_set *s, struct err *e);
@@ -65,5 +67,9 @@ struct eval_config {
 /* Keyed as lm-evaluation-harness keys its own; the same scores give the same bytes. */
 int results_write(const struct task *t, int n, const struct ll_set *s, const struct eval_config *cfg,
 		  struct outfile *o, struct err *e);
+/* A "scores" artifact (formats/scores.md): one record per task and metric.  Refuses early, when created. */
+struct art_w *scores_create(const struct task *t, int n, const struct eval_config *cfg, const char *path, bool force,
+			    struct err *e);
+int scores_commit(struct art_w *w, const struct task *t, int n, const struct ll_set *s, struct err *e);
 void results_table(const struct task *t, int n, const struct ll_set *s, FILE *f);
 #endif

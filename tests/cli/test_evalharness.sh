@@ -7,15 +7,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT
 m=$tmp/model
 cp -r "$here/tests/golden/models/llama-tied-gqa" "$m"
-# A byte-level vocabulary of exactly the model's 96 ids: printable ASCII, blank, newline.
-awk 'BEGIN {
-	printf "{\"version\": \"1.0\", \"added_tokens\": [], \"normalizer\": null, \"pre_tokenizer\": {\"type\": \"ByteLevel\", "
-	printf "\"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}, \"post_processor\": null, "
-	printf "\"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"merges\": [], \"vocab\": {"
-	for (i = 33; i < 127; i++)
-		printf "\"%s%c\": %d, ", i == 34 || i == 92 ? "\\" : "", i, i - 33
-	printf "\"\\u0120\": 94, \"\\u010a\": 95}}}\n"
-}' >"$m/tokenizer.json"
+cp "$here"/tests/golden/eval/tokenizer*.json "$m"   # one id per printable character
 cat >"$tmp/mc.jsonl" <<'END'
 {"ctx": "The sky is", "choices": ["blue", "green cheese"], "gold": 0}
 {"query": "Two plus two is ", "choices": ["four", "five", "a fish"], "gold": 0, "id": 17}
@@ -64,6 +56,10 @@ check "same scores in other batches" cmp "$tmp/s1" "$tmp/s3"
 check "json on stdout" sh -c '[ "$(head -c 1)" = "{" ]' <<END
 $(eval_ --task "mc=$tmp/mc.jsonl")
 END
+check "scores artifact" eval_ --task "mc=$tmp/mc.jsonl" --text "$tmp/book.txt" --artifact "$tmp/scores" -o "$tmp/a"
+check "scores artifact is sound" artcheck "$tmp/scores"
+check "scores artifact: records" sh -c '[ "$(artcat "$1" | grep -c \"metric\")" = 6 ]' - "$tmp/scores"
+check "items from stdin" eval_ --task mc=- -o "$tmp/b" <"$tmp/mc.jsonl"
 check "limit" eval_ --task "mc=$tmp/mc.jsonl" --limit 2 -o "$tmp/limit"
 check "limit is written" sh -c 'tr -d "\n" <"$1" | grep -q "\"original\": 3, *\"effective\": 2"' - "$tmp/limit"
 check "kind given" eval_ --task "x:ppl=$tmp/ppl.jsonl" -o "$tmp/kind"
