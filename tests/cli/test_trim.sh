@@ -1,0 +1,150 @@
+#!/bin/sh
+# test_trim.sh - trim as a user meets it: measured rankings, candidates, configs, damaged models, kills
+#
+# SPDX-License-Identifier: Apache-2.0
+set -u
+t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
+
+ok() { echo "ok $1"; }
+no() { echo "not ok $1: $2"; }
+same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
+# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr that contains TEXT, nothing under the output's name
+fails() {
+	name=$1 code=$2 text=$3
+	shift 3
+	rm -rf "$t/bad"
+	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
+	rc=$?
+	lines=$(wc -l <"$t/err")
+	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
+	elif [ "$lines" -ne 1 ]; then no "$name" "$lines lines on stderr: $(cat "$t/err")"
+	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
+	elif [ -e "$t/bad" ]; then no "$name" "left $t/bad"
+	else ok "$name"; fi
+}
+# works NAME COMMAND...
+works() {
+	name=$1
+	shift
+	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "$(cat "$t/err")"; fi
+}
+
+mkdir "$t/tok"
+cp tests/golden/tokenizers/smollm.json "$t/tok/tokenizer.json"
+i=0
+while [ $i -lt 60 ]; do
+	echo "the cat sat on $i mats and the hat was $((i * i)) wide, what a world"
+	i=$((i + 1))
+done >"$t/text"
+for f in llama nemotron; do
+	mkmodel -q --family $f --layers 4 --hidden 48 --ffn 64 --heads 6 --kv-heads 2 --head-dim 8 --vocab 300 \
+		$([ $f = llama ] && echo --tied) --tokenizer "$t/tok" --seed 3 -o "$t/$f" || no "mkmodel $f" failed
+done
+calib-sample -q --eos none -t "$t/llama" --samples 4 --seq 32 "$t/text" -o "$t/calib" || no calib-sample failed
+for f in llama nemotron; do
+	act-stats -q --device ref -m "$t/$f" "$t/calib" | rank -q -o "$t/$f.rank" || no "rank $f" failed
+done
+
+for f in llama nemotron; do
+	works "trim $f by all axes" trim -q -m "$t/$f" -r "$t/$f.rank" --layers 3 --hidden 40 --ffn 24 --heads 4 -o "$t/small"
+	same "config of trimmed $f" "$(grep -E '"(hidden_size|intermediate_size|num_attention_heads|num_key_value_heads|head_dim|num_hidden_layers)"' \
+		"$t/small/config.json" | tr -dc '0-9\n' | tr '\n' ' ')" "40 24 4 2 8 3 "
+	works "trimmed $f is read again" trim -q -m "$t/small" --drop 0 --dry-run
+	works "trimmed $f computes" logits -m "$t/small" --device ref --dtype f32 --ids 1,2,3
+	same "tokenizer goes along ($f)" "$(cmp "$t/small/tokenizer.json" "$t/tok/tokenizer.json" && echo same)" same
+	works "twice the same bytes: first ($f)" trim -q -f -m "$t/$f" -r "$t/$f.rank" --hidden 40 -o "$t/one"
+	works "twice the same bytes: second ($f)" trim -q -f -m "$t/$f" -r "$t/$f.rank" --hidden 40 -o "$t/two"
+	same "twice the same bytes ($f)" "$(diff -r "$t/one" "$t/two" && echo same)" same
+	works "nothing cut ($f)" trim -q -f -m "$t/$f" --layers 4 -o "$t/whole"
+	same "nothing cut keeps every byte ($f)" "$(cmp "$t/whole/model.safetensors" "$t/$f/model.safetensors" && echo same)" same
+	rm -rf "$t/small"
+done
+
+# sizes from a list and from a config
+candidates -q -m "$t/llama" --layers 2:4 --hidden 40,48 --ffn 32,64 --heads 4,6 --params 1:1e9 -o "$t/cand"
+works "candidate" trim -q -f -m "$t/llama" -r "$t/llama.rank" --candidate "$t/cand#5" -o "$t/c5"
+row=$(candidates -q -m "$t/llama" --layers 2:4 --hidden 40,48 --ffn 32,64 --heads 4,6 --params 1:1e9 --format tsv | sed -n 6p)
+plan=$(trim -m "$t/c5" --drop 0 --dry-run -q | sed -n 2p)
+same "candidate has the listed size" "$(echo "$plan" | cut -f2-5,7)" "$(echo "$row" | cut -f2,3,4,5,8)"
+works "config" trim -q -f -m "$t/llama" -r "$t/llama.rank" --config "$t/c5/config.json" -o "$t/c5b"
+same "config gives the same weights as the candidate" "$(cmp "$t/c5/model.safetensors" "$t/c5b/model.safetensors" && echo same)" same
+works "ranking on stdin" sh -c "trim -q -f -m '$t/llama' --hidden 40 -o '$t/p1' <'$t/llama.rank'"
+works "drop needs no ranking" trim -q -m "$t/llama" --drop 1-2 -o "$t/d12"
+same "dropped layers" "$(grep -o '"layers":\[[0-9,]*\]' "$t/d12/adze-kept.json")" '"layers":[0,3]'
+trim -q -m "$t/llama" -r "$t/llama.rank" --hidden 40 --dry-run=json >"$t/plan.json"
+same "dry run writes nothing and says the size" "$(grep -c '"hidden":40' "$t/plan.json")" 1
+
+# refusals
+fails "ranking of another model" 65 "ranking was made for model" trim -q -m "$t/llama" -r "$t/nemotron.rank" --hidden 40 -o "$t/bad"
+fails "not a ranking" 65 "$t/cand" trim -q -m "$t/llama" -r "$t/cand" --hidden 40 -o "$t/bad"
+fails "uneven heads" 2 "not a multiple of the 2 query groups" trim -q -m "$t/llama" -r "$t/llama.rank" --heads 5 -o "$t/bad"
+fails "larger than the model" 2 "hidden 64: the model has 48" trim -q -m "$t/llama" -r "$t/llama.rank" --hidden 64 -o "$t/bad"
+fails "nothing asked for" 2 "say what to keep" trim -q -m "$t/llama" -o "$t/bad"
+fails "junk in a number" 2 "40x" trim -q -m "$t/llama" -r "$t/llama.rank" --hidden 40x -o "$t/bad"
+fails "bad drop list" 2 "--drop" trim -q -m "$t/llama" --drop 3-1 -o "$t/bad"
+fails "no such candidate" 65 "no candidate 99" trim -q -m "$t/llama" -r "$t/llama.rank" --candidate "$t/cand#99" -o "$t/bad"
+fails "no such model" 74 "$t/none" trim -q -m "$t/none" -r "$t/llama.rank" --hidden 40 -o "$t/bad"
+works "output exists: first" trim -q -m "$t/llama" --drop 0 -o "$t/there"
+before=$(ls -l "$t/there")
+trim -q -m "$t/llama" --drop 1 -o "$t/there" 2>/dev/null && no "existing output" "was replaced without -f"
+same "existing output is left alone" "$(ls -l "$t/there")" "$before"
+
+# damaged models: one line that names the file, 65, nothing written
+damage() {
+	rm -rf "$t/hurt"
+	cp -r "$t/llama" "$t/hurt"
+}
+cut="trim -q -m $t/hurt -r $t/llama.rank --hidden 40 -o $t/bad"
+size=$(wc -c <"$t/llama/model.safetensors")
+for keep in 0 4 8 100 $((size / 2)) $((size - 1)); do
+	damage
+	head -c "$keep" "$t/llama/model.safetensors" >"$t/hurt/model.safetensors"
+	# shellcheck disable=SC2086
+	fails "weights cut to $keep bytes" 65 "$t/hurt/model.safetensors" $cut
+done
+damage
+printf '\377\377\377\377\377\377\377\177' | dd of="$t/hurt/model.safetensors" conv=notrunc status=none
+# shellcheck disable=SC2086
+fails "header length out of range" 65 "header length" $cut
+damage
+printf '[[[[' | dd of="$t/hurt/model.safetensors" bs=1 seek=8 conv=notrunc status=none
+# shellcheck disable=SC2086
+fails "header is not JSON" 65 "$t/hurt/model.safetensors" $cut
+damage
+sed -i 's/model.layers.1.mlp.up_proj.weight/model.layers.1.mlp.uq_proj.weight/' "$t/hurt/model.safetensors"
+# shellcheck disable=SC2086
+fails "tensor missing" 65 "'model.layers.1.mlp.up_proj.weight' is missing" $cut
+damage
+sed -i 's/"intermediate_size": 64/"intermediate_size": 65/' "$t/hurt/config.json"
+# shellcheck disable=SC2086
+fails "shapes do not match the config" 65 "expected [65, 48]" $cut
+damage
+head -c 100 "$t/llama/config.json" >"$t/hurt/config.json"
+# shellcheck disable=SC2086
+fails "config cut short" 65 "$t/hurt/config.json" $cut
+damage
+sed -i 's/"llama"/"llamb"/' "$t/hurt/config.json"
+# shellcheck disable=SC2086
+fails "unknown model type" 65 "model_type 'llamb'" $cut
+damage
+rm "$t/hurt/model.safetensors"
+# shellcheck disable=SC2086
+fails "no weights" 65 "no model.safetensors" $cut
+
+# killed at any moment: the final name is absent or whole
+mkmodel -q --layers 8 --hidden 256 --ffn 1024 --heads 4 --vocab 8000 -o "$t/large"
+partial=0
+for ms in 0.00 0.01 0.02 0.03 0.05 0.08; do
+	rm -rf "$t/kill"
+	trim -q -m "$t/large" --drop 0 -o "$t/kill" 2>/dev/null &
+	pid=$!
+	sleep $ms
+	kill -9 $pid 2>/dev/null
+	wait $pid 2>/dev/null
+	if [ -e "$t/kill" ]; then
+		trim -q -m "$t/kill" --drop 0 --dry-run >/dev/null 2>&1 || partial=$((partial + 1))
+	fi
+done
+same "kill -9 leaves nothing partial" "$partial" 0
+rm -rf "$t/kill"
+works "works after kills" trim -q -m "$t/large" --drop 0 -o "$t/kill"
