@@ -91,7 +91,7 @@ void rundir_close(struct rundir *d)
 
 /* ---- settings ---- */
 
-#define TEXT (JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(9))
+#define TEXT (JSON_COMPACT | JSON_REAL_PRECISION(9))
 
 static json_t *number(double v)
 {
@@ -172,7 +172,7 @@ int rundir_mark(const struct rundir *d, const char *settings, bool done, struct 
 	json_object_set_new(run, "version", json_string(ADZE_VERSION));
 	json_object_set_new(run, "state", json_string(done ? "done" : "started"));
 	json_object_set_new(run, "settings", json_loads(settings, 0, NULL));
-	char *text = json_dumps(run, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9)), *path = in(d, "run.json"), *line = xasprintf("%s\n", text);
+	char *text = json_dumps(run, JSON_INDENT(2) | JSON_REAL_PRECISION(9)), *path = in(d, "run.json"), *line = xasprintf("%s\n", text);
 	int rc = file_write(path, line, strlen(line), e);
 	json_decref(run);
 	free(text);

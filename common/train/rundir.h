@@ -35,7 +35,7 @@ int rundir_mark(const struct rundir *d, const char *settings, bool done, struct 
 int rundir_metrics(struct rundir *d, int64_t step, double *seconds, struct err *e);
 int rundir_line(struct rundir *d, const char *line, size_t n, struct err *e); /* line ends with a newline */
 int rundir_sync(struct rundir *d, struct err *e);
-/* The settings that shape a result, as one flat JSON object with sorted keys: text where given, else the number. */
+/* The settings that shape a result, as one flat JSON object in the order given: text where given, else the number. */
 struct setting {
 	const char *key, *text;
 	double number;
