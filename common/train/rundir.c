@@ -211,7 +211,7 @@ int rundir_metrics(struct rundir *d, int64_t step, double *seconds, struct err *
 		kept = text ? keep_lines(text, n, step, seconds) : 0;
 	}
 	if (!rc)
-		rc = file_write(path, text, kept, e);
+		rc = file_write(path, text ? text : "", kept, e);
 	if (!rc) {
 		d->metrics = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
 		if (d->metrics < 0)
