@@ -317,13 +317,13 @@ int main(int argc, char **argv)
 		die_err(&e);
 	if (!o.allow_uneven)
 		warn_uneven(k);
-	if (com.dry_run) {
+	if (com.dry_run)
 		print_plan(k);
-		return EXIT_DONE;
-	}
-	if (write_model(k, m, print, ranked ? &r : NULL, &prov, &e))
+	else if (write_model(k, m, print, ranked ? &r : NULL, &prov, &e))
 		die_err(&e);
-	log_summary("%lld of %lld parameters kept", (long long)arch_count(&k->to), (long long)arch_count(&k->from));
+	else
+		log_summary("%lld of %lld parameters kept", (long long)arch_count(&k->to), (long long)arch_count(&k->from));
+	free((int64_t *)w.drop);
 	keep_free(k);
 	ranking_free(&r);
 	st_close(m);

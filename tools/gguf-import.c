@@ -294,6 +294,8 @@ int main(int argc, char **argv)
 		printf("%lld layers, hidden %lld, ffn %lld, %lld heads, %lld kv-heads, vocabulary %lld: %lld parameters\n",
 			(long long)a.layers, (long long)a.hidden, (long long)a.ffn, (long long)a.heads, (long long)a.kv_heads,
 			(long long)a.vocab, (long long)t->count);
+		ptable_free(t);
+		gguf_close(g);
 		return EXIT_DONE;
 	}
 	struct gguf_str name = { "Model", 5 }, licence = { "unknown", 7 };
