@@ -124,8 +124,9 @@ struct simd {
 			 const void *x, int xt, const float stat[2]);
 	void (*act)(void *y, int yt, const void *x, int xt, int kind, int64_t F);
 	void (*act_dx)(void *dx, int dxt, const void *dy, int dyt, const void *x, int xt, int kind, int64_t F);
-	void (*moments)(double *sum, double *abs, double *sq, const void *x, int xt, int64_t n);     /* += x, |x|, x^2 */
-	void (*moment2)(double *var, const double *mean, const void *x, int xt, int64_t n);          /* += (x-mean)^2 */
+	/* columns [0,n) of rows of x, ld apart: sums of x, |x|, x^2; sum of (x - mean)^2 */
+	void (*moments)(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
+	void (*moment2)(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
 	void (*kd_row)(struct kd_row *);
 	void (*logprob)(float out[2], const float *s, int64_t V, int64_t label);
 	void (*adamw)(float *w, float *m, float *v, const float *g, uint16_t *wb, const struct adamw_args *, float c1,

@@ -25,17 +25,19 @@ static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, doub
 /* Columns [c, c+n) of all samples, two passes over each sample's slice, which stays in cache */
 static void slice_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t c, int64_t n)
 {
-	double m[4][SLICE]; /* sum or mean, |x|, x^2, variance */
+	double m[4][SLICE]; /* sum, |x|, x^2, (x - mean)^2 */
+	float mean[SLICE];
 	for (int64_t s = 0; s < x.rows / T; s++) {
+		const void *at = elem_at(x, s * T * x.cols + c);
 		memset(m, 0, sizeof m);
-		for (int64_t t = s * T; t < (s + 1) * T; t++)
-			d->simd->moments(m[0], m[1], m[2], elem_at(x, t * x.cols + c), x.dtype, n);
+		d->simd->moments(m[0], m[1], m[2], at, x.dtype, x.cols, T, n);
 		for (int64_t i = 0; i < n; i++)
-			m[0][i] /= (double)T;
-		for (int64_t t = s * T; t < (s + 1) * T; t++)
-			d->simd->moment2(m[3], m[0], elem_at(x, t * x.cols + c), x.dtype, n);
-		for (int64_t i = 0; i < n; i++)
-			add_unit(acc, c + i, m[0][i] * (double)T, m[1][i], m[2][i], m[3][i], (double)T);
+			mean[i] = (float)(m[0][i] / (double)T);
+		d->simd->moment2(m[3], mean, at, x.dtype, x.cols, T, n);
+		for (int64_t i = 0; i < n; i++) {
+			double off = m[0][i] / (double)T - (double)mean[i]; /* of the mean's rounding */
+			add_unit(acc, c + i, m[0][i], m[1][i], m[2][i], fmax(m[3][i] - off * off * (double)T, 0), (double)T);
+		}
 	}
 }
 

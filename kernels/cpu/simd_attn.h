@@ -63,10 +63,11 @@ INLINE void ATTN(rotate)(float *x, const struct attn_call *c, int64_t t, float s
 {
 	int half = c->g.rot / 2;
 	const float *cs = (const float *)c->rope.p + t * c->g.rot, *sn = cs + half;
-	for (int i = 0; i < half; i++) {
-		float a = x[i], b = x[i + half], s = sign * sn[i];
-		x[i] = a * cs[i] - b * s;
-		x[i + half] = b * cs[i] + a * s;
+	for (int i = 0; i < half; i += W) {
+		int n = lanes(half - i);
+		vf a = ldf(x + i, n), b = ldf(x + half + i, n), p = ldf(cs + i, n), q = ldf(sn + i, n) * sign;
+		stf(x + i, a * p - b * q, n);
+		stf(x + half + i, b * p + a * q, n);
 	}
 }
 
@@ -189,13 +190,18 @@ static void ATTN(hide)(float *S, const struct ATTN(blk) *q, int64_t k0)
 	int64_t w = c->g.window;
 	if (k0 + KEY_BLOCK - 1 <= q->q0 && (w <= 0 || k0 > q->q0 + c->BQ - 1 - w))
 		return;
-	for (int64_t j = 0; j < KEY_BLOCK; j++)
-		for (int r = 0; r < c->R; r++)
-			for (int i = 0; i < c->BQ; i++) {
-				int64_t at = q->q0 + i, key = k0 + j;
-				if (key > at || (w > 0 && key <= at - w))
-					S[j * q->Nc + r * c->BQ + i] = -INFINITY;
-			}
+	for (int64_t j = 0; j < KEY_BLOCK; j++) {
+		int64_t before = k0 + j - q->q0, after = w > 0 ? before + w : c->BQ; /* visible: before <= i < after */
+		before = before < 0 ? 0 : before > c->BQ ? c->BQ : before;
+		after = after < before ? before : after > c->BQ ? c->BQ : after;
+		for (int r = 0; r < c->R; r++) {
+			float *s = S + j * q->Nc + r * c->BQ;
+			for (int64_t i = 0; i < before; i++)
+				s[i] = -INFINITY;
+			for (int64_t i = after; i < c->BQ; i++)
+				s[i] = -INFINITY;
+		}
+	}
 }
 
 INLINE void *ATTN(take)(char **p, size_t bytes)

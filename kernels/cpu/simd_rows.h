@@ -270,43 +270,62 @@ static void row_act_dx(void *dx, int dxt, const void *dy, int dyt, const void *x
 		act_dx_body(dx, dxt, dy, dyt, x, xt, kind, F);
 }
 
-/* ---- statistics: one row of x into per-column f64 sums ---- */
+/* ---- statistics: columns of x into f64 sums, through f32 sums over FOLD rows ---- */
 
-typedef double vd __attribute__((vector_size(8 * W)));
+enum { FOLD = 32 };
 
-INLINE void add_f64(double *s, vd x, int n)
+INLINE void fold(double *s, vf x, int n)
 {
-	if (n == W) {
-		vd t;
-		memcpy(&t, s, sizeof t);
-		t += x;
-		memcpy(s, &t, sizeof t);
-	} else
-		for (int j = 0; j < n; j++)
-			s[j] += x[j];
+	for (int j = 0; j < n; j++)
+		s[j] += (double)x[j];
 }
 
-static void row_moments(double *sum, double *abs, double *sq, const void *x, int xt, int64_t n)
+INLINE void moments_body(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
 {
-	EACH(i, n) {
-		int k = lanes(n - i);
-		vf a = vld(x, xt, i, k);
-		vd v = __builtin_convertvector(a, vd), u = __builtin_convertvector((vf)((vi)a & 0x7fffffff), vd);
-		add_f64(sum + i, v, k);
-		add_f64(abs + i, u, k);
-		add_f64(sq + i, v * v, k);
-	}
+	for (int64_t r0 = 0; r0 < rows; r0 += FOLD)
+		EACH(i, n) {
+			int k = lanes(n - i);
+			vf s = { 0 }, u = { 0 }, q = { 0 };
+			for (int64_t r = r0; r < rows && r < r0 + FOLD; r++) {
+				vf a = vld(x, xt, r * ld + i, k);
+				s += a;
+				u += (vf)((vi)a & 0x7fffffff);
+				q = vfma(a, a, q);
+			}
+			fold(sum + i, s, k);
+			fold(abs + i, u, k);
+			fold(sq + i, q, k);
+		}
 }
 
-static void row_moment2(double *var, const double *mean, const void *x, int xt, int64_t n)
+static void row_moments(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
 {
-	EACH(i, n) {
-		int k = lanes(n - i);
-		vd m = { 0 }, v = __builtin_convertvector(vld(x, xt, i, k), vd);
-		memcpy(&m, mean + i, (size_t)k * sizeof(double));
-		v -= m;
-		add_f64(var + i, v * v, k);
-	}
+	if (xt == DT_BF16)
+		moments_body(sum, abs, sq, x, DT_BF16, ld, rows, n);
+	else
+		moments_body(sum, abs, sq, x, DT_F32, ld, rows, n);
+}
+
+INLINE void moment2_body(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+{
+	for (int64_t r0 = 0; r0 < rows; r0 += FOLD)
+		EACH(i, n) {
+			int k = lanes(n - i);
+			vf q = { 0 }, m = ldf(mean + i, k);
+			for (int64_t r = r0; r < rows && r < r0 + FOLD; r++) {
+				vf a = vld(x, xt, r * ld + i, k) - m;
+				q = vfma(a, a, q);
+			}
+			fold(var + i, q, k);
+		}
+}
+
+static void row_moment2(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+{
+	if (xt == DT_BF16)
+		moment2_body(var, mean, x, DT_BF16, ld, rows, n);
+	else
+		moment2_body(var, mean, x, DT_F32, ld, rows, n);
 }
 
 /* ---- adamw: c1, c2 = 1 / (1 - beta^step) ---- */
