@@ -302,13 +302,19 @@ const struct st_tensor *st_find(const struct st_model *m, const char *name)
 	return m->n ? bsearch(&key, m->t, (size_t)m->n, sizeof *m->t, by_name) : NULL;
 }
 
+void st_release_bytes(const void *p, size_t n)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), lo = (uintptr_t)p / page * page;
+
+	/* a page that is still wanted is simply read again */
+	if (n)
+		madvise((void *)lo, (uintptr_t)p + n - lo, MADV_DONTNEED);
+}
+
 void st_release(const struct st_model *m, const struct st_tensor *t)
 {
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), lo = (uintptr_t)t->data / page * page;
-
 	(void)m;
-	if (t->bytes)
-		madvise((void *)lo, (uintptr_t)t->data + t->bytes - lo, MADV_DONTNEED);
+	st_release_bytes(t->data, t->bytes);
 }
 
 char *st_shape(const struct st_tensor *t, char buf[128])

@@ -44,6 +44,7 @@ int st_count(const struct st_model *m);
 const struct st_tensor *st_at(const struct st_model *m, int i);             /* in name order */
 const struct st_tensor *st_find(const struct st_model *m, const char *name); /* NULL: none */
 void st_release(const struct st_model *m, const struct st_tensor *t);
+void st_release_bytes(const void *p, size_t n);  /* a part of one, for tensors larger than memory should hold */
 /* "[576, 1536]" */
 char *st_shape(const struct st_tensor *t, char buf[128]);
 

@@ -110,8 +110,13 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 		const struct st_tensor *x = segment(t, p, s, m, e);
 		if (!x)
 			return -1;
-		convert(dst, dtype, x->data, x->dtype, x->elems);
-		st_release(m, x);
+		/* in pieces, so that an embedding of gigabytes is not mapped in and held twice */
+		for (int64_t at = 0; at < x->elems; at += PIECE * 16) {
+			int64_t n = x->elems - at < PIECE * 16 ? x->elems - at : PIECE * 16;
+			const char *src = (const char *)x->data + (size_t)at * st_dtype_size(x->dtype);
+			convert((char *)dst + (size_t)at * dtype_size(dtype), dtype, src, x->dtype, n);
+			st_release_bytes(src, (size_t)n * st_dtype_size(x->dtype));
+		}
 		dst = (char *)dst + (size_t)x->elems * dtype_size(dtype);
 	}
 	return 0;

@@ -66,13 +66,26 @@ struct cut {
 	int64_t width;                 /* rows of a head */
 };
 
+static int write_whole(struct st_w *w, const struct st_tensor *x, struct err *e)
+{
+	const char *src = x->data;
+
+	for (size_t at = 0; at < x->bytes; at += PIECE_BYTES) {
+		size_t n = x->bytes - at < PIECE_BYTES ? x->bytes - at : PIECE_BYTES;
+		if (st_write(w, src + at, n, e))
+			return -1;
+		st_release_bytes(src + at, n);
+	}
+	return 0;
+}
+
 static int write_rows(struct st_w *w, const struct cut *c, struct err *e)
 {
 	size_t es = st_dtype_size(c->x->dtype), row_bytes = (size_t)c->cols * es;
 	const char *src = c->x->data;
 
 	if (!c->row && !c->col && !c->partner)
-		return st_write(w, src, c->x->bytes, e);
+		return write_whole(w, c->x, e);
 	int64_t batch = (int64_t)(PIECE_BYTES / (row_bytes ? row_bytes : 1)) + 1;
 	char *buf = xmalloc((size_t)batch * row_bytes), *tmp = xmalloc(row_bytes);
 	int rc = 0;
@@ -89,6 +102,8 @@ static int write_rows(struct st_w *w, const struct cut *c, struct err *e)
 			}
 		}
 		rc = st_write(w, buf, (size_t)n * row_bytes, e);
+		int64_t lo = c->row ? c->row[r0] : r0, hi = c->row ? c->row[r0 + n - 1] + 1 : r0 + n;
+		st_release_bytes(src + (size_t)(lo * c->src_cols) * es, (size_t)((hi - lo) * c->src_cols) * es);
 	}
 	free(buf);
 	free(tmp);

@@ -42,7 +42,7 @@ static struct ranking ranking_new(const struct arch *a, uint64_t seed)
 {
 	struct ranking r = { .layers = a->layers, .hidden = a->hidden, .ffn = a->ffn, .heads = a->heads,
 		.kv_heads = a->kv_heads, .head_dim = a->head_dim };
-	double s[64];
+	double s[64] = { 0 };
 	static const char *const words[] = { "layer", "emb", "head", "mlp" };
 	const int64_t n[] = { a->layers, a->hidden, a->heads, a->ffn };
 
