@@ -4,12 +4,12 @@
     logits_parity.py MODELDIR --store tests/golden/smollm2.safetensors     write the fixture of the first text instead
 
 Fixture: ids I32 [256] · lse F32 [256] log-sum-exp of the logits · top_ids I32, top F32 [256,5] (best first) · some_ids I32 [16],
-some F32 [256,16] logits of 16 fixed vocabulary entries.  A model directory without a tokenizer needs --ids.
+some F32 [256,16] logits of 16 fixed vocabulary entries.  A model directory without a tokenizer gets random ids.
 """
-import argparse, sys
+import argparse, os, sys
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from common import check, load, our_logits, token_rows
 from texts import TEXTS
 
@@ -25,6 +25,8 @@ def main():
     torch.set_num_threads(2)
     if a.ids:
         rows = token_rows(a.ids, a.bin, 4, 256)
+    elif not os.path.exists(os.path.join(a.model, "tokenizer.json")):
+        rows = torch.randint(0, AutoConfig.from_pretrained(a.model).vocab_size, (4, 256), generator=torch.Generator().manual_seed(1))
     else:
         t = AutoTokenizer.from_pretrained(a.model)
         rows = torch.tensor([t(x, add_special_tokens=False)["input_ids"][:256] for x in TEXTS])

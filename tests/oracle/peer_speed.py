@@ -27,7 +27,7 @@ def arguments():
     ap.add_argument("--impl", choices=("torch", "liger"), default="torch")
     ap.add_argument("--bin", default="build/bin")
     ap.add_argument("--only", choices=("ours", "torch"))
-    ap.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    ap.add_argument("--worker", help=argparse.SUPPRESS)
     return ap.parse_args()
 
 
@@ -107,7 +107,7 @@ def worker(a):
     print(json.dumps({"tok_per_s": statistics.median(rates), "best": max(rates)}))
 
 
-# ---- both, from outside
+# ---- both, from outside; this process stays small, for a child's peak counts that of the process that started it
 def run(cmd):
     """(wall seconds, peak MB, stdout) of one command; its stderr passes through."""
     t = time.perf_counter()
@@ -123,8 +123,8 @@ def ours(a, tmp):
     common = ["--threads", str(a.threads), "--dtype", a.dtype, "--micro", str(a.micro), "-q"]
     if a.what == "stats":
         wall, rss, _ = run([f"{a.bin}/act-stats", "-m", a.model, a.tokens, "-f", "-o", f"{tmp}/stats"] + common)
-        from common import token_rows
-        return {"tok_per_s": token_rows(a.tokens, a.bin).numel() / wall, "peak_mb": rss}
+        lines = run([f"{a.bin}/artcat", a.tokens])[2].splitlines()[1:-1]
+        return {"tok_per_s": sum(len(json.loads(line)["ids"]) for line in lines) / wall, "peak_mb": rss}
     _, rss, _ = run([f"{a.bin}/kd-train", "--teacher", a.model, "--student", a.student, "--data", a.tokens, "--seq", str(a.seq),
                      "--batch", str(a.micro), "--steps", str(a.steps + 1), "--lr", "1e-4", "-f", "-o", f"{tmp}/run"] + common)
     rates = [json.loads(line)["tok_per_s"] for line in open(f"{tmp}/run/metrics.jsonl")]
@@ -132,7 +132,7 @@ def ours(a, tmp):
 
 
 def theirs(a):
-    wall, rss, out = run([sys.executable, __file__, *sys.argv[1:], "--worker"] + (["--student", a.student] if a.student else []))
+    wall, rss, out = run([sys.executable, __file__, *sys.argv[1:], "--worker", "yes"] + (["--student", a.student] if a.student else []))
     return json.loads(out.splitlines()[-1]) | {"peak_mb": rss, "wall_s": wall}
 
 
@@ -142,16 +142,16 @@ def random_student(model, path):
     c = AutoConfig.from_pretrained(model)
     c.update(dict(num_hidden_layers=24, hidden_size=448, intermediate_size=1152, num_attention_heads=6, num_key_value_heads=2))
     AutoModelForCausalLM.from_config(c).save_pretrained(path)
-    return path
 
 
 def main():
     a = arguments()
     if a.worker:
-        return worker(a)
+        return worker(a) if a.worker == "yes" else random_student(a.model, a.worker)
     with tempfile.TemporaryDirectory() as tmp:
         if a.what == "kd" and not a.student:
-            a.student = random_student(a.model, f"{tmp}/student")
+            a.student = f"{tmp}/student"
+            run([sys.executable, __file__, a.what, a.model, "--worker", a.student])
         sides = {"ours": lambda: ours(a, tmp), "torch": lambda: theirs(a)}
         sides = {k: f for k, f in sides.items() if a.only in (None, k)}
         runs = {k: [] for k in sides}
