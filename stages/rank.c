@@ -16,28 +16,30 @@
 #include <string.h>
 
 static struct {
-	const char *agg, *metric, *neuron, *head, *layer_metric, *show, *diff;
+	const char *model, *agg, *metric, *neuron, *head, *layer_metric, *show, *diff;
 	int64_t top;
 } o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "bi",
 	.top = 20 };
 
 static const struct opt opts[] = {
+	OPT_STR('m', "model", &o.model, "DIR", "model directory, for metrics that look at weights"),
 	OPT_OUT_ROW("ranking to write (default: stdout)"),
 	OPT_STR(0, "agg", &o.agg, "LIST", "aggregation: batch=mean|l2|var,seq=mean|l2|var"),
-	OPT_STR(0, "metric", &o.metric, "NAME", "importance metric: minitron"),
+	OPT_STR(0, "metric", &o.metric, "NAME", "minitron, magnitude, wanda-sp, wifv, wnorm-absmean or random"),
 	OPT_CHOICE(0, "neuron", &o.neuron, "post|pre", "MLP neurons after or before the activation"),
 	OPT_CHOICE(0, "head", &o.head, "channel-first|norm-first", "heads: aggregate channels then norm, or norm per token first"),
 	OPT_CHOICE(0, "layer-metric", &o.layer_metric, "bi", "importance of layers: block importance"),
 	OPT_STR(0, "show", &o.show, "AXIS[:LAYER]", "print a ranking given as operand: layer, emb, head:3, mlp:3"),
 	OPT_I64(0, "top", &o.top, "N", "lines of --show, 0: all", 0, 1e12),
 	OPT_STR(0, "diff", &o.diff, "OTHER", "compare the ranking given as operand with another"),
+	OPT_SEED_ROW,
 	OPT_COMMON_ROWS,
 	OPT_END,
 };
 static const struct usage usage = {
 	"rank",
 	"Turns statistics into a ranking of layers, heads, MLP neurons and embedding channels.",
-	"[STATS] [-o RANKING] | --show AXIS[:LAYER] RANKING | --diff OTHER RANKING",
+	"[STATS] [--metric NAME -m DIR] [-o RANKING] | --show AXIS[:LAYER] RANKING | --diff OTHER RANKING",
 	"rank teacher.stats --agg batch=l2,seq=mean -o teacher.rank\n"
 	"rank --show mlp:3 --top 20 teacher.rank",
 	opts,
@@ -111,32 +113,50 @@ static int diff(const char *path, struct err *e)
 	return 0;
 }
 
-static int rank(const char *path, const struct metric_args *m, struct err *e)
+static int write_ranking(const struct ranking *r, const struct prov *prov, struct err *e)
 {
-	struct stats s;
-	struct ranking r;
-	struct prov prov = { 0 };
-	if (stats_read(&s, path, &prov, e))
-		return -1;
-	if (metric_rank(&s, m, &r, e))
-		return err_wrap(e, "%s", path ? path : "stdin");
-	if (com.dry_run) {
-		printf("%d rankings by %s from %lld samples\n", r.n, r.method, (long long)s.samples);
-		return 0;
-	}
-	struct art_w *w = art_create(com.out, "ranking", 1, &prov, com.force, e);
+	struct art_w *w = art_create(com.out, "ranking", 1, prov, com.force, e);
 	if (!w)
 		return -1;
-	ranking_meta(&r, w);
-	if (ranking_write(&r, w, e)) {
+	ranking_meta(r, w);
+	if (ranking_write(r, w, e)) {
 		art_abort(w);
 		return -1;
 	}
-	if (art_commit(w, e))
+	return art_commit(w, e);
+}
+
+static int rank(const char *path, const struct metric_args *m, struct err *e)
+{
+	struct stats s = { 0 };
+	struct wcols w = { 0 };
+	struct ranking r;
+	struct prov prov = { .seed = com.seed };
+	char model[33] = "";
+	int use_stats = metric_needs_stats(m->metric) || path;
+	if (use_stats && stats_read(&s, path, &prov, e))
 		return -1;
-	log_summary("%d rankings from %lld samples", r.n, (long long)s.samples);
+	if (metric_needs_weights(m->metric)) {
+		if (model_fingerprint(o.model, model, e) || wcols_load(&w, o.model, e))
+			return -1;
+		if (use_stats && strcmp(model, s.model))
+			return err_set(e, EXIT_DATA, "%s: statistics are of model %.8s..., not of %s (%.8s...)", path ? path : "stdin",
+				       s.model, o.model, model);
+		prov_add_digest(&prov, "model", o.model, "model", model);
+	}
+	if (metric_rank(use_stats ? &s : NULL, metric_needs_weights(m->metric) ? &w : NULL, m, &r, e))
+		return err_wrap(e, "%s", path ? path : use_stats ? "stdin" : o.model);
+	if (!use_stats)
+		memcpy(r.model, model, sizeof r.model);
+	if (com.dry_run)
+		printf("%d rankings by %s from %lld samples\n", r.n, r.method, (long long)s.samples);
+	else if (write_ranking(&r, &prov, e))
+		return -1;
+	else
+		log_summary("%d rankings from %lld samples", r.n, (long long)s.samples);
 	ranking_free(&r);
 	stats_free(&s);
+	wcols_free(&w);
 	return 0;
 }
 
@@ -152,7 +172,10 @@ int main(int argc, char **argv)
 		opt_die("--show and --diff exclude each other");
 	m.metric = metric_find(o.metric);
 	if (m.metric < 0)
-		opt_die("--metric %s: unknown", o.metric);
+		opt_die("--metric %s: not one of%s", o.metric, metric_list());
+	if (metric_needs_weights(m.metric) && !o.model && !o.show && !o.diff)
+		opt_die("--metric %s needs --model", o.metric);
+	m.seed = (uint64_t)com.seed;
 	m.neuron_pre = !strcmp(o.neuron, "pre");
 	m.head_norm_first = !strcmp(o.head, "norm-first");
 	if (agg_parse(o.agg, &m, &e))

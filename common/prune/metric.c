@@ -14,17 +14,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-int metric_find(const char *word)
-{
-	static const char *const words[] = {
-#define METRIC(id, w, what) w,
+static const struct {
+	const char *word;
+	int stats, weights;
+} metrics[METRIC_COUNT] = {
+#define METRIC(id, w, stats, weights, what) { w, stats, weights },
 #include "metrics.def"
 #undef METRIC
-	};
+};
+
+int metric_find(const char *word)
+{
 	for (int i = 0; i < METRIC_COUNT; i++)
-		if (!strcmp(words[i], word))
+		if (!strcmp(metrics[i].word, word))
 			return i;
 	return -1;
+}
+
+const char *metric_word(int metric)
+{
+	return metrics[metric].word;
+}
+
+int metric_needs_stats(int metric)
+{
+	return metrics[metric].stats;
+}
+
+int metric_needs_weights(int metric)
+{
+	return metrics[metric].weights;
+}
+
+const char *metric_list(void)
+{
+	return ""
+#define METRIC(id, w, stats, weights, what) " " w
+#include "metrics.def"
+#undef METRIC
+		;
 }
 
 int agg_parse(const char *s, struct metric_args *m, struct err *e)
@@ -92,35 +120,34 @@ static int check_units(const struct stats *s, struct err *e)
 	return 0;
 }
 
-static int add_layers(const struct stats *s, struct ranking *r, double *buf)
+static void add_layers(const struct stats *s, struct ranking *r, double *buf)
 {
 	for (int64_t l = 0; l < s->layers; l++) {
 		const struct stat_entry *x = stats_find(s, "block", l);
 		if (!x)
-			return 0;
+			return;
 		buf[l] = x->sums[0] / (double)x->tokens;
 	}
 	ranking_add(r, "layer", -1, buf, s->layers);
-	return 1;
 }
 
-int metric_rank(const struct stats *s, const struct metric_args *m, struct ranking *r, struct err *e)
+static void describe(const struct metric_args *m, struct ranking *r)
 {
-	if (check_units(s, e))
-		return -1;
-	memset(r, 0, sizeof *r);
-	memcpy(r->model, s->model, sizeof r->model);
-	r->layers = s->layers, r->hidden = s->hidden, r->ffn = s->ffn;
-	r->heads = s->heads, r->kv_heads = s->kv_heads, r->head_dim = s->head_dim;
 	static const char *const agg[] = { "mean", "l2", "var" };
-	snprintf(r->method, sizeof r->method, "minitron batch=%s seq=%s neuron=%s head=%s", agg[m->batch], agg[m->seq],
-		 m->neuron_pre ? "pre" : "post", m->head_norm_first ? "norm-first" : "channel-first");
-	int64_t most = s->layers;
+	if (m->metric == METRIC_minitron)
+		snprintf(r->method, sizeof r->method, "minitron batch=%s seq=%s neuron=%s head=%s", agg[m->batch], agg[m->seq],
+			 m->neuron_pre ? "pre" : "post", m->head_norm_first ? "norm-first" : "channel-first");
+	else
+		snprintf(r->method, sizeof r->method, "%s", metric_word(m->metric));
+}
+
+static void rank_minitron(const struct stats *s, const struct metric_args *m, struct ranking *r)
+{
+	int64_t most = 0;
 	for (int i = 0; i < s->n; i++)
 		most = s->e[i].units > most ? s->e[i].units : most;
 	double *buf = xcalloc((size_t)most, sizeof *buf), *emb = xcalloc((size_t)s->hidden, sizeof *emb);
-	int hooks = 0, rc = 0;
-	add_layers(s, r, buf);
+	int hooks = 0;
 	for (int64_t l = 0; l < s->layers; l++) {
 		static const char *const norms[] = { "attn_in", "ffn_in" };
 		for (int k = 0; k < 2; k++) {
@@ -141,9 +168,36 @@ int metric_rank(const struct stats *s, const struct metric_args *m, struct ranki
 	}
 	if (hooks)
 		ranking_add(r, "emb", -1, emb, s->hidden);
-	if (!r->n)
-		rc = err_set(e, EXIT_DATA, "the statistics hold no site that can be ranked");
 	free(buf);
 	free(emb);
+}
+
+int metric_rank(const struct stats *s, const struct wcols *w, const struct metric_args *m, struct ranking *r, struct err *e)
+{
+	memset(r, 0, sizeof *r);
+	if (s) {
+		if (check_units(s, e))
+			return -1;
+		memcpy(r->model, s->model, sizeof r->model);
+		r->layers = s->layers, r->hidden = s->hidden, r->ffn = s->ffn;
+		r->heads = s->heads, r->kv_heads = s->kv_heads, r->head_dim = s->head_dim;
+		double *buf = xcalloc((size_t)s->layers, sizeof *buf);
+		add_layers(s, r, buf);
+		free(buf);
+	} else {
+		const struct arch *a = &w->t->arch;
+		r->layers = a->layers, r->hidden = a->hidden, r->ffn = a->ffn;
+		r->heads = a->heads, r->kv_heads = a->kv_heads, r->head_dim = a->head_dim;
+	}
+	describe(m, r);
+	int rc = 0;
+	if (m->metric == METRIC_minitron)
+		rank_minitron(s, m, r);
+	else
+		rc = metric_rank_cols(s, w, m, r, e);
+	if (!rc && !r->n)
+		rc = err_set(e, EXIT_DATA, "the statistics hold no site that can be ranked");
+	if (rc)
+		ranking_free(r);
 	return rc;
 }

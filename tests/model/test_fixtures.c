@@ -162,9 +162,9 @@ static void statistics(const char *name, const char *device)
 		}
 	for (int k = 0; k < 9; k++)
 		for (int norm_first = 0; norm_first < 2; norm_first++) {
-			struct metric_args m = { METRIC_minitron, k / 3, k % 3, norm_first, norm_first };
+			struct metric_args m = { METRIC_minitron, k / 3, k % 3, norm_first, 0, norm_first };
 			struct ranking r;
-			assert_int_equal(metric_rank(&st, &m, &r, &e), 0);
+			assert_int_equal(metric_rank(&st, NULL, &m, &r, &e), 0);
 			for (int64_t l = 0; l < st.layers; l++) {
 				check_axis(&x, &r, "head", norm_first ? "heads_norm" : "heads", l, k);
 				check_axis(&x, &r, "mlp", norm_first ? "ffn_pre" : "ffn", l, k);
