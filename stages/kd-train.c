@@ -251,7 +251,7 @@ static int train(struct run *r, struct rundir *dir)
 	if (rc < 0)
 		die_err(&e);
 	if (rc == EXIT_AGAIN) {
-		log_summary("stopped at step %lld of %lld with a checkpoint, the same command goes on", (long long)s.at.step,
+		log_summary("stopped at step %lld of %lld, the same command goes on", (long long)s.at.step,
 			    (long long)r->rate.steps);
 	} else {
 		write_student(r, &s);
@@ -260,6 +260,10 @@ static int train(struct run *r, struct rundir *dir)
 		log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s.at.step, (long long)s.at.tokens,
 			    (long long)r->t.skipped, s.last.loss);
 	}
+	struct mem_row row[MEM_ROWS];
+	char buf[32];
+	for (int i = 0, n = trainer_memory(&r->t, row); i < n; i++)
+		log_verbose("memory: %s %s", row[i].word, fmt_bytes(buf, row[i].bytes));
 	trainer_free(&r->t);
 	engine_close(&g);
 	return rc;
@@ -289,6 +293,7 @@ int main(int argc, char **argv)
 	if (opt_parse(&use, argc, argv))
 		opt_die("unexpected operand '%s'", argv[0]);
 	log_start();
+	stop_requested(); /* from here on a signal means: leave something to resume, exit 75 */
 	validate(&loss, &r.max_seconds);
 	struct ptable *teacher = o.teacher ? open_model(o.teacher, r.teacher) : NULL;
 	struct ptable *student = open_model(o.student, r.student);
@@ -306,7 +311,6 @@ int main(int argc, char **argv)
 			prog_explain(r.t.train.p, stdout);
 		else
 			dry_run(&r);
-		trainer_free(&r.t);
 	} else {
 		open_run(&dir, &r, &state);
 		if (state == RUN_DONE)
@@ -315,6 +319,7 @@ int main(int argc, char **argv)
 			rc = train(&r, &dir);
 		rundir_close(&dir);
 	}
+	trainer_free(&r.t);
 	batches_free(&r.data);
 	batches_free(&r.valid);
 	free(r.settings);

@@ -88,7 +88,7 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 static int save(struct loop *o, struct err *e)
 {
 	struct session *s = o->s;
-	if (o->saved == s->at.step)
+	if (o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
 		return 0;
 	if (rundir_sync(s->dir, e) || checkpoint_save(s->dir, s->t, &s->at, s->settings, s->keep, e))
 		return -1;
@@ -177,8 +177,6 @@ int session_run(struct session *s, struct err *e)
 	o.first = o.saved = s->at.step;
 	if (o.first)
 		log_info("goes on after step %lld of %lld", (long long)o.first, (long long)s->rate.steps);
-	else
-		o.saved = -1;
 	if (rundir_metrics(s->dir, o.first, &o.before, e))
 		return -1;
 	o.ids = xcalloc((size_t)n, sizeof *o.ids);
