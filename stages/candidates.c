@@ -21,7 +21,7 @@ static struct {
 	const char *model, *layers, *hidden, *ffn, *ratio, *heads, *kv_heads, *params, *nonembedding, *memory, *flops,
 		*tolerance, *by, *format;
 	int64_t top, seq, batch, bytes;
-} o = { .tolerance = "5%", .by = "params", .seq = 4096, .batch = 1, .bytes = 2 };
+} o = { .tolerance = "5%", .seq = 4096, .batch = 1, .bytes = 2 };
 
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "parent; only its config.json is read"),
@@ -40,7 +40,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "batch", &o.batch, "B", "sequences in the key-value cache", 1, 1 << 20),
 	OPT_I64(0, "bytes", &o.bytes, "N", "bytes of a weight or cache element", 1, 4),
 	OPT_I64(0, "top", &o.top, "K", "only the first K by --by, 0 for all in grid order", 0, 1e9),
-	OPT_STR(0, "by", &o.by, "COLUMN", "largest first by this column; COLUMN:asc for smallest first"),
+	OPT_STR(0, "by", &o.by, "COLUMN", "largest first by this column (params with --top); COLUMN:asc for smallest first"),
 	OPT_CHOICE(0, "format", &o.format, "table|tsv|json", "print the list (default: table without -o)"),
 	OPT_OUT_ROW("candidates to write"), OPT_COMMON_ROWS, OPT_END
 };
@@ -198,7 +198,7 @@ static int write_artifact(const struct shape *s, int64_t n, struct err *e)
 /* --by COLUMN or COLUMN:asc */
 static int order(bool *rising)
 {
-	char *s = xstrdup(o.by), *colon = strchr(s, ':');
+	char *s = xstrdup(o.by ? o.by : "params"), *colon = strchr(s, ':');
 
 	if (colon)
 		*colon = '\0';
@@ -249,10 +249,10 @@ int main(int argc, char **argv)
 		log_warn("%lld combinations passed over: heads are no multiple of kv-heads", (long long)uneven);
 	if (!n)
 		die(EXIT_FAIL, "no shape of the grid fits");
-	if (o.top) {
+	if (o.top || o.by)
 		search_sort(s, n, column, rising);
-		n = n < o.top ? n : o.top;
-	}
+	if (o.top && n > o.top)
+		n = o.top;
 	if (com.out && !com.dry_run && write_artifact(s, n, &e))
 		die_err(&e);
 	bool to_stdout = com.out && !strcmp(com.out, "-");

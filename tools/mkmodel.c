@@ -24,7 +24,7 @@ static struct {
 	.rope_theta = 10000, .bos = -1, .eos = -1 };
 
 static const struct opt opts[] = {
-	OPT_STR(0, "family", &o.family, "NAME", "llama or nemotron"),
+	OPT_STR(0, "family", &o.family, "NAME", "llama, mistral or nemotron"),
 	OPT_I64(0, "layers", &o.layers, "N", "blocks", 1, 4096),
 	OPT_I64(0, "hidden", &o.hidden, "N", "hidden size", 1, 1 << 20),
 	OPT_I64(0, "ffn", &o.ffn, "N", "MLP neurons, 0 for 4 x hidden", 0, 1 << 24),
@@ -97,6 +97,8 @@ int main(int argc, char **argv)
 	a.pad = -1;
 	a.rope_frac = 1;
 	json_t *none = json_object();
+	if (a.family->hf_null)
+		json_object_set_new(none, a.family->hf_null, json_null());
 	if (a.family->configure(&a, none, &e))
 		die_err(&e);
 	json_decref(none);

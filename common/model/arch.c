@@ -162,6 +162,8 @@ static json_t *config_fresh(const struct arch *a)
 	json_object_set_new(cfg, a->family->eps_key, json_real(a->norm_eps));
 	if (a->rope_frac != 1)
 		json_object_set_new(cfg, "partial_rotary_factor", json_real(a->rope_frac));
+	if (a->family->hf_null)
+		json_object_set_new(cfg, a->family->hf_null, json_null());
 	set_rope(a, cfg);
 	json_object_set_new(cfg, "attention_bias", json_false());
 	json_object_set_new(cfg, "mlp_bias", json_false());

@@ -7,7 +7,7 @@
  */
 #include "params.h"
 
-static const struct prow rows[] = {
+const struct prow llama_rows[] = {
 	{ "embed",       0, AX_HIDDEN, 1, 1, { { "model.embed_tokens.weight", AX_VOCAB } } },
 	{ "attn.norm.w", 1, AX_HIDDEN, 0, 1, { { "input_layernorm.weight", AX_NONE } } },
 	{ "attn.qkv",    1, AX_HIDDEN, 1, 3, { { "self_attn.q_proj.weight", AX_HEAD },
@@ -36,7 +36,7 @@ static int configure(struct arch *a, const json_t *cfg, struct err *e)
 extern const struct family family_llama;
 const struct family family_llama = {
 	.model_type = "llama",
-	.rows = rows,
+	.rows = llama_rows,
 	.layer_prefix = "model.layers.%d.",
 	.hf_class = "LlamaForCausalLM",
 	.hf_act = "silu",

@@ -29,11 +29,13 @@ struct family {
 	const struct prow *rows;           /* ends with name NULL */
 	const char *layer_prefix;          /* "model.layers.%d." */
 	const char *hf_class, *hf_act, *eps_key; /* for a fresh config.json: "LlamaForCausalLM", "silu", "rms_norm_eps" */
+	const char *hf_null;               /* key that a fresh config.json must set to null, or NULL */
 	/* fills norm, act, rope and checks the family's own config keys */
 	int (*configure)(struct arch *a, const json_t *cfg, struct err *e);
 };
+extern const struct prow llama_rows[];                     /* Llama's table, which others share */
 const struct family *family_find(const char *model_type);   /* NULL: unknown */
-const char *family_list(void);                              /* "llama nemotron" */
+const char *family_list(void);                              /* "llama mistral nemotron" */
 /* For configure(): a positive number (absent: def); a feature that must not be on; the activation by name. */
 int cfg_real(const json_t *o, const char *key, double def, double *v, struct err *e);
 int cfg_refuse_true(const json_t *o, const char *key, struct err *e);

@@ -31,7 +31,7 @@ static struct arch shape(const char *type, int64_t l, int64_t h, int64_t f, int6
 	struct arch a = { .family = family_find(type), .layers = l, .hidden = h, .ffn = f, .heads = nh, .kv_heads = kv,
 		.head_dim = 128, .vocab = v };
 
-	a.act = !strcmp(type, "llama") ? ACT_SWIGLU : ACT_RELU2;
+	a.act = strcmp(type, "nemotron") ? ACT_SWIGLU : ACT_RELU2;
 	a.rope_frac = 1;
 	return a;
 }
@@ -49,8 +49,8 @@ static void test_published_counts(void **state)
 		{ "Llama-3.1-8B", "llama", 32, 4096, 14336, 32, 8, 128256, 8030261248, 6979588096 },
 		{ "L3.1-Minitron-4B-Width", "llama", 32, 3072, 9216, 32, 8, 128256, 4512746496, 3724741632 },
 		{ "L3.1-Minitron-4B-Depth", "llama", 16, 4096, 14336, 32, 8, 128256, 4540469248, 3489796096 },
-		{ "Mistral-NeMo-12B", "llama", 40, 5120, 14336, 32, 8, 131072, 12247782400, 10905605120 },
-		{ "MN-Minitron-8B", "llama", 40, 4096, 11520, 32, 8, 131072, 8414105600, 7340363776 },
+		{ "Mistral-NeMo-12B", "mistral", 40, 5120, 14336, 32, 8, 131072, 12247782400, 10905605120 },
+		{ "MN-Minitron-8B", "mistral", 40, 4096, 11520, 32, 8, 131072, 8414105600, 7340363776 },
 	};
 	(void)state;
 	for (size_t i = 0; i < sizeof m / sizeof *m; i++) {
@@ -102,6 +102,8 @@ static void test_table(void **state)
 
 #define LLAMA_SIZES "\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2," \
 	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100,\"hidden_act\":\"silu\""
+#define MISTRAL_SIZES "\"model_type\":\"mistral\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2," \
+	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100,\"max_position_embeddings\":8192"
 #define NEMOTRON_SIZES "\"model_type\":\"nemotron\",\"hidden_size\":64,\"intermediate_size\":128," \
 	"\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100"
 
@@ -130,6 +132,10 @@ static void test_spellings(void **state)
 	arch_rope_table(&a, ta, 3, 5);
 	arch_rope_table(&b, tb, 3, 5);
 	assert_memory_equal(ta, tb, sizeof ta);
+
+	struct arch c2;
+	assert_int_equal(load_text(&c2, "{" MISTRAL_SIZES ",\"sliding_window\":null}", &e), 0);
+	arch_free(&c2);
 
 	/* a trimmed shape changes sizes only, every other key survives */
 	a.hidden = 48;
@@ -187,6 +193,8 @@ static void test_refusals(void **state)
 		{ "{" LLAMA_SIZES ",\"quantization_config\":{\"bits\":4}}", "quantization_config" },
 		{ "{" NEMOTRON_SIZES ",\"hidden_act\":\"silu\"}", "hidden_act is 'silu', expected 'relu2'" },
 		{ "{" NEMOTRON_SIZES ",\"num_key_value_heads\":3}", "not a multiple of num_key_value_heads 3" },
+		{ "{" MISTRAL_SIZES "}", "'sliding_window' is 4096 by default, below max_position_embeddings 8192" },
+		{ "{" MISTRAL_SIZES ",\"sliding_window\":100}", "'sliding_window' is 100, below" },
 		{ "{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2}", "'intermediate_size' is missing" },
 		{ "{\"model_type\":\"llama\",\"hidden_size\":\"64\",\"num_hidden_layers\":2}", "'hidden_size' is not an integer" },
 	};
