@@ -100,14 +100,13 @@ int task_log_samples(const struct task *t, const struct ll_set *s, struct outfil
 	return rc;
 }
 
-struct art_w *scores_create(const struct task *t, int n, const struct eval_config *c, const char *path, bool force,
+struct art_w *scores_create(const struct task *t, int n, struct eval_config *c, const char *path, bool force,
 			    struct err *e)
 {
-	struct prov prov = { 0 };
-	prov_add_digest(&prov, "model", c->model, "model", c->fingerprint);
+	prov_add_digest(&c->prov, "model", c->model, "model", c->fingerprint);
 	for (int i = 0; i < n; i++)
-		prov_add_digest(&prov, "task", t[i].path, "items", t[i].digest);
-	struct art_w *w = art_create(path, "scores", 1, &prov, force, e);
+		prov_add_digest(&c->prov, "task", t[i].path, "items", t[i].digest);
+	struct art_w *w = art_create(path, "scores", 1, &c->prov, force, e);
 	if (w)
 		art_meta_str(w, "model", c->fingerprint);
 	return w;

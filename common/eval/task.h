@@ -63,12 +63,13 @@ int task_log_samples(const struct task *t, const struct ll_set *s, struct outfil
 struct eval_config {
 	const char *model, *fingerprint, *tokenizer, *dtype, *device, *command;
 	int64_t max_length, limit;
+	struct prov prov;      /* filled by scores_create, which needs it until scores_commit */
 };
 /* Keyed as lm-evaluation-harness keys its own; the same scores give the same bytes. */
 int results_write(const struct task *t, int n, const struct ll_set *s, const struct eval_config *cfg,
 		  struct outfile *o, struct err *e);
 /* A "scores" artifact (formats/scores.md): one record per task and metric.  Refuses early, when created. */
-struct art_w *scores_create(const struct task *t, int n, const struct eval_config *cfg, const char *path, bool force,
+struct art_w *scores_create(const struct task *t, int n, struct eval_config *cfg, const char *path, bool force,
 			    struct err *e);
 int scores_commit(struct art_w *w, const struct task *t, int n, const struct ll_set *s, struct err *e);
 void results_table(const struct task *t, int n, const struct ll_set *s, FILE *f);
