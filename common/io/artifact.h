@@ -39,7 +39,7 @@ void prov_add_artifact(struct prov *p, const char *role, const struct art_r *r);
 void prov_add_digest(struct prov *p, const char *role, const char *name, const char *kind, const char *digest);
 
 struct art_w;
-/* path NULL or "-": stdout.  prov must live until the first record ends.  extra header fields may be packed between art_create and the first record with art_header_*:
+/* path NULL or "-": stdout.  extra header fields may be packed between art_create and the first record with art_header_*:
  * they land in the header's "meta" map.  p (may be NULL) must live until the first record. */
 struct art_w *art_create(const char *path, const char *kind, int version, const struct prov *p, bool force, struct err *e);
 /* meta map of the header: call any number before the first record */
