@@ -13,23 +13,25 @@ text := $(WORK)/text
 gguf := $(WORK)/SmolLM2-135M-Instruct.Q4_1.gguf
 
 TARGETS := two-thirds one-third
-BUDGET_two-thirds := --nonembedding 70.8M
-GRID_two-thirds := --layers 30 --hidden 512 --ffn 512:1536:64 --heads 9 --tolerance 2%
-BUDGET_one-third := --nonembedding 35.4M
-GRID_one-third := --layers 20 --hidden 512 --ffn 512:1024:64 --heads 9 --tolerance 2%
+BUDGET_two-thirds := --nonembedding 70.8M --tolerance 1%
+GRID_two-thirds := --layers 28 --hidden 576 --ffn 512:1536:64 --heads 9
+BUDGET_one-third := --nonembedding 35.4M --tolerance 2%
+GRID_one-third := --layers 22 --hidden 512 --ffn 384:960:64 --heads 9
 
 TEXT := $(text)/train.jsonl
-SAMPLES := 96
+SAMPLES := 32
 SEQ := 512
-TRAIN_SAMPLES := 4096
-STEPS := 60
-BATCH := 16
-MICRO := 4
-LR := 6e-4
-MIN_LR := 6e-5
-WARMUP := 6
-EVAL_INPUTS := $(text)/valid.jsonl $(text)/cloze.jsonl
-EVAL := --task held-out=$(text)/valid.jsonl --task cloze=$(text)/cloze.jsonl --limit 64
+TRAIN_SAMPLES := 2048
+STEPS := 48
+STEPS_one-third := 64
+BATCH := 2
+LR := 5e-4
+MIN_LR := 5e-5
+WARMUP := 4
+STATSOPTS := --dtype bf16
+KDOPTS := --dtype bf16
+EVAL_INPUTS := $(text)/excerpts.jsonl $(text)/cloze.jsonl
+EVAL := --task held-out=$(text)/excerpts.jsonl --task cloze=$(text)/cloze.jsonl --limit 48 --dtype bf16
 
 .NOTPARALLEL:
 include $(dir $(lastword $(MAKEFILE_LIST)))minitron.mk
@@ -37,6 +39,6 @@ include $(dir $(lastword $(MAKEFILE_LIST)))minitron.mk
 # ---- fetched, once ----
 $(gguf):
 	$(tools)/fetch-demo-model $(WORK)
-$(text)/train.jsonl $(text)/valid.jsonl $(text)/cloze.jsonl &:
+$(text)/train.jsonl $(text)/valid.jsonl $(text)/cloze.jsonl $(text)/excerpts.jsonl &:
 	$(tools)/fetch-demo-text $(text)
 $(eval $(call step,$(TEACHER)/config.json,$(TEACHER),$(gguf),,gguf-import $(gguf) -o $(TEACHER),-f --events $(TEACHER).log))

@@ -202,6 +202,11 @@ def write(path, rows):
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def excerpt(text, size=1200):
+    """The beginning of a text, about size characters, up to the end of a word."""
+    return text if len(text) <= size else text[:text.rfind(" ", 0, size)]
+
+
 def main(root, out):
     docs = {
         "austen": list(novels(root)), "bible": list(bible(root)),
@@ -216,11 +221,13 @@ def main(root, out):
             if hold:
                 held.append((name, text))
         for ctx, choices, gold in items(held, random.Random(f"cloze {source}"), ITEMS[source]):
-            cloze.append({"ctx": ctx, "choices": choices, "gold": gold, "source": source})
+            cloze.append({"ctx": ctx, "choices": choices, "gold": gold, "id": f"{source}-{len(cloze)}"})
     random.Random("documents").shuffle(train)
+    random.Random("items").shuffle(cloze)
     write(os.path.join(out, "train.jsonl"), train)
     write(os.path.join(out, "valid.jsonl"), valid)
     write(os.path.join(out, "cloze.jsonl"), cloze)
+    write(os.path.join(out, "excerpts.jsonl"), [dict(r, text=excerpt(r["text"])) for r in valid[::3]])
     if len(cloze) < 200 or len(train) < 500 or not valid:
         sys.exit(f"demo_text.py: only {len(train)} + {len(valid)} documents and {len(cloze)} items; the packages have changed")
     for what, rows in (("train", train), ("valid", valid)):
