@@ -51,8 +51,10 @@ all: $(PROGS) $(CPU_SO)
 tests: $(TESTS)
 
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
-$(B)/.deps $(B)/.deps-test $(B)/.deps-demo: tools/need-packages
-	@mkdir -p $(B) && sh $< build $(patsubst .deps-%,%,$(filter .deps-%,$(@F))) && touch $@
+$(B)/.deps: tools/need-packages
+	@mkdir -p $(B) && sh $< build && touch $@
+$(B)/.deps-%: tools/need-packages | $(B)/.deps
+	@sh $< $* && touch $@
 
 $(B)/obj/%.o: %.c | $(B)/.deps
 	@mkdir -p $(@D)
