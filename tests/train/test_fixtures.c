@@ -210,8 +210,19 @@ int main(void)
 		cmocka_unit_test(test_one_step),
 		cmocka_unit_test(test_adamw_steps),
 	};
-	eng = (struct engine){ &kernels_ref, kernels_ref.dev_open(1) };
-	int rc = cmocka_run_group_tests(tests, NULL, NULL);
-	eng.k->dev_close(eng.d);
+	static const char *const backend[] = { "ref", "cpu" };
+	int rc = 0;
+	for (int i = 0; i < 2; i++) {
+		struct err e = { 0 };
+		if (engine_open(&eng, backend[i], 2, &e)) {
+			print_message("%s\n", e.msg);
+			rc++;
+			continue;
+		}
+		worst_gradient = 0;
+		far = all = 0;
+		rc += cmocka_run_group_tests_name(backend[i], tests, NULL, NULL);
+		engine_close(&eng);
+	}
 	return rc;
 }
