@@ -53,7 +53,7 @@ tests: $(TESTS)
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
 $(B)/.deps: tools/need-packages
 	@mkdir -p $(B) && sh $< build && touch $@
-$(B)/.deps-%: tools/need-packages | $(B)/.deps
+$(B)/.deps-test $(B)/.deps-demo: $(B)/.deps-%: tools/need-packages | $(B)/.deps
 	@sh $< $* && touch $@
 
 $(B)/obj/%.o: %.c | $(B)/.deps
