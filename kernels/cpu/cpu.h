@@ -80,7 +80,8 @@ struct attn_call {
 	mat o, lse, qkv, rope, dqkv, dout;
 	int R, BQ, Dp;           /* query heads per kv-head; query positions per block; D padded to 16 */
 	int64_t Tp, nq;          /* T padded to KEY_BLOCK; query blocks */
-	void *k, *v;             /* packed keys and values of all (b, kv-head) */
+	int parts;               /* backward: items per (b, kv-head) */
+	void *k, *v;             /* forward: packed keys, values of all (b, kv-head); backward with parts: f32 gradients */
 };
 enum { KEY_BLOCK = 64 };
 struct attn_ops {
@@ -88,7 +89,8 @@ struct attn_ops {
 	size_t (*fwd_bytes)(const struct attn_call *), (*bwd_bytes)(const struct attn_call *); /* scratch per thread */
 	void (*pack)(const struct attn_call *, int64_t bg, int64_t kb, void *tmp);
 	void (*fwd)(const struct attn_call *, int64_t bg, int64_t qb, void *tmp);
-	void (*bwd)(const struct attn_call *, int64_t bg, void *tmp);
+	void (*bwd)(const struct attn_call *, int64_t bg, int64_t part, void *tmp);
+	void (*finish)(const struct attn_call *, int64_t bg, float *dK, float *dV, int64_t t0, int64_t t1);
 };
 
 struct kd_row {                  /* one row of kd_head */

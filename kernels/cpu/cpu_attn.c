@@ -2,8 +2,9 @@
  * cpu_attn.c - attention: cuts a call into independent items; simd_attn.h does them
  *
  * Forward items are query blocks of one (sequence, kv-head), after keys and values have been packed once; backward
- * items are whole (sequence, kv-head) pairs, whose key and value gradients stay in one thread's cache.  bf16 operands
- * are multiplied in bf16 where the machine has the dot product, otherwise in f32.
+ * items are whole (sequence, kv-head) pairs, whose key and value gradients stay in one thread's cache.  Where that
+ * makes too few items for the threads, a pair is dealt out in parts, whose gradients are added up in order.  bf16
+ * operands are multiplied in bf16 where the machine has the dot product, otherwise in f32.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -66,9 +67,21 @@ void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 	const struct attn_ops *a = ops_for(d, qkv);
 	c.dqkv = dqkv;
 	c.dout = dout;
-	size_t mine = a->bwd_bytes(&c);
+	int64_t nbg = g->B * g->G, want = 4 * (int64_t)d->threads, nk = c.Tp / KEY_BLOCK;
+	c.parts = d->threads == 1 || nbg >= want ? 1 : (int)((want + nbg - 1) / nbg);
+	c.parts = c.parts > c.nq ? (int)c.nq : c.parts;
+	size_t mine = a->bwd_bytes(&c), sums = c.parts > 1 ? (size_t)(nbg * c.parts * c.Tp * c.Dp) * sizeof(float) : 0;
 	char *tmp = scratch(d, S_ATTN_THREAD, mine * (size_t)d->threads);
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
-	for (int64_t i = 0; i < g->B * g->G; i++)
-		a->bwd(&c, i, tmp + mine * (size_t)omp_get_thread_num());
+	float *k = c.k = scratch(d, S_ATTN_K, sums), *v = c.v = scratch(d, S_ATTN_V, sums);
+#pragma omp parallel num_threads(d->threads)
+	{
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < nbg * c.parts; i++)
+			a->bwd(&c, i / c.parts, i % c.parts, tmp + mine * (size_t)omp_get_thread_num());
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < (c.parts > 1 ? nbg * nk : 0); i++) {
+			int64_t at = i / nk * c.parts * c.Tp * c.Dp, t0 = i % nk * KEY_BLOCK;
+			a->finish(&c, i / nk, k + at, v + at, t0, t0 + KEY_BLOCK);
+		}
+	}
 }

@@ -71,6 +71,7 @@ INLINE void ATTN(rotate)(float *x, const struct attn_call *c, int64_t t, float s
 	}
 }
 
+enum { ATTN(AHEAD) = 6 };
 static void ATTN(load)(EL *dst, const struct attn_call *c, mat m, int64_t b, int64_t t, int64_t col, int rope)
 {
 	float x[512];
@@ -78,6 +79,9 @@ static void ATTN(load)(EL *dst, const struct attn_call *c, mat m, int64_t b, int
 	memset(x, 0, (size_t)c->Dp * sizeof x[0]);
 	if (t < c->g.T) {
 		int64_t at = (b * c->g.T + t) * m.cols + col;
+		if (t + ATTN(AHEAD) < c->g.T) /* one short piece of each row: too sparse for the hardware to foresee */
+			for (int i = 0; i < D; i += 64 / (int)sizeof(EL))
+				__builtin_prefetch(elem_at(m, at + ATTN(AHEAD) * m.cols + i));
 		EACH(i, D)
 			stf(x + i, vld(m.p, m.dtype, at + i, lanes(D - i)), lanes(D - i));
 		if (rope)
@@ -250,7 +254,7 @@ static void ATTN(softmax)(EL *P, const float *S, float *m, float *l, float *alph
 #if PAIR == 2
 			vf b = vexp(vfma(ldf(S + (j + 1) * N + n, W), vset(scale), -top));
 			sum += b;
-			vu both = (vround(a) >> 16) | (vround(b) & 0xffff0000u);
+			vu both = vpair(a, b);
 			memcpy(P + j * N + n * 2, &both, sizeof both);
 #else
 			stf(P + j * N + n, a, W);
@@ -298,7 +302,7 @@ static void ATTN(fwd)(const struct attn_call *c, int64_t bg, int64_t qb, void *t
 	}
 }
 
-/* ---- backward: one (b, kv-head) ---- */
+/* ---- backward: one (b, kv-head), or every parts-th query block of it ---- */
 
 struct ATTN(work) {
 	EL *K, *Kt, *V;                     /* keys: A form, transposed A form by blocks; values: A form */
@@ -392,7 +396,7 @@ static void ATTN(scores)(struct ATTN(work) *w, int64_t N, float scale)
 				ATTN(put)(w->dS + at, (const float *)&s[i], W);
 			}
 #if PAIR == 2
-			vu both = (vround(s[0]) >> 16) | (vround(s[1]) & 0xffff0000u);
+			vu both = vpair(s[0], s[1]);
 			memcpy(w->dSB + j * N + n * 2, &both, sizeof both);
 #endif
 		}
@@ -406,14 +410,33 @@ static void ATTN(store)(const struct attn_call *c, float *x, int64_t b, int64_t 
 	row_cvt(elem_at(c->dqkv, (b * c->g.T + t) * c->dqkv.cols + col), c->dqkv.dtype, x, DT_F32, 1.0f, c->g.D);
 }
 
-static void ATTN(bwd)(const struct attn_call *c, int64_t bg, void *tmp)
+/* Key and value gradients of one (b, kv-head): add the other parts to the first, store rows [t0, t1) */
+static void ATTN(finish)(const struct attn_call *c, int64_t bg, float *dK, float *dV, int64_t t0, int64_t t1)
+{
+	int64_t b = bg / c->g.G, g = bg % c->g.G, Dp = c->Dp, D = c->g.D;
+	for (int64_t t = t0; t < t1 && t < c->g.T; t++) {
+		for (int p = 1; p < c->parts; p++) {
+			row_axpy(dK + t * Dp, dK + (p * c->Tp + t) * Dp, DT_F32, 1.0f, Dp);
+			row_axpy(dV + t * Dp, dV + (p * c->Tp + t) * Dp, DT_F32, 1.0f, Dp);
+		}
+		ATTN(store)(c, dK + t * Dp, b, t, (c->g.H + g) * D, 1);
+		ATTN(store)(c, dV + t * Dp, b, t, (c->g.H + c->g.G + g) * D, 0);
+	}
+}
+
+/* Query blocks part, part + parts, ... of one (b, kv-head) */
+static void ATTN(bwd)(const struct attn_call *c, int64_t bg, int64_t part, void *tmp)
 {
 	struct ATTN(work) w;
 	int64_t Dp = c->Dp, D = c->g.D;
 	ATTN(carve)(&w, c, tmp);
+	if (c->parts > 1) {
+		w.dK = (float *)c->k + (bg * c->parts + part) * c->Tp * Dp;
+		w.dV = (float *)c->v + (bg * c->parts + part) * c->Tp * Dp;
+	}
 	ATTN(load_keys)(&w, c, bg / c->g.G, bg % c->g.G);
 	const EL *dSB = PAIR == 2 ? w.dSB : w.dS;
-	for (int64_t qb = 0; qb < c->nq; qb++) {
+	for (int64_t qb = part; qb < c->nq; qb += c->parts) {
 		struct ATTN(blk) q = ATTN(block)(c, bg, qb);
 		int64_t N = q.Nc, first = ATTN(key_begin)(&q), end = ATTN(key_end)(&q);
 		ATTN(load_block)(&w, &q);
@@ -432,13 +455,10 @@ static void ATTN(bwd)(const struct attn_call *c, int64_t bg, void *tmp)
 			if (q.q0 + n % c->BQ < c->g.T)
 				ATTN(store)(c, w.out + n * Dp, q.b, q.q0 + n % c->BQ, (q.g * c->R + n / c->BQ) * D, 1);
 	}
-	int64_t b = bg / c->g.G, g = bg % c->g.G;
-	for (int64_t t = 0; t < c->g.T; t++) {
-		ATTN(store)(c, w.dK + t * Dp, b, t, (c->g.H + g) * D, 1);
-		ATTN(store)(c, w.dV + t * Dp, b, t, (c->g.H + c->g.G + g) * D, 0);
-	}
+	if (c->parts == 1)
+		ATTN(finish)(c, bg, w.dK, w.dV, 0, c->g.T);
 }
 
 static const struct attn_ops ATTN(ops) = {
-	sizeof(EL), ATTN(fwd_bytes), ATTN(bwd_bytes), ATTN(pack), ATTN(fwd), ATTN(bwd),
+	sizeof(EL), ATTN(fwd_bytes), ATTN(bwd_bytes), ATTN(pack), ATTN(fwd), ATTN(bwd), ATTN(finish),
 };

@@ -51,10 +51,17 @@ INLINE float vsum(vf a) { return _mm512_reduce_add_ps(a); }
 INLINE float vtop(vf a) { return _mm512_reduce_max_ps(a); }
 INLINE __mmask16 vlive(int n) { return (__mmask16)((1u << n) - 1u); }
 INLINE vf ldf(const float *p, int n) { return _mm512_maskz_loadu_ps(vlive(n), p); }
-INLINE void stf(float *p, vf x, int n) { _mm512_mask_storeu_ps(p, vlive(n), x); }
+INLINE void stf(float *p, vf x, int n) /* a masked store does not forward to the next load */
+{
+	if (n == W)
+		_mm512_storeu_ps(p, x);
+	else
+		_mm512_mask_storeu_ps(p, vlive(n), x);
+}
 INLINE vf ldh(const uint16_t *p, int n)
 {
-	return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(vlive(n), p)), 16);
+	__m256i h = n == W ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskz_loadu_epi16(vlive(n), p);
+	return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
 }
 #else
 #if W == 8
@@ -120,10 +127,16 @@ INLINE vu vround(vf x)
 
 INLINE void sth(uint16_t *p, vf x, int n)
 {
+#if W == 16
 #ifdef __AVX512BF16__
-	_mm256_mask_storeu_epi16(p, vlive(n), (__m256i)_mm512_cvtneps_pbh(x));
-#elif W == 16
-	_mm256_mask_storeu_epi16(p, vlive(n), _mm512_cvtepi32_epi16((__m512i)(vround(x) >> 16)));
+	__m256i h = (__m256i)_mm512_cvtneps_pbh(x);
+#else
+	__m256i h = _mm512_cvtepi32_epi16((__m512i)(vround(x) >> 16));
+#endif
+	if (n == W)
+		_mm256_storeu_si256((__m256i *)p, h);
+	else
+		_mm256_mask_storeu_epi16(p, vlive(n), h);
 #else
 	vh h = __builtin_convertvector(vround(x) >> 16, vh);
 	if (n == W)
@@ -133,6 +146,16 @@ INLINE void sth(uint16_t *p, vf x, int n)
 			p[i] = h[i];
 #endif
 }
+
+#ifdef __AVX512BF16__
+/* lanes of bf16 pairs: a in the low half, b in the high half */
+INLINE vu vpair(vf a, vf b)
+{
+	__m512i lo = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
+	__m512i hi = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
+	return (vu)_mm512_or_si512(lo, _mm512_slli_epi32(hi, 16));
+}
+#endif
 
 INLINE vf vld(const void *p, int dt, int64_t i, int n)
 {

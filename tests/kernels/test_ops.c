@@ -297,11 +297,11 @@ static void ref_gradients(void **state)
 			}
 }
 
-static void cpu_with(const char *isa, int n_sizes)
+static void cpu_with(const char *isa, int n_sizes, int threads)
 {
 	if (isa)
 		setenv("ADZE_CPU_ISA", isa, 1);
-	struct backend cpu = backend_open("cpu", 2);
+	struct backend cpu = backend_open("cpu", threads);
 	unsetenv("ADZE_CPU_ISA");
 	for (int i = 0; i < N_ROWS; i++)
 		for (int v = 0; v < table[i].variants; v++)
@@ -313,10 +313,11 @@ static void cpu_with(const char *isa, int n_sizes)
 	backend_close(&cpu);
 }
 
-static void cpu_best(void **state) { (void)state; cpu_with(NULL, N_SIZES); }
-static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5); }
-static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5); }
-static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5); }
+static void cpu_best(void **state) { (void)state; cpu_with(NULL, N_SIZES, 2); }
+static void cpu_one_thread(void **state) { (void)state; cpu_with(NULL, N_SIZES, 1); }
+static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5, 2); }
+static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5, 5); }
+static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5, 2); }
 
 static void cpu_repeats(void **state)
 {
@@ -334,7 +335,7 @@ static void cpu_repeats(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ref_gradients), cmocka_unit_test(cpu_best), cmocka_unit_test(cpu_v1),
+		cmocka_unit_test(ref_gradients), cmocka_unit_test(cpu_best), cmocka_unit_test(cpu_one_thread), cmocka_unit_test(cpu_v1),
 		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
