@@ -13,13 +13,16 @@
 #include "../common/base/opt.h"
 #include "../common/io/tokenset.h"
 #include "../common/prune/observe.h"
+#include "../common/prune/stream.h"
 #include <stdlib.h>
 #include <string.h>
 
 static struct {
 	const char *model, *sites;
 	int64_t micro, samples;
+	const char *memory;
 	bool merge, explain;
+	int64_t budget;
 } o = { .sites = "all" };
 
 static const struct opt opts[] = {
@@ -27,6 +30,8 @@ static const struct opt opts[] = {
 	OPT_OUT_ROW("statistics to write (default: stdout)"),
 	OPT_STR(0, "sites", &o.sites, "LIST", "what to observe: hidden,heads,ffn,ffn-pre,layers or all"),
 	OPT_I64(0, "micro", &o.micro, "N", "samples per forward pass, 0: as many as make about 4096 tokens", 0, 1 << 20),
+	OPT_STR(0, "memory", &o.memory, "BYTES",
+		"stay within this much memory: more than it for the weights and all samples go through one block at a time"),
 	OPT_I64(0, "samples", &o.samples, "N", "stop after N samples, 0: all", 0, 1e12),
 	OPT_FLAG(0, "merge", &o.merge, "add the statistics files given as operands instead of measuring"),
 	OPT_FLAG(0, "explain", &o.explain, "print the program that would run, and stop"),
@@ -138,12 +143,53 @@ static void dry_run(const struct ptable *t, const struct tokenset *ts, uint32_t 
 	exit(EXIT_DONE);
 }
 
+/* Weights, statistics and a batch's activations of whole-model passes. */
+static int64_t whole_bytes(const struct ptable *t, int64_t seq, uint32_t sites, struct err *e)
+{
+	val tok;
+	struct prog *p = observe_prog_new(t, dtype_parse(com.dtype), sites, micro_of(seq), seq, &tok, e);
+	if (!p)
+		die_err(e);
+	int64_t n = 2 * p->bytes[SP_PARAM] + p->bytes[SP_ACT] + p->bytes[SP_STAT]; /* weights once more, packed */
+	prog_free(p);
+	return n;
+}
+
+static void whole_model(const struct engine *g, struct tokenset *ts, struct stats *s, uint32_t sites, struct err *e)
+{
+	struct weights w;
+	struct observer ob;
+	int64_t done = 0;
+	if (weights_load(&w, g, o.model, dtype_parse(com.dtype), e))
+		die_err(e);
+	observe_init(&ob, g, &w, s, sites);
+	if (measure(ts, &ob, &done, e))
+		die_err(e);
+	if (stop_requested())
+		die(128 + stop_requested(), "stopped after %lld samples, nothing written", (long long)done);
+	observe_free(&ob);
+	weights_free(&w);
+}
+
+/* Half of the budget may hold hidden states; the rest is a block, a batch and the packed copies. */
+static void by_blocks(const struct engine *g, const struct ptable *t, struct tokenset *ts, struct stats *s, uint32_t sites,
+		      struct err *e)
+{
+	struct stream_args a = { g, o.model, t, dtype_parse(com.dtype), sites, micro_of(ts->seq), o.samples, o.budget / 2 };
+	log_verbose("block by block: weights do not fit in --memory %s", o.memory);
+	if (stream_stats(&a, ts, s, e) < 0)
+		die_err(e);
+}
+
 int main(int argc, char **argv)
 {
 	struct err e = { 0 };
 	uint32_t sites;
 	int n = opt_parse(&usage, argc, argv);
 	log_start();
+	stop_requested();
+	if (o.memory && (parse_i64(o.memory, &o.budget) || o.budget < 1))
+		opt_die("--memory %s: expected a size such as 4Gi", o.memory);
 	if (o.merge) {
 		if (n < 1)
 			opt_die("--merge needs statistics files");
@@ -167,29 +213,25 @@ int main(int argc, char **argv)
 	if (com.dry_run || o.explain)
 		dry_run(ptable_new(&a), &ts, sites, &e);
 	struct engine g;
-	struct weights w;
-	if (engine_open(&g, com.device, (int)com.threads, &e) || weights_load(&w, &g, o.model, dtype_parse(com.dtype), &e))
-		die_err(&e);
 	struct stats s;
-	struct observer ob;
-	int64_t done = 0;
-	stats_init(&s, &a, model, ts.seq);
-	observe_init(&ob, &g, &w, &s, sites);
-	if (measure(&ts, &ob, &done, &e))
+	struct ptable *t = ptable_new(&a);
+	if (engine_open(&g, com.device, (int)com.threads, &e))
 		die_err(&e);
-	if (stop_requested())
-		die(128 + stop_requested(), "stopped after %lld samples, nothing written", (long long)done);
-	if (!done)
+	stats_init(&s, &a, model, ts.seq);
+	if (o.memory && whole_bytes(t, ts.seq, sites, &e) > o.budget)
+		by_blocks(&g, t, &ts, &s, sites, &e);
+	else
+		whole_model(&g, &ts, &s, sites, &e);
+	if (!s.samples)
 		die(EXIT_DATA, "%s: no samples", art_name(ts.r));
 	prov_add_digest(&prov, "model", o.model, "model", model);
 	prov_add_artifact(&prov, "tokens", ts.r);
 	if (write_stats(&s, &prov, &e))
 		die_err(&e);
 	log_summary("%lld samples, %lld tokens", (long long)s.samples, (long long)s.tokens);
-	observe_free(&ob);
-	weights_free(&w);
 	engine_close(&g);
 	stats_free(&s);
+	ptable_free(t);
 	tokenset_close(&ts);
 	arch_free(&a);
 	return EXIT_DONE;

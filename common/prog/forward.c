@@ -104,7 +104,7 @@ val p_forward(struct prog *p, const struct build *b, val tok, val x)
 		memcpy(z, b->hidden_mask, (size_t)c.a->hidden * sizeof *z);
 		c.z = p_const(p, "mask.hidden", 1, c.a->hidden, z);
 	}
-	if (b->blk0 == 0 && tok.id)
+	if (b->blk0 == 0 && tok.id && !b->slice)
 		x = p_site(p, b, p_embed(p, tok, weight(&c, -1, "embed", 0), (float)c.a->embed_scale), SITE_EMBED, -1);
 	for (int64_t l = b->blk0; l < b->blk1; l++) {
 		if (b->drop && b->drop[l])
@@ -113,7 +113,7 @@ val p_forward(struct prog *p, const struct build *b, val tok, val x)
 		x = block(&c, x, l);
 		p->cur_block = -1;
 	}
-	if (b->blk1 < c.a->layers)
+	if (b->slice || b->blk1 < c.a->layers)
 		return x;
 	return p_site(p, b, norm(&c, x, -1, "final.norm"), SITE_FINAL, -1);
 }

@@ -67,6 +67,7 @@ struct build {
 	int space;             /* SP_PARAM or SP_PARAM_T */
 	const char *prefix;    /* of value names, "" or "t." */
 	int64_t blk0, blk1;    /* blocks [blk0, blk1); 0, layers for the whole model */
+	int slice;             /* no embedding before blk0, no final norm after blk1: blocks alone */
 	const uint8_t *drop;   /* layers left out, or NULL */
 	const float *hidden_mask; /* [hidden] 0/1 or NULL: see kernels.h norm */
 	const struct probe *probe;

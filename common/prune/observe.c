@@ -33,13 +33,11 @@ int observe_sites_parse(const char *s, uint32_t *sites, struct err *e)
 
 void observe_init(struct observer *o, const struct engine *g, const struct weights *w, struct stats *s, uint32_t sites)
 {
-	*o = (struct observer){ .g = g, .w = w, .s = s, .sites = sites };
+	*o = (struct observer){ .g = g, .w = w, .s = s, .sites = sites, .block = -1 };
 }
 
-struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
-			      struct err *e)
+static int probes(const struct ptable *t, uint32_t sites, struct probe pr[8])
 {
-	struct probe pr[8];
 	int n = 0;
 	if (sites & OBSERVE_HIDDEN) {
 		pr[n++] = (struct probe){ SITE_ATTN_IN, -1, PROBE_STAT, 1, NULL };
@@ -54,16 +52,40 @@ struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites,
 		pr[n++] = (struct probe){ SITE_FFN_ACT, -1, PROBE_STAT, 1, NULL };
 	if (sites & OBSERVE_FFN_PRE)
 		pr[n++] = (struct probe){ SITE_FFN_PRE, -1, PROBE_STAT, 1, NULL };
+	return n;
+}
+
+static struct prog *planned(struct prog *p, struct err *e)
+{
+	if (!prog_plan(p, e))
+		return p;
+	prog_free(p);
+	return NULL;
+}
+
+struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
+			      struct err *e)
+{
+	struct probe pr[8];
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .probe = pr,
-			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
+			   .n_probe = probes(t, sites, pr), .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
 	*tok = p_input(p, "tokens", B * T, 1, DT_I32);
 	p_forward(p, &b, *tok, NONE);
-	if (prog_plan(p, e)) {
-		prog_free(p);
-		return NULL;
-	}
-	return p;
+	return planned(p, e);
+}
+
+struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *x, val *y,
+			       struct err *e)
+{
+	struct probe pr[8];
+	struct prog *p = prog_new(B, T);
+	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = 1, .slice = 1, .probe = pr,
+			   .n_probe = probes(t, sites, pr), .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
+	*x = p_input(p, "hidden", B * T, t->arch.hidden, DT_F32);
+	*y = p_forward(p, &b, NONE, *x);
+	p_keep(p, *y);
+	return planned(p, e);
 }
 
 /* "stat.ffn_act.3" -> site, layer */
@@ -95,6 +117,8 @@ void observe_flush(struct observer *o)
 		int64_t layer;
 		if (v->space != SP_STAT || !parse_name(v->name, site, &layer))
 			continue;
+		if (o->block >= 0)
+			layer = o->block;
 		double *d = xcalloc((size_t)(v->rows * v->cols), sizeof *d);
 		frame_get(&o->f, (val){ i }, d);
 		int width = v->rows == STAT_ROWS;
@@ -120,23 +144,43 @@ void observe_free(struct observer *o)
 	}
 }
 
+/* Makes o->p fit batches of B x T. */
+static int shape(struct observer *o, int64_t B, int64_t T, struct err *e)
+{
+	if (o->p && o->p->B == B && o->p->T == T)
+		return 0;
+	observe_flush(o);
+	observe_free(o);
+	o->p = o->block < 0 ? observe_prog_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, e) :
+			      observe_block_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, &o->out, e);
+	if (!o->p)
+		return -1;
+	if (frame_new(&o->f, o->g, o->p, e)) {
+		prog_free(o->p);
+		o->p = NULL;
+		return -1;
+	}
+	o->f.base[SP_PARAM] = o->w->w;
+	return 0;
+}
+
 int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, struct err *e)
 {
-	if (!o->p || o->p->B != B || o->p->T != T) {
-		observe_flush(o);
-		observe_free(o);
-		o->p = observe_prog_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, e);
-		if (!o->p)
-			return -1;
-		if (frame_new(&o->f, o->g, o->p, e)) {
-			prog_free(o->p);
-			o->p = NULL;
-			return -1;
-		}
-		o->f.base[SP_PARAM] = o->w->w;
-	}
+	if (shape(o, B, T, e))
+		return -1;
 	frame_set(&o->f, o->tok, ids);
 	prog_run(&o->f);
+	o->pending += B;
+	return 0;
+}
+
+int observe_block(struct observer *o, float *x, int64_t B, int64_t T, struct err *e)
+{
+	if (shape(o, B, T, e))
+		return -1;
+	frame_set(&o->f, o->tok, x);
+	prog_run(&o->f);
+	frame_get(&o->f, o->out, x);
 	o->pending += B;
 	return 0;
 }
