@@ -210,11 +210,21 @@ double now_seconds(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* VmHWM, because ru_maxrss starts at what the parent had before exec. */
 size_t peak_rss_bytes(void)
 {
+	char line[128];
+	long long kib = 0;
+	FILE *f = fopen("/proc/self/status", "re");
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "VmHWM: %lld", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
 	struct rusage u;
-	getrusage(RUSAGE_SELF, &u);
-	return (size_t)u.ru_maxrss * 1024;
+	if (!kib && !getrusage(RUSAGE_SELF, &u))
+		kib = u.ru_maxrss;
+	return (size_t)kib * 1024;
 }
 
 int cpu_count(void)
