@@ -111,7 +111,7 @@ struct gemm_cache *gemm_open(struct dev *d)
 		free(g);
 		return NULL;
 	}
-	d->bf16_gemm = d->simd != &simd_v1 && d->simd != &simd_v3 && has_bf16(g);
+	d->bf16_gemm = d->simd == &simd_v4b && has_bf16(g); /* emulated bf16 is slower than converting to f32 */
 	return g;
 }
 
