@@ -4,6 +4,7 @@
 # Exit status is 0 only when nothing failed and something ran.
 # SPDX-License-Identifier: Apache-2.0
 set -u
+unset MAKEFLAGS MFLAGS MAKELEVEL   # a test that runs make is not part of the one that runs us
 : "${B:=build}"
 export B
 export PATH="$PWD/$B/bin:$PATH"

@@ -91,7 +91,8 @@ check "three kills, then the same bytes as without" "$same" 9
 limit=20
 case $B in *san*) limit=400 ;; esac
 slow='' silent=''
-for p in "$top/$B"/bin/*; do
+for p in "$top"/stages/*.c "$top"/tools/*.c; do
+	p=$top/$B/bin/$(basename "$p" .c)
 	"$p" --help >help.txt 2>&1
 	[ "$(sed -n '/^examples:/,/^$/p' help.txt | grep -c '^  ')" -ge 2 ] || silent="$silent ${p##*/}"
 	for _ in 1 2 3; do
