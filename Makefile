@@ -86,6 +86,9 @@ test: all tests
 demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
 
+bench: all
+	$(B)/bin/bench-kernels
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
 	for p in $(PROGS); do install -m 755 $$p $(DESTDIR)$(PREFIX)/bin/$(PROGRAM_PREFIX)$$(basename $$p); done

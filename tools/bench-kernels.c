@@ -1,10 +1,7 @@
 /*
  * bench-kernels.c - speed of every kernel that matters, at the shapes of a real teacher and its student
  *
- *   bench-kernels [-c] [-b BACKEND] [-t THREADS] [-n ROWS] [-f linear|attn|rows|adamw|head]
- *
- * -c counts processor time of all threads instead of wall time: with -t 1 it says what a core does even when the
- * machine is busy with other things.
+ * --cpu-time with --threads 1 says what a core does even when the machine is busy with other things.
  *
  * Prints one line per op: milliseconds (best of several), GFLOP/s or GB/s, and for matrix work the share of the best
  * matrix product of this run, so that the table can be read on any machine and beside any neighbour.
@@ -12,12 +9,12 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "../common/base/opt.h"
 #include "../kernels/kernels.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 static const struct kernels *K;
 static struct dev *D;
@@ -190,27 +187,38 @@ static void bench_head(int64_t N, int64_t V, int64_t Cs, int64_t Ct, int dt)
 	drop(hs), drop(Ws), drop(ht), drop(Wt), drop(label), drop(sums), drop(dh), drop(dW), drop(lp);
 }
 
+static struct {
+	const char *backend;
+	int64_t rows;
+	bool cpu_time;
+} o = { .backend = "cpu", .rows = 4096 };
+static const struct opt opts[] = {
+	OPT_STR('b', "backend", &o.backend, "NAME", "kernels to measure: cpu or ref"),
+	OPT_I64('n', "rows", &o.rows, "N", "rows of the activations", 64, 1 << 24),
+	OPT_CHOICE(0, "only", &filter, "linear|attn|rows|adamw|head", "one group of operations"),
+	OPT_FLAG('c', "cpu-time", &o.cpu_time, "count processor time of all threads instead of wall time"),
+	OPT_COMMON_ROWS, OPT_END
+};
+static const struct usage usage = {
+	"bench-kernels", "Times the kernels that matter, at the shapes of a real teacher and its student.",
+	"[--only GROUP] [--threads N]",
+	"bench-kernels --only linear\n"
+	"bench-kernels --threads 1 --cpu-time --only attn",
+	opts,
+};
+
 int main(int argc, char **argv)
 {
 	char why[256];
-	const char *backend = "cpu";
-	int threads = 0, c;
-	int64_t N = 4096;
-	while ((c = getopt(argc, argv, "t:n:f:b:c")) != -1)
-		switch (c) {
-		case 't': threads = atoi(optarg); break;
-		case 'n': N = atoll(optarg); break;
-		case 'f': filter = optarg; break;
-		case 'b': backend = optarg; break;
-		case 'c': clock_used = CLOCK_PROCESS_CPUTIME_ID; break;
-		default: fprintf(stderr, "usage: bench-kernels [-c] [-b backend] [-t threads] [-n rows] [-f linear|attn|rows|adamw|head]\n"); return 2;
-		}
-	K = kernels_open(backend, why);
-	if (!K) {
-		fprintf(stderr, "bench-kernels: %s\n", why);
-		return 1;
-	}
-	D = K->dev_open(threads);
+	if (opt_parse(&usage, argc, argv))
+		opt_die("'%s' is not expected", argv[0]);
+	if (o.cpu_time)
+		clock_used = CLOCK_PROCESS_CPUTIME_ID;
+	int64_t N = o.rows;
+	K = kernels_open(o.backend, why);
+	if (!K)
+		die(EXIT_RESOURCE, "%s", why);
+	D = K->dev_open((int)com.threads);
 	for (int dt = DT_BF16; dt >= DT_F32; dt--) {
 		bench_linear(N, 576, 960, dt);
 		bench_linear(N, 576, 3072, dt);
