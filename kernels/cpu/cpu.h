@@ -26,6 +26,7 @@ struct gemm_cache;
 struct dev {
 	int threads;
 	int bf16_gemm;           /* oneDNN multiplies bf16 operands on this machine */
+	int bf16_dot;            /* attention multiplies bf16 operands in bf16 */
 	const struct simd *simd;
 	struct gemm_cache *gemm;
 	void *slot[S_COUNT];

@@ -4,7 +4,7 @@
  * Forward items are query blocks of one (sequence, kv-head), after keys and values have been packed once; backward
  * items are whole (sequence, kv-head) pairs, whose key and value gradients stay in one thread's cache.  Where that
  * makes too few items for the threads, a pair is dealt out in parts, whose gradients are added up in order.  bf16
- * operands are multiplied in bf16 where the machine has the dot product, otherwise in f32.
+ * operands are multiplied in bf16 where the machine has a fast dot product, otherwise in f32.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -37,7 +37,7 @@ static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat q
 
 static const struct attn_ops *ops_for(const struct dev *d, mat qkv)
 {
-	return qkv.dtype == DT_BF16 && d->simd->attn_bf16 ? d->simd->attn_bf16 : d->simd->attn_f32;
+	return qkv.dtype == DT_BF16 && d->bf16_dot ? d->simd->attn_bf16 : d->simd->attn_f32;
 }
 
 void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)

@@ -9,6 +9,7 @@
  */
 #include "cpu.h"
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -53,8 +54,10 @@ void *scratch(struct dev *d, enum slot s, size_t bytes)
 			block_free(d->slot[s], d->slot_bytes[s]);
 		d->slot[s] = block_new(bytes);
 		d->slot_bytes[s] = bytes;
-		if (!d->slot[s])
-			abort(); /* kernels cannot fail; the caller's memory plan was too tight by this much */
+		if (!d->slot[s]) { /* kernels cannot fail */
+			fprintf(stderr, "cpu kernels: no memory for %zu bytes of scratch\n", bytes);
+			abort();
+		}
 	}
 	return d->slot[s];
 }
@@ -86,6 +89,7 @@ static struct dev *cpu_dev_open(int threads)
 	d->threads = threads > 0 ? threads : omp_get_num_procs();
 	omp_set_num_threads(d->threads);
 	d->simd = best_simd();
+	d->bf16_dot = d->simd->attn_bf16 && !__builtin_cpu_is("intel"); /* vdpbf16ps runs at half the rate of f32 fma there */
 	d->gemm = gemm_open(d);
 	if (!d->gemm) {
 		free(d);
