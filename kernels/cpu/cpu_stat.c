@@ -11,7 +11,7 @@
 #include <omp.h>
 #include <string.h>
 
-enum { SLICE = 64 };
+enum { SLICE = 128 };
 
 /* The seven sums of one unit from its moments over T rows */
 static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, double var, double T)
