@@ -12,11 +12,11 @@
 #	           GRID_x (or GRID) span the shapes, the first candidate is taken
 #	DATA       token set to distil on, or
 #	TEXT       text or JSONL files, which become DATA (all, or TRAIN_SAMPLES sequences of SEQ tokens) and CALIB
-#	CALIB      token file to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
+#	CALIB      token set to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
 #
 # And what may be set, each also per target as NAME_x:
 #
-#	STEPS BATCH MICRO SEQ LR MIN_LR WARMUP LOSS SEED   kd-train;  KDOPTS: more of its options
+#	STEPS BATCH MICRO LR MIN_LR WARMUP LOSS SEED   kd-train;  KDOPTS: more of its options
 #	KD_TEACHER                    original | previous: who teaches the students after the first
 #	VALID                         token file that kd-train measures now and then
 #	CALIBOPTS STATSOPTS RANKOPTS TRIMOPTS   more options of those stages (CALIBOPTS not per target)
@@ -79,7 +79,7 @@ CALIB ?= $(DATA)
 
 # ---- one target ----
 # Parameters: target, directory of the model it is trimmed from
-kdopts = $(strip $(addprefix --valid ,$(VALID)) $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) $(call opt,--seq,SEQ,$1) \
+kdopts = $(strip $(addprefix --valid ,$(VALID)) $(call opt,--steps,STEPS,$1) $(call opt,--batch,BATCH,$1) $(call opt,--micro,MICRO,$1) \
 	$(call opt,--lr,LR,$1) $(call opt,--min-lr,MIN_LR,$1) $(call opt,--warmup,WARMUP,$1) $(call opt,--loss,LOSS,$1) \
 	$(call opt,--seed,SEED,$1) $(call of,KDOPTS,$1))
 hash := \#

@@ -17,7 +17,7 @@
 # Stages write under a temporary name, so whatever exists is complete, and a killed run goes on where it was.
 # OUT.log holds the stage's events (times, progress) and is never read by a rule.
 #
-# Variables: BIN (where the programs are; default: $PATH), LAUNCH (put before the stages that compute: mpirun, srun,
+# Variables: BIN (where the programs are; default: build/bin, else $PATH), LAUNCH (put before the stages that compute: mpirun, srun,
 # taskset), RUNOPTS (options that do not change results: --threads 8, -q), and for an ablation any program
 # in place of a stage: make ... RANK=./my-rank.  TRACK_PROGRAMS=1 makes outputs depend on the programs' contents too.
 #
@@ -28,7 +28,7 @@ SHELL := /bin/bash
 .SUFFIXES:
 MAKEFLAGS += -rR
 
-BIN ?=
+BIN ?= $(abspath $(wildcard $(dir $(lastword $(MAKEFILE_LIST)))../build/bin))
 ifneq ($(BIN),)
 export PATH := $(BIN):$(PATH)
 endif
@@ -49,7 +49,7 @@ FORCE:
 same = $(if $(and $(findstring <$1>,<$2>),$(findstring <$2>,<$1>)),1)
 quoted = '$(subst ','\'',$1)'
 # what PROGRAM is, when its contents matter
-digest = $(if $(TRACK_PROGRAMS), \# $(firstword $(shell cksum <"$$(command -v $(firstword $1))" 2>/dev/null)))
+digest = $(if $(TRACK_PROGRAMS), (cksum $(firstword $(shell PATH="$(BIN):$$PATH" && cksum <"$$(command -v $(firstword $1))"))))
 
 # $(call stamp,FILE,TEXT): FILE holds TEXT; rewritten only when it does not
 define stamp

@@ -34,12 +34,12 @@ rm -f "$D.rank"
 # ---- two targets by make ----
 cat >mini <<'END'
 work=$1; shift        # [VARIABLE=VALUE...] [MAKEOPTIONS...]
-exec make -f "$top/pipelines/minitron.mk" WORK="$work" TEACHER=teacher TEXT=text TARGETS="a b" SAMPLES=8 SEQ=64 \
+exec make -f "$top/pipelines/minitron.mk" WORK="$work" BIN="$top/$B/bin" TEACHER=teacher TEXT=text TARGETS="a b" SAMPLES=8 SEQ=64 \
 	CALIBOPTS="--documents paragraph" SHAPE_a="--layers 3 --hidden 32 --ffn 64 --heads 4" \
 	SHAPE_b="--layers 2 --hidden 24 --ffn 48 --heads 2" STEPS=12 BATCH=4 MICRO=2 LR=1e-3 KDOPTS="--warmup 2 --save-every 3 --dtype f32" \
 	EVAL="--text held" EVAL_INPUTS=held RUNOPTS="--progress none" "$@"
 END
-export top
+export top B
 mini() { sh mini "$@"; }
 listing() { find "$1" -type f ! -name '*.log' ! -name .lock -printf "%P %T@\n" | sort; }
 # files whose time differs between two listings, without the report
