@@ -60,7 +60,7 @@ static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int
 	o->out[0] = acc;
 }
 
-static val block(const struct ctx *c, val x, int64_t l)
+static val attention(const struct ctx *c, val x, int64_t l)
 {
 	struct prog *p = c->p;
 	const struct build *b = c->b;
@@ -70,12 +70,26 @@ static val block(const struct ctx *c, val x, int64_t l)
 
 	val h = p_site(p, b, norm(c, x, l, "attn.norm"), SITE_ATTN_IN, l);
 	val o = p_site(p, b, p_attn(p, linear(c, h, l, "attn.qkv", NONE), c->rope, &g, b->dtype), SITE_ATTN_OUT, l);
-	val mid = p_site(p, b, linear(c, o, l, "attn.o", x), SITE_MID, l);
-	h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
+	return p_site(p, b, linear(c, o, l, "attn.o", x), SITE_MID, l);
+}
+
+static val ffn(const struct ctx *c, val mid, int64_t l)
+{
+	struct prog *p = c->p;
+	const struct build *b = c->b;
+	val h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
 	val u = p_site(p, b, linear(c, h, l, "mlp.up", NONE), SITE_FFN_PRE, l);
-	u = p_site(p, b, p_act(p, u, a->act, b->dtype), SITE_FFN_ACT, l);
-	val y = p_site(p, b, linear(c, u, l, "mlp.down", mid), SITE_BLOCK_OUT, l);
-	if (b->layer_stats) {
+	u = p_site(p, b, p_act(p, u, c->a->act, b->dtype), SITE_FFN_ACT, l);
+	return p_site(p, b, linear(c, u, l, "mlp.down", mid), SITE_BLOCK_OUT, l);
+}
+
+/* A half that is left out has no sites either: the residual stream passes it by. */
+static val block(const struct ctx *c, val x, int64_t l)
+{
+	int drop = c->b->drop ? c->b->drop[l] : 0;
+	val mid = drop & DROP_ATTN ? x : attention(c, x, l);
+	val y = drop & DROP_FFN ? mid : ffn(c, mid, l);
+	if (c->b->layer_stats) {
 		cosine_stat(c, x, y, "block", l);
 		cosine_stat(c, x, mid, "attn", l);
 		cosine_stat(c, mid, y, "ffn", l);
@@ -107,7 +121,7 @@ val p_forward(struct prog *p, const struct build *b, val tok, val x)
 	if (b->blk0 == 0 && tok.id && !b->slice)
 		x = p_site(p, b, p_embed(p, tok, weight(&c, -1, "embed", 0), (float)c.a->embed_scale), SITE_EMBED, -1);
 	for (int64_t l = b->blk0; l < b->blk1; l++) {
-		if (b->drop && b->drop[l])
+		if (b->drop && (b->drop[l] & DROP_LAYER))
 			continue;
 		p->cur_block = b->space == SP_PARAM ? (int)l : -1;
 		x = block(&c, x, l);

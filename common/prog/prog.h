@@ -59,6 +59,9 @@ struct probe {
 	const float *z;        /* PROBE_MASK: axis_units values */
 };
 
+/* Parts of a block that a program leaves out: all of it, or a half with its norm. */
+enum { DROP_LAYER = 1, DROP_ATTN = 2, DROP_FFN = 4 };
+
 /* One model inside a program. */
 struct build {
 	const struct ptable *t;
@@ -68,7 +71,7 @@ struct build {
 	const char *prefix;    /* of value names, "" or "t." */
 	int64_t blk0, blk1;    /* blocks [blk0, blk1); 0, layers for the whole model */
 	int slice;             /* no embedding before blk0, no final norm after blk1: blocks alone */
-	const uint8_t *drop;   /* layers left out, or NULL */
+	const uint8_t *drop;   /* [layers] DROP_* bits: what is left out; or NULL */
 	const float *hidden_mask; /* [hidden] 0/1 or NULL: see kernels.h norm */
 	const struct probe *probe;
 	int n_probe;
