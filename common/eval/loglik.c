@@ -17,15 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct batch {
-	int64_t first, n, T;   /* order[first, first + n), padded to T */
-};
-struct batches {
-	int64_t *order;
-	struct batch *b;
-	int64_t n, cap;
-};
-
 void ll_set_free(struct ll_set *s)
 {
 	free(s->ids);
@@ -98,16 +89,16 @@ static int longest_first(const void *x, const void *y)
 	return a->n != b->n ? (a->n > b->n ? -1 : 1) : a->i < b->i ? -1 : a->i > b->i;
 }
 
-static void batches_make(struct batches *q, const struct ll_set *s, int64_t budget)
+void ll_batches_make(struct ll_batches *q, const struct ll_set *s, int64_t budget)
 {
 	struct by_length *key = xcalloc((size_t)s->n + 1, sizeof *key);
-	*q = (struct batches){ .order = xcalloc((size_t)s->n + 1, sizeof *q->order) };
+	*q = (struct ll_batches){ .order = xcalloc((size_t)s->n + 1, sizeof *q->order) };
 	for (int64_t i = 0; i < s->n; i++)
 		key[i] = (struct by_length){ s->r[i].n, i };
 	qsort(key, (size_t)s->n, sizeof *key, longest_first);
 	for (int64_t i = 0; i < s->n; i++) {
 		int64_t T = bucket(key[i].n - 1);
-		struct batch *b = q->n ? &q->b[q->n - 1] : NULL;
+		struct ll_batch *b = q->n ? &q->b[q->n - 1] : NULL;
 		q->order[i] = key[i].i;
 		if (b && b->T == T && (b->n + 1) * T <= budget) {
 			b->n++;
@@ -117,15 +108,29 @@ static void batches_make(struct batches *q, const struct ll_set *s, int64_t budg
 			q->cap = q->cap ? 2 * q->cap : 64;
 			q->b = xrealloc(q->b, (size_t)q->cap, sizeof *q->b);
 		}
-		q->b[q->n++] = (struct batch){ .first = i, .n = 1, .T = T };
+		q->b[q->n++] = (struct ll_batch){ .first = i, .n = 1, .T = T };
 	}
 	free(key);
 }
 
-static void batches_free(struct batches *q)
+void ll_batches_free(struct ll_batches *q)
 {
 	free(q->order);
 	free(q->b);
+}
+
+void ll_batch_fill(const struct ll_set *s, const struct ll_batches *q, int64_t i, int32_t *tok, int32_t *label)
+{
+	const struct ll_batch *b = &q->b[i];
+	const int64_t T = b->T;
+	for (int64_t k = 0; k < b->n; k++) {
+		const struct ll_req *r = &s->r[q->order[b->first + k]];
+		const int32_t *ids = s->ids + r->off;
+		for (int64_t t = 0; t < T; t++) {
+			tok[k * T + t] = t < r->n - 1 ? ids[t] : 0;
+			label[k * T + t] = t < r->n - 1 && t >= r->n - 1 - r->n_cont ? ids[t + 1] : -1;
+		}
+	}
 }
 
 /* One program with its memory, and the host side of its inputs and output. */
@@ -177,17 +182,11 @@ static int scorer_fit(struct scorer *q, const struct weights *m, int64_t B, int6
 	return 0;
 }
 
-static void run_batch(struct scorer *q, struct ll_set *s, const int64_t *order, const struct batch *b)
+static void run_batch(struct scorer *q, struct ll_set *s, const struct ll_batches *all, int64_t k)
 {
-	const int64_t T = b->T;
-	for (int64_t i = 0; i < b->n; i++) {
-		const struct ll_req *r = &s->r[order[b->first + i]];
-		const int32_t *ids = s->ids + r->off;
-		for (int64_t t = 0; t < T; t++) {
-			q->h_tok[i * T + t] = t < r->n - 1 ? ids[t] : 0;
-			q->h_label[i * T + t] = t < r->n - 1 && t >= r->n - 1 - r->n_cont ? ids[t + 1] : -1;
-		}
-	}
+	const struct ll_batch *b = &all->b[k];
+	const int64_t T = b->T, *order = all->order;
+	ll_batch_fill(s, all, k, q->h_tok, q->h_label);
 	frame_set(&q->f, q->tok, q->h_tok);
 	frame_set(&q->f, q->label, q->h_label);
 	prog_run(&q->f);
@@ -206,11 +205,11 @@ static void run_batch(struct scorer *q, struct ll_set *s, const int64_t *order, 
 int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 	     void (*step)(void *arg, int64_t padded), void *arg, struct err *e)
 {
-	struct batches q;
+	struct ll_batches q;
 	struct scorer sc = { 0 };
 	int64_t done = 0;
 	int rc = 0;
-	batches_make(&q, s, o->batch_tokens);
+	ll_batches_make(&q, s, o->batch_tokens);
 	for (int64_t i = 0; i < q.n && !rc; i++) {
 		if (stop_requested()) {
 			rc = err_set(e, 128 + stop_requested(), "stopped by a signal, nothing written");
@@ -219,23 +218,23 @@ int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 		rc = scorer_fit(&sc, m, q.b[i].n, q.b[i].T, e);
 		if (rc)
 			break;
-		run_batch(&sc, s, q.order, &q.b[i]);
+		run_batch(&sc, s, &q, i);
 		done += q.b[i].n * q.b[i].T;
 		if (step)
 			step(arg, done);
 	}
 	scorer_free(&sc);
-	batches_free(&q);
+	ll_batches_free(&q);
 	return rc;
 }
 
 int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const struct ll_opts *o, struct ll_cost *c,
 	    struct err *e)
 {
-	struct batches q;
+	struct ll_batches q;
 	int64_t big = 0;
 	*c = (struct ll_cost){ 0 };
-	batches_make(&q, s, o->batch_tokens);
+	ll_batches_make(&q, s, o->batch_tokens);
 	for (int64_t i = 0; i < q.n; i++) {
 		int64_t n = q.b[i].n * q.b[i].T;
 		c->padded += n;
@@ -256,6 +255,6 @@ int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const str
 		c->act_bytes = sc.p->bytes[SP_ACT] + sc.p->bytes[SP_INPUT] + sc.p->bytes[SP_CONST];
 		scorer_free(&sc);
 	}
-	batches_free(&q);
+	ll_batches_free(&q);
 	return rc;
 }

@@ -36,6 +36,20 @@ int ll_add(struct ll_set *s, const uint32_t *ctx, int64_t n_ctx, const uint32_t 
  * before the end of what it scores, so that the last has full context.  Adds none when n is 0. */
 void ll_add_rolling(struct ll_set *s, uint32_t prefix, const uint32_t *ids, int64_t n, int64_t max_length);
 
+/* How a set is run: requests longest first, neighbours of one padded length together. */
+struct ll_batch {
+	int64_t first, n, T;   /* requests order[first, first + n), padded to T */
+};
+struct ll_batches {
+	int64_t *order;        /* [requests] */
+	struct ll_batch *b;
+	int64_t n, cap;
+};
+void ll_batches_make(struct ll_batches *q, const struct ll_set *s, int64_t batch_tokens);
+void ll_batches_free(struct ll_batches *q);
+/* tok, label [n, T] of batch i: the ids that the model reads, the id scored at each place or -1. */
+void ll_batch_fill(const struct ll_set *s, const struct ll_batches *q, int64_t i, int32_t *tok, int32_t *label);
+
 struct ll_opts {
 	int64_t batch_tokens;  /* padded tokens per forward pass; a longer request is a batch of its own */
 };
