@@ -197,8 +197,8 @@ static void warn_uneven(const struct keep *k)
 	if ((b->hidden % 8 && !(a->hidden % 8)) || (b->ffn % 8 && !(a->ffn % 8)))
 		log_warn("hidden %lld or ffn %lld is not a multiple of 8: slow on GPUs", (long long)b->hidden,
 			(long long)b->ffn);
-	if (b->hidden % b->heads && !(a->hidden % a->heads) && !strcmp(a->family->model_type, "llama"))
-		log_warn("hidden %lld is not a multiple of %lld heads: transformers 5 refuses such Llama models",
+	if (b->hidden % b->heads && !(a->hidden % a->heads) && a->family->hidden_by_heads)
+		log_warn("hidden %lld is not a multiple of %lld heads: transformers 5 refuses such models",
 			(long long)b->hidden, (long long)b->heads);
 }
 

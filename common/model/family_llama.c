@@ -41,5 +41,6 @@ const struct family family_llama = {
 	.hf_class = "LlamaForCausalLM",
 	.hf_act = "silu",
 	.eps_key = "rms_norm_eps",
+	.hidden_by_heads = true,
 	.configure = configure
 };

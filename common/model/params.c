@@ -161,3 +161,8 @@ int64_t arch_count_nonembedding(const struct arch *a)
 {
 	return count(a, false);
 }
+
+int64_t arch_count_active(const struct arch *a)
+{
+	return arch_count(a);
+}

@@ -30,6 +30,7 @@ struct family {
 	const char *layer_prefix;          /* "model.layers.%d." */
 	const char *hf_class, *hf_act, *eps_key; /* for a fresh config.json: "LlamaForCausalLM", "silu", "rms_norm_eps" */
 	const char *hf_null;               /* key that a fresh config.json must set to null, or NULL */
+	bool hidden_by_heads;              /* transformers refuses a hidden size that is no multiple of the heads */
 	/* fills norm, act, rope and checks the family's own config keys */
 	int (*configure)(struct arch *a, const json_t *cfg, struct err *e);
 };
@@ -66,6 +67,7 @@ int64_t param_seg_rows(const struct ptable *t, const struct param *p, int s);
  * when tied). */
 int64_t arch_count(const struct arch *a);
 int64_t arch_count_nonembedding(const struct arch *a);
+int64_t arch_count_active(const struct arch *a);               /* that one token uses: all of a dense model */
 
 /* An opened model against its table: every tensor there, every shape right, stored as f32, f16 or bf16; surplus tensors
  * are refused unless known to be harmless (rotary inv_freq, lm_head of a tied model).  EXIT_DATA names the tensor. */

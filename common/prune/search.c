@@ -1,17 +1,20 @@
 /*
- * search.c - enumerating shapes: five nested axes, exact counts, inclusive limits
+ * search.c - walking a grid: four nested axes of lines along ffn, exact counts, inclusive limits
  *
- * Counts come from the parameter table of the family, so a new family or axis needs nothing here.
+ * Every limited column rises with every size.  So a box of the grid is left out when its smallest corner is above a limit or
+ * its largest below, at each level of nesting, and what fits of a line is one interval, found by bisection.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "search.h"
+#include "select.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char *const shape_columns[SHAPE_COLUMNS] = {
-	"id", "layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "params", "nonembedding", "memory", "flops"
+	"id", "layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "params", "nonembedding", "memory", "flops", "active",
+	"loadable", "latency"
 };
 
 int shape_column_find(const char *word)
@@ -24,11 +27,26 @@ int shape_column_find(const char *word)
 
 double shape_value(const struct shape *s, int column)
 {
-	const int64_t ints[] = { s->id, s->layers, s->hidden, s->ffn, s->heads, s->kv_heads, s->head_dim, s->params,
-		s->nonembedding };
-
-	return column == COL_MEMORY ? s->memory : column == COL_FLOPS ? s->flops : (double)ints[column];
+	switch (column) {
+	case COL_ID: return (double)s->id;
+	case COL_LAYERS: return (double)s->layers;
+	case COL_HIDDEN: return (double)s->hidden;
+	case COL_FFN: return (double)s->ffn;
+	case COL_HEADS: return (double)s->heads;
+	case COL_KV_HEADS: return (double)s->kv_heads;
+	case COL_HEAD_DIM: return (double)s->head_dim;
+	case COL_PARAMS: return (double)s->params;
+	case COL_NONEMBEDDING: return (double)s->nonembedding;
+	case COL_MEMORY: return s->memory;
+	case COL_FLOPS: return s->flops;
+	case COL_ACTIVE: return (double)s->active;
+	case COL_LOADABLE: return (double)s->loadable;
+	case COL_LATENCY: return s->latency;
+	}
+	BUG("column %d", column);
 }
+
+/* ---- the axes ---- */
 
 static int rising_order(const void *a, const void *b)
 {
@@ -37,166 +55,249 @@ static int rising_order(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Sorted, distinct copy of an axis; the parent's value when none was given. */
-static int prepare(struct grid_axis *to, const struct grid_axis *from, int64_t parent, const char *word, struct err *e)
+/* Sorted, distinct copy of an axis without what the divisor refuses; the parent's value when none was given. */
+static int prepare(struct grid_axis *to, const struct grid_axis *from, int64_t divisor, int64_t parent, const char *word,
+		struct err *e)
 {
-	to->v = xcalloc((size_t)(from->n ? from->n : 1), sizeof *to->v);
-	to->n = from->n ? from->n : 1;
-	if (!from->n) {
-		to->v[0] = parent;
+	to->v = xcalloc((size_t)from->n + 1, sizeof *to->v);
+	to->n = 1;
+	to->v[0] = parent;
+	if (!from->n)
 		return 0;
-	}
 	memcpy(to->v, from->v, (size_t)from->n * sizeof *to->v);
-	qsort(to->v, (size_t)to->n, sizeof *to->v, rising_order);
-	int64_t k = 1;
-	for (int64_t i = 1; i < to->n; i++)
-		if (to->v[i] != to->v[k - 1])
-			to->v[k++] = to->v[i];
-	to->n = k;
-	if (to->v[0] < 1 || to->v[k - 1] > parent)
+	qsort(to->v, (size_t)from->n, sizeof *to->v, rising_order);
+	if (to->v[0] < 1 || to->v[from->n - 1] > parent)
 		return err_set(e, EXIT_USAGE, "%s %lld: the model has %lld", word,
-			(long long)(to->v[0] < 1 ? to->v[0] : to->v[k - 1]), (long long)parent);
-	return 0;
+			(long long)(to->v[0] < 1 ? to->v[0] : to->v[from->n - 1]), (long long)parent);
+	to->n = 0;
+	for (int64_t i = 0; i < from->n; i++)
+		if ((!to->n || to->v[i] != to->v[to->n - 1]) && (!divisor || to->v[i] % divisor == 0))
+			to->v[to->n++] = to->v[i];
+	return to->n ? 0 : err_set(e, EXIT_USAGE, "%s: no value is a multiple of %lld", word, (long long)divisor);
 }
 
-/* ffn choices for one hidden size: the list, or ratios that give whole numbers. */
-static int ffn_choices(const struct arch *a, const struct grid *g, int64_t hidden, const struct grid_axis *list,
-		struct grid_axis *out, struct err *e)
+/* ffn choices of one hidden size by ratios: whole numbers, or the nearest multiple of the divisor. */
+static int by_ratio(struct grid_axis *to, const struct arch *a, const struct grid *g, int64_t hidden, struct err *e)
 {
-	if (!g->nratio) {
-		memcpy(out->v, list->v, (size_t)list->n * sizeof *out->v);
-		out->n = list->n;
-		return 0;
-	}
-	struct grid_axis raw = { .v = xcalloc((size_t)g->nratio, sizeof *raw.v), .n = g->nratio }, sorted = { 0 };
+	struct grid_axis raw = { .v = xcalloc((size_t)g->nratio, sizeof *raw.v), .n = g->nratio };
+	double unit = g->div_ffn ? (double)g->div_ffn : 1;
 	int rc = 0;
+
 	for (int64_t i = 0; i < g->nratio && !rc; i++) {
 		double f = g->ratio[i] * (double)hidden;
-		if (!(f >= 1) || f > 1e9 || fabs(f - nearbyint(f)) > 1e-6)
+		if (!(f >= 1) || f > 1e9 || (!g->div_ffn && fabs(f - nearbyint(f)) > 1e-6))
 			rc = err_set(e, EXIT_USAGE, "ffn-ratio %g of hidden %lld is %g neurons: not a whole number", g->ratio[i],
 				(long long)hidden, f);
-		raw.v[i] = (int64_t)nearbyint(f);
+		else
+			raw.v[i] = (int64_t)(unit * fmax(1, nearbyint(f / unit)));
 	}
 	if (!rc)
-		rc = prepare(&sorted, &raw, a->ffn, "ffn", e);
-	if (!rc) {
-		memcpy(out->v, sorted.v, (size_t)sorted.n * sizeof *out->v);
-		out->n = sorted.n;
-	}
+		rc = prepare(to, &raw, g->div_ffn, a->ffn, "ffn", e);
 	free(raw.v);
-	free(sorted.v);
 	return rc;
 }
 
-static struct shape measure(const struct arch *a, const struct grid *g)
-{
-	struct shape s = { .layers = a->layers, .hidden = a->hidden, .ffn = a->ffn, .heads = a->heads,
-		.kv_heads = a->kv_heads, .head_dim = a->head_dim, .params = arch_count(a),
-		.nonembedding = arch_count_nonembedding(a), .flops = arch_forward_flops(a, g->seq, 1) };
-	double cache = 2.0 * (double)a->layers * (double)(g->seq * g->batch) * (double)(a->kv_heads * a->head_dim);
-
-	s.memory = (double)g->weight_bytes * ((double)s.params + cache);
-	return s;
-}
-
-static bool fits(const struct shape *s, const struct limit *limits)
-{
-	for (int c = 0; c < SHAPE_COLUMNS; c++)
-		if (limits[c].hi > 0 && (shape_value(s, c) < limits[c].lo || shape_value(s, c) > limits[c].hi))
-			return false;
-	return true;
-}
-
-struct walk {
-	const struct grid *g;
-	const struct limit *limits;
-	struct shape *s;
-	int64_t n, room, uneven;
+struct axes {
+	struct grid_axis L, H, Q, G;
+	struct grid_axis *F;           /* of every hidden size */
+	int64_t ffn_min, ffn_max;
+	bool mha;                      /* every head has its own key-value head: G is not walked */
 };
 
-static void visit(struct walk *w, const struct arch *a)
+static void axes_free(struct axes *x)
 {
-	if (a->heads % a->kv_heads) {
-		w->uneven++;
-		return;
-	}
-	struct shape s = measure(a, w->g);
-	if (!fits(&s, w->limits))
-		return;
-	if (w->n == w->room) {
-		w->room = w->room ? 2 * w->room : 64;
-		w->s = xrealloc(w->s, (size_t)w->room, sizeof *w->s);
-	}
-	s.id = w->n + 1;
-	w->s[w->n++] = s;
+	for (int64_t h = 0; x->F && h < x->H.n; h++)
+		free(x->F[h].v);
+	free(x->F);
+	free(x->L.v);
+	free(x->H.v);
+	free(x->Q.v);
+	free(x->G.v);
 }
 
-int search_shapes(const struct arch *parent, const struct grid *g, const struct limit limits[SHAPE_COLUMNS],
-		struct shape **out, int64_t *n, int64_t *uneven, struct err *e)
+static int axes_make(struct axes *x, const struct arch *a, const struct grid *g, struct err *e)
 {
-	struct grid_axis L = { 0 }, H = { 0 }, F = { 0 }, Q = { 0 }, G = { 0 }, f = { 0 };
-	struct arch a = *parent;       /* sizes change below; the config object is only borrowed */
-	struct walk w = { .g = g, .limits = limits };
-	bool mha = parent->heads == parent->kv_heads && !g->kv_heads.n;
-	int rc = prepare(&L, &g->layers, parent->layers, "layers", e) || prepare(&H, &g->hidden, parent->hidden, "hidden", e) ||
-		prepare(&F, &g->ffn, parent->ffn, "ffn", e) || prepare(&Q, &g->heads, parent->heads, "heads", e) ||
-		prepare(&G, &g->kv_heads, parent->kv_heads, "kv-heads", e) ? -1 : 0;
-	int64_t size = g->nratio ? g->nratio : F.n;
-
-	if (!rc && (mul_over(size, L.n, &size) || mul_over(size, H.n, &size) || mul_over(size, Q.n, &size) ||
-		    mul_over(size, G.n, &size) || size > 100000000))
-		rc = err_set(e, EXIT_USAGE, "the grid has more than 1e8 shapes");
-	f.v = xcalloc((size_t)((g->nratio > F.n ? g->nratio : F.n) + 1), sizeof *f.v);
-	for (int64_t i = L.n - 1; i >= 0 && !rc; i--)
-		for (int64_t q = 0; q < Q.n && !rc; q++)
-			for (int64_t h = H.n - 1; h >= 0 && !(rc = ffn_choices(parent, g, H.v[h], &F, &f, e)); h--)
-				for (int64_t k = 0; k < f.n * G.n; k++) {
-					a.layers = L.v[i];
-					a.heads = Q.v[q];
-					a.hidden = H.v[h];
-					a.ffn = f.v[k / G.n];
-					a.kv_heads = mha ? a.heads : G.v[k % G.n];
-					visit(&w, &a);
-				}
-	free(L.v);
-	free(H.v);
-	free(F.v);
-	free(Q.v);
-	free(G.v);
-	free(f.v);
-	if (rc) {
-		free(w.s);
-		return rc;
+	x->mha = a->heads == a->kv_heads && !g->kv_heads.n;
+	if (prepare(&x->L, &g->layers, g->div_layers, a->layers, "layers", e) ||
+	    prepare(&x->H, &g->hidden, g->div_hidden, a->hidden, "hidden", e) ||
+	    prepare(&x->Q, &g->heads, g->div_heads, a->heads, "heads", e) ||
+	    prepare(&x->G, &g->kv_heads, g->div_kv_heads, a->kv_heads, "kv-heads", e))
+		return -1;
+	x->F = xcalloc((size_t)x->H.n, sizeof *x->F);
+	for (int64_t h = 0; h < x->H.n; h++) {
+		struct grid_axis *f = &x->F[h];
+		if (g->nratio ? by_ratio(f, a, g, x->H.v[h], e) : prepare(f, &g->ffn, g->div_ffn, a->ffn, "ffn", e))
+			return -1;
+		if (!h || f->v[0] < x->ffn_min)
+			x->ffn_min = f->v[0];
+		if (!h || f->v[f->n - 1] > x->ffn_max)
+			x->ffn_max = f->v[f->n - 1];
 	}
-	*out = w.s;
-	*n = w.n;
-	*uneven = w.uneven;
 	return 0;
 }
 
-struct sort_key { double v; int64_t id, i; };
+/* ---- the walk ---- */
 
-static int falling_order(const void *a, const void *b)
+struct walk {
+	const struct arch *a;
+	const struct grid *g;
+	const struct query *q;
+	struct axes x;
+	struct workload work;
+	struct selection sel;
+	int64_t fits;
+};
+
+static bool refused(const struct arch *a, int64_t heads, int64_t hidden)
 {
-	const struct sort_key *x = a, *y = b;
-
-	if (x->v != y->v)
-		return x->v < y->v ? 1 : -1;
-	return (x->id > y->id) - (x->id < y->id);
+	return a->family->hidden_by_heads && hidden % heads;
 }
 
-void search_sort(struct shape *s, int64_t n, int column, bool rising)
+static void count_grid(const struct walk *w, struct found *out)
 {
-	struct sort_key *k = xcalloc((size_t)n + 1, sizeof *k);
-	struct shape *t = xcalloc((size_t)n + 1, sizeof *t);
+	const struct axes *x = &w->x;
 
-	for (int64_t i = 0; i < n; i++)
-		k[i] = (struct sort_key){ (rising ? -1 : 1) * shape_value(&s[i], column), s[i].id, i };
-	qsort(k, (size_t)n, sizeof *k, falling_order);
-	for (int64_t i = 0; i < n; i++)
-		t[i] = s[k[i].i];
-	if (n)
-		memcpy(s, t, (size_t)n * sizeof *s);
-	free(k);
-	free(t);
+	for (int64_t q = 0; q < x->Q.n; q++) {
+		double even = 0;
+		for (int64_t k = 0; k < x->G.n; k++)
+			even += x->mha || x->Q.v[q] % x->G.v[k] == 0;
+		for (int64_t h = 0; h < x->H.n; h++) {
+			double lines = (double)x->L.n * (double)x->F[h].n;
+			out->grid += lines * (double)x->G.n;
+			out->uneven += lines * ((double)x->G.n - even);
+			if (w->g->loadable && refused(w->a, x->Q.v[q], x->H.v[h]))
+				out->refused += lines * even;
+		}
+	}
+}
+
+/* Fixes the sizes that are still free, from `level` inwards, at one end of their axes. */
+static void fix_rest(struct line *l, const struct walk *w, const struct cost *c, int level, bool high)
+{
+	const struct axes *x = &w->x;
+	const int64_t size[SIZES] = { [SIZE_HEADS] = high ? x->Q.v[x->Q.n - 1] : x->Q.v[0],
+		[SIZE_HIDDEN] = high ? x->H.v[x->H.n - 1] : x->H.v[0],
+		/* with their own heads: whatever bounds them */
+		[SIZE_KV] = x->mha ? (high ? x->Q.v[x->Q.n - 1] : x->Q.v[0]) : high ? x->G.v[x->G.n - 1] : x->G.v[0] };
+
+	l->cost = *c;
+	for (int s = level; s >= SIZE_KV; s--)
+		cost_fix(&l->cost, &l->cost, (enum size)s, size[s]);
+	l->ffn = high ? &x->ffn_max : &x->ffn_min;
+	l->n = 1;
+}
+
+/* No shape of the box fits: sizes outside of `level` are fixed in c. */
+static bool outside(const struct walk *w, const struct cost *c, int level)
+{
+	struct line low, high;
+
+	fix_rest(&low, w, c, level, false);
+	fix_rest(&high, w, c, level, true);
+	for (int col = COL_PARAMS; col < SHAPE_COLUMNS; col++) {
+		const struct limit *m = &w->q->limits[col];
+		if (m->hi > 0 && col != COL_LOADABLE &&
+		    (line_value(&low, col, 0) > m->hi || line_value(&high, col, 0) < m->lo))
+			return true;
+	}
+	return false;
+}
+
+static int visit_line(struct walk *w, struct line *l, struct err *e)
+{
+	int64_t lo = 0, hi = l->n;
+
+	for (int col = COL_LAYERS; col < SHAPE_COLUMNS && lo < hi; col++) {
+		const struct limit *m = &w->q->limits[col];
+		if (!(m->hi > 0))
+			continue;
+		if (line_value(l, col, lo) < m->lo)
+			lo = line_bound(l, col, m->lo, false);
+		if (lo < hi && line_value(l, col, hi - 1) > m->hi)
+			hi = line_bound(l, col, m->hi, true);
+	}
+	if (lo >= hi)
+		return 0;
+	l->fixed.id = w->fits + 1 - lo;
+	w->fits += hi - lo;
+	return selection_add(&w->sel, l, lo, hi, e);
+}
+
+/* All kv-heads of one depth, number of heads and hidden size. */
+static int visit_kv(struct walk *w, const struct cost *c, struct shape fixed, const struct grid_axis *ffn, struct err *e)
+{
+	struct line l = { .ffn = ffn->v, .n = ffn->n };
+
+	for (int64_t k = 0; k < (w->x.mha ? 1 : w->x.G.n); k++) {
+		fixed.kv_heads = w->x.mha ? fixed.heads : w->x.G.v[k];
+		if (fixed.heads % fixed.kv_heads)
+			continue;
+		cost_fix(&l.cost, c, SIZE_KV, fixed.kv_heads);
+		l.fixed = fixed;
+		if (visit_line(w, &l, e))
+			return -1;
+	}
+	return 0;
+}
+
+static int visit_heads(struct walk *w, const struct cost *c, struct shape fixed, struct err *e)
+{
+	struct cost inner;
+
+	for (int64_t h = w->x.H.n - 1; h >= 0; h--) {
+		fixed.hidden = w->x.H.v[h];
+		fixed.loadable = !refused(w->a, fixed.heads, fixed.hidden);
+		if (w->g->loadable && !fixed.loadable)
+			continue;
+		cost_fix(&inner, c, SIZE_HIDDEN, fixed.hidden);
+		if (!outside(w, &inner, SIZE_KV) && visit_kv(w, &inner, fixed, &w->x.F[h], e))
+			return -1;
+	}
+	return 0;
+}
+
+static int visit_all(struct walk *w, struct err *e)
+{
+	struct shape fixed = { .head_dim = w->a->head_dim };
+	struct arch a = *w->a;         /* the number of layers changes; the config object is only borrowed */
+	struct cost depth, inner;
+
+	for (int64_t i = w->x.L.n - 1; i >= 0; i--) {
+		fixed.layers = a.layers = w->x.L.v[i];
+		cost_init(&depth, &a, &w->work);
+		if (outside(w, &depth, SIZE_HEADS))
+			continue;
+		for (int64_t q = 0; q < w->x.Q.n; q++) {
+			fixed.heads = w->x.Q.v[q];
+			cost_fix(&inner, &depth, SIZE_HEADS, fixed.heads);
+			if (!outside(w, &inner, SIZE_HIDDEN) && visit_heads(w, &inner, fixed, e))
+				return -1;
+		}
+	}
+	return 0;
+}
+
+int search_shapes(const struct arch *a, const struct grid *g, const struct query *q, struct found *out, struct err *e)
+{
+	struct walk w = { .a = a, .g = g, .q = q, .work = g->work, .sel = { .q = q } };
+
+	*out = (struct found){ 0 };
+	if (!w.work.context)
+		w.work.context = w.work.seq;
+	int rc = axes_make(&w.x, a, g, e);
+	if (!rc) {
+		count_grid(&w, out);
+		rc = visit_all(&w, e);
+	}
+	if (rc) {
+		free(w.sel.s);
+		free(w.sel.key);
+	} else {
+		selection_end(&w.sel);
+		out->s = w.sel.s;
+		out->n = w.sel.n;
+		out->fits = (double)w.fits;
+	}
+	axes_free(&w.x);
+	return rc;
 }

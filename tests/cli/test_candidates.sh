@@ -49,7 +49,27 @@ same "top by a column" "$(candidates -q -m "$t/15b" --layers 1:9 --top 2 --by la
 same "smallest first" "$(candidates -q -m "$t/15b" --layers 1:9 --top 2 --by params:asc --format tsv | sed 1d | cut -f2 | tr '\n' ' ')" "1 2 "
 same "memory is an upper bound" "$(candidates -q -m "$t/15b" --layers 1:32 --memory 16Gi --format tsv | sed 1d | awk -F'\t' '$10 > 16 * 1024 ^ 3' | wc -l)" 0
 same "json" "$(candidates -q -m "$t/15b" --layers 3 --format json | grep -c '"layers": 3')" 1
-candidates -q -m "$t/15b" --layers 30:32 -o "$t/cand"
+same "memory between bounds" "$(candidates -q -m "$t/15b" --layers 1:32 --memory 16Gi:18Gi --format tsv | sed 1d | awk -F'\t' '$10 < 16 * 1024 ^ 3 || $10 > 18 * 1024 ^ 3' | wc -l)" 0
+same "memory of a batch and context" "$(candidates -q -m "$t/15b" --layers 1 --batch 3 --context 100 --format tsv | sed 1d | awk -F'\t' '{ print $10 - 2 * $8 }')" \
+	$((2 * 2 * 3 * 100 * 8 * 128))
+same "~ is a tolerance of its own" "$(candidates -q -m "$t/15b" --layers 1:32 --flops 20e9~2% --format tsv | sed 1d | awk -F'\t' '$11 < 19.6e9 || $11 > 20.4e9' | wc -l)" 0
+same "active of a dense model" "$(candidates -q -m "$t/15b" --layers 1:32 --active 8e9: --format tsv | sed 1d | awk -F'\t' '$8 != $12 || $8 < 8e9' | wc -l)" 0
+same "divisors" "$(candidates -q -m "$t/15b" --hidden 4000:4300 --ffn 4000:9000:100 --divisor hidden=64,ffn=128 --format tsv | sed 1d | awk -F'\t' '$3 % 64 || $4 % 128' | wc -l)" 0
+same "ratios become multiples" "$(candidates -q -m "$t/15b" --hidden 4097 --ffn-ratio 2:3:0.5 --divisor ffn=256 --format tsv | sed 1d | cut -f4 | tr '\n' ' ')" "8192 10240 12288 "
+# H100: 2 bytes x (blocks + output matrix) at 3.35e12 B/s, the cache of one position is nothing
+same "latency is a roofline" "$(candidates -q -m "$t/15b" --context 1 --hardware h100 --format tsv | sed 1d | awk -F'\t' '{ printf "%.5f", $14 * 3.35e12 / 2 / ($8 - 256000 * 6144) }')" 1.00000
+same "compute bound at a large batch" "$(candidates -q -m "$t/15b" --context 1 --batch 4096 --hardware 1e12:1e12 --format tsv | sed 1d | awk -F'\t' '{ printf "%.2f", $14 * 1e12 / 4096 / 2 / ($8 - 256000 * 6144) }')" 1.00
+same "latency limit" "$(candidates -q -m "$t/15b" --layers 1:32 --hardware a100 --latency 5ms:9ms --format tsv | sed 1d | awk -F'\t' '$14 < 5e-3 || $14 > 9e-3' | wc -l)" 0
+candidates -q -m "$t/15b" --layers 8:32:8 --kv-heads 1,8 --heads 24,48 --hardware a100 --pareto params,latency --format tsv | sed 1d | cut -f8,14 | sort -n >"$t/front"
+same "a front rises in both" "$(sort -g -k2 -c "$t/front" 2>&1)$([ "$(wc -l <"$t/front")" -gt 2 ] || echo short)" ""
+grid='--layers 1:32 --hidden 2048:6144:64 --ffn 4096:24576:128 --heads 1:48 --kv-heads 1:8'
+# shellcheck disable=SC2086
+same "1.3e8 shapes" "$(timeout 20 candidates -q -m "$t/15b" $grid --params 8e9~1% --top 1 --format tsv 2>/dev/null | sed 1d | cut -f1,8)" "45507	8079996416"
+echo '{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 320, "rms_norm_eps": 1e-5}' >"$t/llama.json"
+same "unloadable shapes are marked" "$(candidates -q -m "$t/llama.json" --heads 6,8 --format tsv | sed 1d | cut -f13 | tr '\n' ' ')" "0 1 "
+same "or left out" "$(candidates -q -m "$t/llama.json" --heads 6,8 --loadable --format tsv | sed 1d | cut -f5)" 8
+same "measured" "$(candidates -q -m "$t/llama.json" --layers 1,2 --measure --top 2 --threads 1 --format tsv | sed 1d | awk -F'\t' '$14 > 0 && $14 < 10' | wc -l)" 2
+candidates -q -m "$t/15b" --layers 30:32 --hardware l4 -o "$t/cand"
 if command -v artcat >/dev/null; then
 	same "artifact" "$(artcat "$t/cand" | grep -c '"nonembedding"')" 3
 	artcheck "$t/cand" >/dev/null 2>&1 && ok "artifact passes artcheck" || no "artifact passes artcheck" "refused"
@@ -62,6 +82,15 @@ fails "both ways of ffn" 2 "exclude each other" candidates -q -m "$t/15b" --ffn 
 fails "beyond the parent" 2 "hidden 8192: the model has 6144" candidates -q -m "$t/15b" --hidden 8192
 fails "empty budget" 2 "nothing lies between" candidates -q -m "$t/15b" --params 9e9:8e9
 fails "nothing fits" 1 "no shape of the grid fits" candidates -q -m "$t/15b" --params 1:2
+fails "unknown hardware" 2 "hardware 'abacus'" candidates -q -m "$t/15b" --hardware abacus
+fails "latency of nothing" 2 "--hardware" candidates -q -m "$t/15b" --latency 5ms
+fails "bad divisor" 2 "--divisor 'vocab'" candidates -q -m "$t/15b" --divisor vocab=8
+fails "nothing divides" 2 "no value is a multiple" candidates -q -m "$t/15b" --hidden 4100 --divisor hidden=64
+fails "front of one column" 2 "two columns" candidates -q -m "$t/15b" --pareto params
+fails "junk in a limit" 2 "--memory '5:x'" candidates -q -m "$t/15b" --memory 5:x
+fails "a limit without ends" 2 "--memory ':'" candidates -q -m "$t/15b" --memory :
+fails "measure how many" 2 "--top" candidates -q -m "$t/15b" --measure
+fails "too long a list" 2 "more than" candidates -q -m "$t/15b" --layers 1:32 --hidden 1:6144 --heads 1:48 --kv-heads 1:8
 fails "bad column" 2 "--by 'size'" candidates -q -m "$t/15b" --by size
 echo '{"model_type": "nemotron"' >"$t/broken.json"
 fails "broken config" 65 "broken.json" candidates -q -m "$t/broken.json"
