@@ -19,8 +19,8 @@
 
 static struct {
 	const char *model, *rank, *candidate, *config, *drop;
-	int64_t layers, hidden, ffn, heads;
-	bool add_back, allow_uneven;
+	int64_t layers, hidden, ffn, heads, align;
+	bool add_back, merge, allow_uneven;
 } o;
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to cut"),
@@ -32,7 +32,9 @@ static const struct opt opts[] = {
 	OPT_STR(0, "candidate", &o.candidate, "FILE#ID", "sizes from a list that candidates wrote"),
 	OPT_STR(0, "config", &o.config, "FILE", "sizes from a config.json"),
 	OPT_STR(0, "drop", &o.drop, "LIST", "these blocks go, whatever their rank (16-31 or 3,5,7)"),
+	OPT_I64(0, "align", &o.align, "N", "round hidden and ffn to multiples of N (64, 128, 256), 0: as they are", 0, 1 << 16),
 	OPT_FLAG(0, "add-back", &o.add_back, "add the residual of dropped heads to kept ones"),
+	OPT_FLAG(0, "merge", &o.merge, "add what dropped blocks differ by to the kept block before them (LaCo)"),
 	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "no warning about sizes that GPUs or other readers dislike"),
 	OPT_OUT_ROW("model directory to make"), OPT_COMMON_ROWS, OPT_END
 };
@@ -249,7 +251,7 @@ static int write_model(const struct keep *k, const struct st_model *m, const cha
 		(long long)k->from.ffn, (long long)k->from.heads, print, r ? r->method : "none");
 	struct model_card card = { .title = "Trimmed model", .origin = base, .commands = opt_record_line(), .notes = notes };
 	const char *dir = outdir_tmp(d);
-	int rc = gather_model(k, m, dir, step, &p, e) || hfdir_describe(dir, &k->to, o.model, &card, e) ||
+	int rc = gather_model(k, m, dir, (int)com.threads, step, &p, e) || hfdir_describe(dir, &k->to, o.model, &card, e) ||
 		write_kept(k, dir, print, r, prov, e) || hfdir_verify(dir, &k->to, e) ? -1 : 0;
 	free(notes);
 	if (!rc)
@@ -290,6 +292,8 @@ int main(int argc, char **argv)
 	w.ffn = o.ffn;
 	w.heads = o.heads;
 	w.add_back = o.add_back;
+	w.merge = o.merge;
+	w.align = o.align;
 	if (o.drop)
 		w.drop = parse_drop(&w.ndrop);
 	log_start();

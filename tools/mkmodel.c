@@ -3,7 +3,8 @@
  *
  * Matrices are normal with deviation --std (0: 1/sqrt(columns), which keeps signals alive in tiny models), norms differ
  * from channel to channel, so that code which mixes channels up is noticed.  Weights are a pure function of the seed and
- * the parameter's place in the table.
+ * the parameter's place in the table.  They are made and written piece by piece, so any size fits any machine; --fast takes
+ * them from one table of TABLE random values over and over (its length is prime, so rows differ) and keeps up with a disk.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,10 +17,11 @@
 #include <string.h>
 
 static struct {
-	const char *family, *tokenizer, *store;
+	const char *family, *tokenizer, *store, *shard;
 	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos;
 	double std, rope_theta;
-	bool tied;
+	bool tied, fast;
+	int64_t shard_bytes;
 } o = { .family = "llama", .store = "f32", .layers = 2, .hidden = 64, .heads = 4, .vocab = 256, .positions = 2048,
 	.rope_theta = 10000, .bos = -1, .eos = -1 };
 
@@ -39,6 +41,8 @@ static const struct opt opts[] = {
 	OPT_F64(0, "std", &o.std, "X", "deviation of matrix entries, 0 for 1/sqrt(columns)", 0, 1e3),
 	OPT_FLAG(0, "tied", &o.tied, "the output matrix is the embedding"),
 	OPT_CHOICE(0, "store", &o.store, "f32|bf16|f16", "type of the stored weights"),
+	OPT_FLAG(0, "fast", &o.fast, "repeat a table of random values instead of drawing each: for models of gigabytes"),
+	OPT_STR(0, "shard-bytes", &o.shard, "BYTES", "largest weight file (default: 5G)"),
 	OPT_STR(0, "tokenizer", &o.tokenizer, "DIR", "copy tokenizer files from this model directory"),
 	OPT_OUT_ROW("directory to make"), OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
 };
@@ -48,21 +52,33 @@ static const struct usage use = {
 	"mkmodel --hidden 576 --ffn 1536 --heads 9 --kv-heads 3 --vocab 49152 --tied --store bf16 -o like-smollm2", opts
 };
 
-static void fill(const struct ptable *t, float *w)
+enum { TABLE = 1048573 };
+
+struct maker {
+	const struct ptable *t;
+	float *table;                  /* TABLE standard normal values, or NULL: each is drawn */
+};
+
+static void fill(void *arg, const struct param *p, int64_t at, int64_t n, float *out)
 {
-	for (int i = 0; i < t->n; i++) {
-		const struct param *p = &t->p[i];
-		const char *tail = strrchr(p->name, '.');
-		int64_t n = p->rows * p->cols;
-		double mean = 0, std = o.std > 0 ? o.std : 1 / sqrt((double)p->cols);
-		if (p->row->seg[0].axis == AX_NONE) {
-			bool gain = tail && !strcmp(tail, ".w");
-			mean = gain && t->arch.norm == NORM_RMS ? 1 : 0;
-			std = gain ? 0.2 : 0.1;
-		}
-		for (int64_t k = 0; k < n; k++)
-			w[p->off + k] = (float)(mean + std * rng_normal((uint64_t)com.seed, (uint64_t)i, (uint64_t)k));
+	const struct maker *m = arg;
+	const char *tail = strrchr(p->name, '.');
+	uint64_t i = (uint64_t)(p - m->t->p), from = (uint64_t)at + rng_below((uint64_t)com.seed, i, 0, TABLE);
+	double mean = 0, std = o.std > 0 ? o.std : 1 / sqrt((double)p->cols);
+
+	if (p->row->seg[0].axis == AX_NONE) {
+		bool gain = tail && !strcmp(tail, ".w");
+		mean = gain && m->t->arch.norm == NORM_RMS ? 1 : 0;
+		std = gain ? 0.2 : 0.1;
 	}
+	for (int64_t k = 0; m->table && k < n;) {
+		int64_t j = (int64_t)((from + (uint64_t)k) % TABLE), run = TABLE - j < n - k ? TABLE - j : n - k;
+		for (int64_t c = 0; c < run; c++)
+			out[k + c] = (float)mean + (float)std * m->table[j + c];
+		k += run;
+	}
+	for (int64_t k = 0; !m->table && k < n; k++)
+		out[k] = (float)(mean + std * rng_normal((uint64_t)com.seed, i, (uint64_t)(at + k)));
 }
 
 int main(int argc, char **argv)
@@ -74,6 +90,8 @@ int main(int argc, char **argv)
 		opt_die("unexpected operand '%s'", argv[0]);
 	if (!com.out)
 		opt_die("-o DIR is needed");
+	if (o.shard && (parse_i64(o.shard, &o.shard_bytes) || o.shard_bytes < 1))
+		opt_die("--shard-bytes %s: expected a size such as 5G", o.shard);
 	a.family = family_find(o.family);
 	if (!a.family)
 		opt_die("--family '%s' is not known (%s are)", o.family, family_list());
@@ -105,15 +123,18 @@ int main(int argc, char **argv)
 	log_start();
 
 	struct ptable *t = ptable_new(&a);
-	size_t bytes = (size_t)t->elems * sizeof(float);
-	float *w = big_alloc(bytes);
-	fill(t, w);
+	struct maker m = { t, NULL };
+	if (o.fast) {
+		m.table = xmalloc(TABLE * sizeof *m.table);
+		for (int64_t i = 0; i < TABLE; i++)
+			m.table[i] = (float)rng_normal((uint64_t)com.seed, UINT64_MAX, (uint64_t)i);
+	}
 	struct model_card card = { .title = "Random model", .commands = opt_record_line(),
 		.notes = "Random weights: useful for tests only." };
-	if (params_save(t, w, com.out, o.tokenizer, o.store, &card, com.force, &e))
+	if (params_save_made(t, fill, &m, o.shard_bytes, com.out, o.tokenizer, o.store, &card, com.force, &e))
 		die_err(&e);
 	log_summary("%lld parameters", (long long)t->count);
-	big_free(w, bytes);
+	free(m.table);
 	ptable_free(t);
 	return EXIT_DONE;
 }

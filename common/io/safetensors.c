@@ -302,13 +302,32 @@ const struct st_tensor *st_find(const struct st_model *m, const char *name)
 	return m->n ? bsearch(&key, m->t, (size_t)m->n, sizeof *m->t, by_name) : NULL;
 }
 
-void st_release_bytes(const void *p, size_t n)
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22          /* Linux 5.14 */
+#endif
+
+/* Advice may fail (an old kernel): pages are then read when they are touched. */
+static void advise(const void *p, size_t n, int advice)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), lo = (uintptr_t)p / page * page;
 
-	/* a page that is still wanted is simply read again */
 	if (n)
-		madvise((void *)lo, (uintptr_t)p + n - lo, MADV_DONTNEED);
+		madvise((void *)lo, (uintptr_t)p + n - lo, advice);
+}
+
+void st_release_bytes(const void *p, size_t n)
+{
+	advise(p, n, MADV_DONTNEED);   /* a page that is still wanted is simply read again */
+}
+
+void st_prefetch_bytes(const void *p, size_t n)
+{
+	advise(p, n, MADV_WILLNEED);
+}
+
+void st_populate_bytes(const void *p, size_t n)
+{
+	advise(p, n, MADV_POPULATE_READ);
 }
 
 void st_release(const struct st_model *m, const struct st_tensor *t)

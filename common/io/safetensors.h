@@ -45,6 +45,8 @@ const struct st_tensor *st_at(const struct st_model *m, int i);             /* i
 const struct st_tensor *st_find(const struct st_model *m, const char *name); /* NULL: none */
 void st_release(const struct st_model *m, const struct st_tensor *t);
 void st_release_bytes(const void *p, size_t n);  /* a part of one, for tensors larger than memory should hold */
+void st_prefetch_bytes(const void *p, size_t n); /* asks for pages that will be read soon */
+void st_populate_bytes(const void *p, size_t n); /* maps pages that are read now, in one call instead of many faults */
 /* "[576, 1536]" */
 char *st_shape(const struct st_tensor *t, char buf[128]);
 
@@ -58,10 +60,13 @@ struct st_spec {
 	int64_t dims[ST_MAX_DIMS];
 };
 struct st_w;
-/* Creates model.safetensors in dir, or model-0000x-of-0000n.safetensors and the index when more than shard_bytes. */
+/* Creates model.safetensors in dir, or model-0000x-of-0000n.safetensors and the index when more than shard_bytes
+ * (0: ST_SHARD_BYTES). */
 struct st_w *st_create(const char *dir, const struct st_spec *spec, int n, int64_t shard_bytes, struct err *e);
 /* The next `bytes` of the data, in the order of the specs; pieces may be of any size within one tensor. */
 int st_write(struct st_w *w, const void *data, size_t bytes, struct err *e);
+/* Bytes [off, off + bytes) of a tensor (index among the specs), each byte once, in any order and from any thread. */
+int st_put(struct st_w *w, int tensor, int64_t off, const void *data, size_t bytes, struct err *e);
 int st_finish(struct st_w *w, struct err *e);  /* everything written and synced; frees w in every case */
 void st_abandon(struct st_w *w);               /* closes and frees, leaves the files to the caller's directory */
 #define ST_SHARD_BYTES INT64_C(5000000000)

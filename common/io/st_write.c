@@ -1,9 +1,10 @@
 /*
- * st_write.c - writing weight files: headers first, data streamed behind them
+ * st_write.c - writing weight files: headers first, data behind them in order or from several threads at known places
  *
  * All shapes are known before the first byte, so the header is final from the start and nothing is held in memory.
  * A shard is filled until the next tensor would pass shard_bytes.  Headers are padded to 64 bytes, so that tensors
- * start aligned as transformers' own files do.
+ * start aligned as transformers' own files do.  A shard is created with its first piece and synced and closed with its
+ * last; pieces are handed to the disk at once, so that the final sync finds little left to do.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -13,21 +14,30 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+enum { HEADER_ALIGN = 64, FLUSH_BYTES = 32 << 20 };
+
+struct shard {
+	int fd;                        /* -1: not open */
+	int opened;
+	char *path;
+	off_t data;                    /* where the first tensor starts */
+	int64_t bytes, left;           /* of data; not yet written */
+};
 struct st_w {
 	char *dir;
 	struct st_spec *spec;
-	int64_t *bytes;                /* of each tensor */
+	int64_t *bytes, *off;          /* of each tensor; off: from the start of its shard's data */
 	int *shard;                    /* of each tensor */
+	struct shard *file;
 	int n, nshards;
-	int cur;                       /* tensor being written */
-	int64_t left;                  /* bytes of it still to come */
-	int fd;                        /* -1: no shard open */
-	char *path;                    /* of the open shard */
-	off_t at;
+	int cur;                       /* in-order writing: tensor, bytes of it that are written */
+	int64_t done;
+	pthread_mutex_t lock;          /* of file[] */
 };
 
 static char *shard_name(const struct st_w *w, int s)
@@ -36,19 +46,20 @@ static char *shard_name(const struct st_w *w, int s)
 		xasprintf("model-%05d-of-%05d.safetensors", s + 1, w->nshards);
 }
 
-static int write_all(struct st_w *w, const void *p, size_t n, struct err *e)
+static int write_all(int fd, const char *path, const void *p, size_t n, off_t at, struct err *e)
 {
 	const char *c = p;
 
 	while (n) {
-		ssize_t k = pwrite(w->fd, c, n > 1 << 30 ? 1 << 30 : n, w->at);
+		ssize_t k = pwrite(fd, c, n > FLUSH_BYTES ? FLUSH_BYTES : n, at);
 		if (k < 0 && errno == EINTR)
 			continue;
 		if (k <= 0)
-			return err_sys(e, "%s", w->path);
+			return err_sys(e, "%s", path);
+		sync_file_range(fd, at, k, SYNC_FILE_RANGE_WRITE);   /* a hint: failure shows at fsync */
 		c += k;
 		n -= (size_t)k;
-		w->at += k;
+		at += k;
 	}
 	return 0;
 }
@@ -67,113 +78,125 @@ static json_t *entry_new(const struct st_spec *s, int64_t from, int64_t bytes)
 	return o;
 }
 
-static int close_shard(struct st_w *w, struct err *e)
+static int close_shard(struct shard *f, struct err *e)
 {
-	int rc = 0;
+	int rc = 0, fd = f->fd;
 
-	if (w->fd >= 0) {
-		if (fsync(w->fd))
-			rc = err_sys(e, "%s: fsync", w->path);
-		if (close(w->fd) && !rc)
-			rc = err_sys(e, "%s: close", w->path);
-	}
-	w->fd = -1;
-	free(w->path);
-	w->path = NULL;
+	f->fd = -1;
+	if (fsync(fd))
+		rc = err_sys(e, "%s: fsync", f->path);
+	if (close(fd) && !rc)
+		rc = err_sys(e, "%s: close", f->path);
 	return rc;
 }
 
 static int open_shard(struct st_w *w, int s, struct err *e)
 {
+	struct shard *f = &w->file[s];
 	char *name = shard_name(w, s);
 	json_t *h = json_object();
-	int64_t off = 0;
 
-	w->path = xasprintf("%s/%s", w->dir, name);
+	f->opened = 1;
+	f->path = xasprintf("%s/%s", w->dir, name);
 	free(name);
 	json_object_set_new(h, "__metadata__", json_pack("{s:s}", "format", "pt"));
 	for (int i = 0; i < w->n; i++)
-		if (w->shard[i] == s) {
-			json_object_set_new(h, w->spec[i].name, entry_new(&w->spec[i], off, w->bytes[i]));
-			off += w->bytes[i];
-		}
+		if (w->shard[i] == s)
+			json_object_set_new(h, w->spec[i].name, entry_new(&w->spec[i], w->off[i], w->bytes[i]));
 	char *text = json_dumps(h, JSON_COMPACT);
 	json_decref(h);
-	size_t len = strlen(text), padded = (len + 8 + 63) / 64 * 64 - 8;
+	size_t len = strlen(text), padded = (len + 8 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN - 8;
 	unsigned char *head = xmalloc(padded + 8);
 	memset(head, ' ', padded + 8);
 	for (int i = 0; i < 8; i++)
 		head[i] = (unsigned char)((uint64_t)padded >> 8 * i);
 	memcpy(head + 8, text, len);
 	free(text);
-	w->at = 0;
-	w->fd = open(w->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	int rc = w->fd < 0 ? err_sys(e, "%s", w->path) : write_all(w, head, padded + 8, e);
+	f->data = (off_t)padded + 8;
+	f->fd = open(f->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	int rc = f->fd < 0 ? err_sys(e, "%s", f->path) : write_all(f->fd, f->path, head, padded + 8, 0, e);
 	free(head);
+	if (!rc && !f->left)
+		rc = close_shard(f, e);
 	return rc;
-}
-
-/* Opens the shard of tensor `cur`; skips tensors without data. */
-static int advance(struct st_w *w, struct err *e)
-{
-	for (; w->cur < w->n; w->cur++) {
-		if (w->cur == 0 || w->shard[w->cur] != w->shard[w->cur - 1])
-			if (close_shard(w, e) || open_shard(w, w->shard[w->cur], e))
-				return -1;
-		w->left = w->bytes[w->cur];
-		if (w->left)
-			return 0;
-	}
-	return 0;
 }
 
 struct st_w *st_create(const char *dir, const struct st_spec *spec, int n, int64_t shard_bytes, struct err *e)
 {
 	struct st_w *w = xcalloc(1, sizeof *w);
-	int64_t fill = 0;
 
 	w->dir = xstrdup(dir);
-	w->fd = -1;
 	w->n = n;
 	w->nshards = 1;
 	w->spec = xcalloc((size_t)n + 1, sizeof *spec);
 	w->bytes = xcalloc((size_t)n + 1, sizeof *w->bytes);
+	w->off = xcalloc((size_t)n + 1, sizeof *w->off);
 	w->shard = xcalloc((size_t)n + 1, sizeof *w->shard);
+	w->file = xcalloc((size_t)n + 1, sizeof *w->file);
+	pthread_mutex_init(&w->lock, NULL);
 	memcpy(w->spec, spec, (size_t)n * sizeof *spec);
 	for (int i = 0; i < n; i++) {
-		int64_t b = (int64_t)st_dtype_size(spec[i].dtype);
+		int64_t b = (int64_t)st_dtype_size(spec[i].dtype), *fill = &w->file[w->nshards - 1].bytes;
 		for (int d = 0; d < spec[i].nd; d++)
 			if (mul_over(b, spec[i].dims[d], &b))
 				BUG("size of tensor %s overflows", spec[i].name);
-		if (fill && fill + b > shard_bytes) {
-			w->nshards++;
-			fill = 0;
-		}
-		fill += b;
+		if (*fill && *fill + b > (shard_bytes ? shard_bytes : ST_SHARD_BYTES))
+			fill = &w->file[w->nshards++].bytes;
+		w->off[i] = *fill;
+		*fill += b;
 		w->bytes[i] = b;
 		w->shard[i] = w->nshards - 1;
 	}
-	if (n == 0 ? open_shard(w, 0, e) : advance(w, e)) {
+	for (int s = 0; s < w->nshards; s++) {
+		w->file[s].fd = -1;
+		w->file[s].left = w->file[s].bytes;
+	}
+	if (open_shard(w, 0, e)) {     /* a directory that cannot be written shows at once */
 		st_abandon(w);
 		return NULL;
 	}
 	return w;
 }
 
+int st_put(struct st_w *w, int tensor, int64_t off, const void *data, size_t bytes, struct err *e)
+{
+	struct shard *f = &w->file[w->shard[tensor]];
+	int rc = 0;
+
+	if (off < 0 || off + (int64_t)bytes > w->bytes[tensor])
+		BUG("%zu bytes at %lld of %s, which has %lld", bytes, (long long)off, w->spec[tensor].name,
+			(long long)w->bytes[tensor]);
+	if (!bytes)
+		return 0;
+	pthread_mutex_lock(&w->lock);
+	if (!f->opened)
+		rc = open_shard(w, w->shard[tensor], e);
+	else if (f->fd < 0)
+		rc = err_set(e, EXIT_IO, "%s: could not be created", f->path);
+	pthread_mutex_unlock(&w->lock);
+	if (rc || write_all(f->fd, f->path, data, bytes, f->data + w->off[tensor] + off, e))
+		return -1;
+	pthread_mutex_lock(&w->lock);
+	f->left -= (int64_t)bytes;
+	int last = f->left == 0;
+	pthread_mutex_unlock(&w->lock);
+	return last ? close_shard(f, e) : 0;
+}
+
 int st_write(struct st_w *w, const void *data, size_t bytes, struct err *e)
 {
 	if (!bytes)
 		return 0;
-	if (w->cur >= w->n || (int64_t)bytes > w->left)
-		BUG("%zu bytes written to %s, %lld expected", bytes, w->cur < w->n ? w->spec[w->cur].name : "the end",
-			(long long)w->left);
-	if (write_all(w, data, bytes, e))
+	while (w->cur < w->n && w->done == w->bytes[w->cur]) {   /* full, or without data */
+		w->cur++;
+		w->done = 0;
+	}
+	if (w->cur >= w->n)
+		BUG("%zu bytes written after the last tensor", bytes);
+	if (st_put(w, w->cur, w->done, data, bytes, e))
 		return -1;
-	w->left -= (int64_t)bytes;
-	if (w->left)
-		return 0;
-	w->cur++;
-	return advance(w, e);
+	w->done += (int64_t)bytes;
+	return 0;
 }
 
 static int write_index(const struct st_w *w, struct err *e)
@@ -201,9 +224,12 @@ int st_finish(struct st_w *w, struct err *e)
 {
 	int rc = 0;
 
-	if (w->cur < w->n)
-		BUG("tensor %s was not written", w->spec[w->cur].name);
-	rc = close_shard(w, e);
+	for (int s = 0; s < w->nshards && !rc; s++) {
+		if (w->file[s].left)
+			BUG("%lld bytes of shard %d were not written", (long long)w->file[s].left, s);
+		if (!w->file[s].opened)         /* nothing but empty tensors */
+			rc = open_shard(w, s, e);
+	}
 	if (!rc && w->nshards > 1)
 		rc = write_index(w, e);
 	st_abandon(w);
@@ -214,12 +240,17 @@ void st_abandon(struct st_w *w)
 {
 	if (!w)
 		return;
-	if (w->fd >= 0)
-		close(w->fd);
-	free(w->path);
+	for (int s = 0; s < w->nshards; s++) {
+		if (w->file[s].fd >= 0)
+			close(w->file[s].fd);
+		free(w->file[s].path);
+	}
+	pthread_mutex_destroy(&w->lock);
 	free(w->dir);
 	free(w->spec);
 	free(w->bytes);
+	free(w->off);
 	free(w->shard);
+	free(w->file);
 	free(w);
 }

@@ -81,7 +81,8 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
 		struct err *e);
 /* A complete model directory: config, generation config, tokenizer files copied from `from` (may be NULL), model card,
- * model.safetensors (sharded above 5 GB) in dtype "bfloat16" | "float32" | "float16" from the f32 arena; atomic. */
+ * model.safetensors in dtype "bfloat16" | "float32" | "float16"; atomic.  Weights come from the f32 arena src, or piece by
+ * piece from `make`, which fills elements [at, at + n) of parameter p, in order; shards of shard_bytes (0: 5 GB). */
 struct model_card {
 	const char *title;             /* first line of the README */
 	const char *origin;            /* base model directory or name */
@@ -90,6 +91,9 @@ struct model_card {
 };
 int params_save(const struct ptable *t, const float *src, const char *outdir, const char *from, const char *dtype,
 		const struct model_card *card, bool force, struct err *e);
+typedef void params_make(void *arg, const struct param *p, int64_t at, int64_t n, float *out);
+int params_save_made(const struct ptable *t, params_make *make, void *arg, int64_t shard_bytes, const char *outdir,
+		const char *from, const char *dtype, const struct model_card *card, bool force, struct err *e);
 /* Identity of a model for rankings and provenance: XXH3-128 over the canonical config shape and, per tensor in name order,
  * name, shape, dtype and content sampled (first and last 64 KiB and size), hex. */
 int model_fingerprint(const char *dir, char out[33], struct err *e);

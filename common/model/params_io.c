@@ -158,29 +158,30 @@ struct st_spec *params_specs_new(const struct ptable *t, int *n)
 	return spec;
 }
 
-/* All weights from the f32 arena in the table's order. */
-static int write_weights(const struct ptable *t, const float *src, const char *dir, int dtype, struct err *e)
+/* All weights in the table's order; segments of a fused matrix follow each other as in the file list. */
+static int write_weights(const struct ptable *t, params_make *make, void *arg, int64_t shard_bytes, const char *dir,
+		int dtype, struct err *e)
 {
 	int n, rc = 0;
 	struct st_spec *spec = params_specs_new(t, &n);
 	char *piece = xmalloc(PIECE * st_dtype_size(dtype));
+	float *x = xmalloc(PIECE * sizeof *x);
 
 	for (int i = 0; i < n; i++)
 		spec[i].dtype = dtype;
-	struct st_w *w = st_create(dir, spec, n, ST_SHARD_BYTES, e);
+	struct st_w *w = st_create(dir, spec, n, shard_bytes, e);
 	if (!w)
 		rc = -1;
 	for (int i = 0; i < t->n && !rc; i++) {
-		const float *x = src + t->p[i].off;
-		/* segments of a fused matrix follow each other in the arena as in the file list */
+		int64_t at = 0;
 		for (int s = 0; s < t->p[i].row->nseg && !rc; s++) {
-			int64_t left = param_seg_rows(t, &t->p[i], s) * t->p[i].cols;
-			while (left && !rc) {
-				int64_t k = left < PIECE ? left : PIECE;
+			int64_t end = at + param_seg_rows(t, &t->p[i], s) * t->p[i].cols;
+			while (at < end && !rc) {
+				int64_t k = end - at < PIECE ? end - at : PIECE;
+				make(arg, &t->p[i], at, k, x);
 				st_from_f32(piece, dtype, x, k);
 				rc = st_write(w, piece, (size_t)k * st_dtype_size(dtype), e);
-				x += k;
-				left -= k;
+				at += k;
 			}
 		}
 	}
@@ -188,13 +189,14 @@ static int write_weights(const struct ptable *t, const float *src, const char *d
 		st_abandon(w);
 	else if (w)
 		rc = st_finish(w, e);
+	free(x);
 	free(piece);
 	free(spec);
 	return rc;
 }
 
-int params_save(const struct ptable *t, const float *src, const char *outdir, const char *from, const char *dtype,
-		const struct model_card *card, bool force, struct err *e)
+int params_save_made(const struct ptable *t, params_make *make, void *arg, int64_t shard_bytes, const char *outdir,
+		const char *from, const char *dtype, const struct model_card *card, bool force, struct err *e)
 {
 	int type = st_dtype_parse(dtype);
 
@@ -205,12 +207,25 @@ int params_save(const struct ptable *t, const float *src, const char *outdir, co
 		return -1;
 	struct arch a = t->arch;       /* borrows the config object */
 	snprintf(a.dtype, sizeof a.dtype, "%s", st_dtype_torch(type));
-	if (write_weights(t, src, outdir_tmp(d), type, e) || hfdir_describe(outdir_tmp(d), &a, from, card, e) ||
-	    hfdir_verify(outdir_tmp(d), &a, e)) {
+	if (write_weights(t, make, arg, shard_bytes, outdir_tmp(d), type, e) ||
+	    hfdir_describe(outdir_tmp(d), &a, from, card, e) || hfdir_verify(outdir_tmp(d), &a, e)) {
 		outdir_abort(d);
 		return -1;
 	}
 	return outdir_commit(d, e);
+}
+
+static void from_arena(void *arg, const struct param *p, int64_t at, int64_t n, float *out)
+{
+	const float *src = arg;
+
+	memcpy(out, src + p->off + at, (size_t)n * sizeof *out);
+}
+
+int params_save(const struct ptable *t, const float *src, const char *outdir, const char *from, const char *dtype,
+		const struct model_card *card, bool force, struct err *e)
+{
+	return params_save_made(t, from_arena, (float *)src, 0, outdir, from, dtype, card, force, e);
 }
 
 /* First and last 64 KiB of each tensor: enough that any training step or cut shows, cheap on a 15B model. */

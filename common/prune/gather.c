@@ -1,167 +1,316 @@
 /*
  * gather.c - copying the kept rows and columns out of the parent's files
  *
- * One tensor at a time: rows and columns are lists of units from keep_units(), spread to their width (a head is head_dim
- * rows).  A tensor of which nothing is cut is written as it lies in the file, so an empty cut changes no byte.
+ * Rows and columns are lists of units from keep_units(), spread to their width (a head is head_dim rows).  A tensor of
+ * which nothing is cut is written as it lies in the file, so an empty cut changes no byte.  Two options add to a kept row,
+ * in f32 before it is rounded to the stored type:
+ *	merge     theta*_l = theta_l + sum_k (theta_{l+k} - theta_l) over the dropped blocks l+1.. that follow block l (LaCo)
+ *	add-back  W_i += W_i - W_{2K-i+1}, i and 2K-i+1 being places in the order of importance (Minitron, section 2.3)
+ *
+ * Work is cut into pieces of a few MiB of output, which a few threads take in file order, each asking for the pages of the
+ * piece that it will do next and letting go of those it has done: the disk is read and written at the same time, and
+ * memory does not depend on the size of the model.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "gather.h"
 #include "../model/hfdir.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE_BYTES = 8 << 20 };
+enum { PIECE_BYTES = 8 << 20, THREADS = 4, THREADS_MAX = 64 };
+
+struct cut {                           /* one tensor of the result */
+	const struct st_tensor *x;     /* the parent's */
+	const struct st_tensor **more; /* merge: the same tensor of the dropped blocks that follow */
+	int n_more;
+	int64_t src_cols, rows, cols;  /* of the parent's tensor; of the result */
+	int32_t *row, *col;            /* kept indices or NULL */
+	const int64_t *partner;        /* of the rows' heads, or NULL */
+	int64_t width;                 /* rows of a head */
+	int64_t batch;                 /* rows of a piece */
+	int left;                      /* pieces to do */
+};
+struct piece {
+	int tensor;
+	int64_t row0, rows;
+};
+struct job {
+	struct st_w *w;
+	struct cut *cut;
+	struct piece *piece;
+	int n_cut, n_piece, next, done, failed, threads;
+	void (*step)(void *arg, int done, int total);
+	void *arg;
+	pthread_mutex_t lock;          /* of next, done, failed, cut[].left, step */
+	struct err *e;                 /* of the first failure */
+};
 
 /* Indices of rows or columns for an axis; NULL when all stay. */
-static int64_t *spread_new(const struct keep *k, int axis, int64_t l)
+static int32_t *spread_new(const struct keep *k, int axis, int64_t l)
 {
 	int64_t n, w = axis_width(&k->from, axis);
 	const int64_t *u = keep_units(k, axis, l, &n);
 
 	if (!u)
 		return NULL;
-	int64_t *v = xcalloc((size_t)(n * w), sizeof *v);
+	int32_t *v = xcalloc((size_t)(n * w), sizeof *v);
 	for (int64_t i = 0; i < n; i++)
 		for (int64_t j = 0; j < w; j++)
-			v[i * w + j] = u[i] * w + j;
+			v[i * w + j] = (int32_t)(u[i] * w + j);
 	return v;
 }
 
-static void pick_columns(char *dst, const char *src, const int64_t *cols, int64_t n, size_t es)
+/* dst[i] = src[cols[i]].  Four 16-bit values make one store: the loop is bound by its loads. */
+static void pick2(char *dst, const char *src, const int32_t *cols, int64_t n)
 {
-	if (!cols) {
-		memcpy(dst, src, (size_t)n * es);
-	} else if (es == 2) {
-		for (int64_t i = 0; i < n; i++)
-			memcpy(dst + 2 * i, src + 2 * cols[i], 2);
-	} else {
-		for (int64_t i = 0; i < n; i++)
-			memcpy(dst + 4 * i, src + 4 * cols[i], 4);
+	int64_t i = 0;
+
+	for (; i + 4 <= n; i += 4) {
+		uint16_t a, b, c, d;
+		memcpy(&a, src + 2 * (size_t)cols[i], 2);
+		memcpy(&b, src + 2 * (size_t)cols[i + 1], 2);
+		memcpy(&c, src + 2 * (size_t)cols[i + 2], 2);
+		memcpy(&d, src + 2 * (size_t)cols[i + 3], 2);
+		uint64_t v = (uint64_t)d << 48 | (uint64_t)c << 32 | (uint64_t)b << 16 | a;
+		memcpy(dst + 2 * i, &v, 8);
+	}
+	for (; i < n; i++)
+		memcpy(dst + 2 * i, src + 2 * (size_t)cols[i], 2);
+}
+
+static void pick4(char *dst, const char *src, const int32_t *cols, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++)
+		memcpy(dst + 4 * i, src + 4 * (size_t)cols[i], 4);
+}
+
+/* The kept columns of the parent's row `from`, as stored. */
+static void pick_row(char *dst, const struct cut *c, const struct st_tensor *x, int64_t from)
+{
+	size_t es = st_dtype_size(x->dtype);
+	const char *src = (const char *)x->data + (size_t)(from * c->src_cols) * es;
+
+	if (!c->col)
+		memcpy(dst, src, (size_t)c->cols * es);
+	else if (es == 2)
+		pick2(dst, src, c->col, c->cols);
+	else
+		pick4(dst, src, c->col, c->cols);
+}
+
+/* The same in f32, dropped blocks merged in.  raw: room for a row as stored; add: for one in f32. */
+static void merged_row(float *out, const struct cut *c, int64_t from, char *raw, float *add)
+{
+	pick_row(raw, c, c->x, from);
+	st_to_f32(out, raw, c->x->dtype, c->cols);
+	if (!c->n_more)
+		return;
+	st_to_f32(add, raw, c->x->dtype, c->cols);
+	for (int64_t j = 0; j < c->cols; j++)
+		out[j] = (float)(1 - c->n_more) * add[j];
+	for (int m = 0; m < c->n_more; m++) {
+		pick_row(raw, c, c->more[m], from);
+		st_to_f32(add, raw, c->more[m]->dtype, c->cols);
+		for (int64_t j = 0; j < c->cols; j++)
+			out[j] += add[j];
 	}
 }
 
-/* Add-back: row += row - partner's row, in f32. */
-static void add_residual(char *row, const char *other, int64_t n, int dtype)
-{
-	float a[256], b[256];
-	size_t es = st_dtype_size(dtype);
-
-	for (int64_t i = 0; i < n; i += 256) {
-		int64_t m = n - i < 256 ? n - i : 256;
-		st_to_f32(a, row + (size_t)i * es, dtype, m);
-		st_to_f32(b, other + (size_t)i * es, dtype, m);
-		for (int64_t j = 0; j < m; j++)
-			a[j] += a[j] - b[j];
-		st_from_f32(row + (size_t)i * es, dtype, a, m);
-	}
-}
-
-struct cut {
-	const struct keep *k;
-	const struct st_tensor *x;
-	int64_t src_cols, rows, cols;  /* of the parent's tensor; of the result */
-	int64_t *row, *col;            /* kept indices or NULL */
-	const int64_t *partner;        /* of the rows' heads, or NULL */
-	int64_t width;                 /* rows of a head */
+struct scratch {                       /* of a thread, grown to the longest row */
+	char *buf, *raw;
+	float *a, *b, *add;
+	int64_t cols;
+	size_t bytes;
 };
 
-static int write_whole(struct st_w *w, const struct st_tensor *x, struct err *e)
+static void scratch_grow(struct scratch *s, int64_t cols, size_t bytes)
 {
-	const char *src = x->data;
-
-	for (size_t at = 0; at < x->bytes; at += PIECE_BYTES) {
-		size_t n = x->bytes - at < PIECE_BYTES ? x->bytes - at : PIECE_BYTES;
-		if (st_write(w, src + at, n, e))
-			return -1;
-		st_release_bytes(src + at, n);
-	}
-	return 0;
+	if (bytes > s->bytes)
+		s->buf = xrealloc(s->buf, bytes, 1), s->bytes = bytes;
+	if (cols <= s->cols)
+		return;
+	s->cols = cols;
+	s->raw = xrealloc(s->raw, (size_t)cols, 4);
+	s->a = xrealloc(s->a, (size_t)cols, sizeof *s->a);
+	s->b = xrealloc(s->b, (size_t)cols, sizeof *s->b);
+	s->add = xrealloc(s->add, (size_t)cols, sizeof *s->add);
 }
 
-static int write_rows(struct st_w *w, const struct cut *c, struct err *e)
+/* Row r of the result into dst. */
+static void make_row(char *dst, const struct cut *c, int64_t r, struct scratch *s)
 {
-	size_t es = st_dtype_size(c->x->dtype), row_bytes = (size_t)c->cols * es;
-	const char *src = c->x->data;
+	int64_t from = c->row ? c->row[r] : r, other = c->partner ? c->partner[r / c->width] : -1;
 
-	if (!c->row && !c->col && !c->partner)
-		return write_whole(w, c->x, e);
-	int64_t batch = (int64_t)(PIECE_BYTES / (row_bytes ? row_bytes : 1)) + 1;
-	char *buf = xmalloc((size_t)batch * row_bytes), *tmp = xmalloc(row_bytes);
-	int rc = 0;
-	for (int64_t r0 = 0; r0 < c->rows && !rc; r0 += batch) {
-		int64_t n = c->rows - r0 < batch ? c->rows - r0 : batch;
-		for (int64_t i = 0; i < n; i++) {
-			int64_t r = r0 + i, from = c->row ? c->row[r] : r;
-			char *dst = buf + (size_t)i * row_bytes;
-			pick_columns(dst, src + (size_t)(from * c->src_cols) * es, c->col, c->cols, es);
-			if (c->partner && c->partner[r / c->width] >= 0) {
-				from = c->partner[r / c->width] * c->width + r % c->width;
-				pick_columns(tmp, src + (size_t)(from * c->src_cols) * es, c->col, c->cols, es);
-				add_residual(dst, tmp, c->cols, c->x->dtype);
-			}
-		}
-		rc = st_write(w, buf, (size_t)n * row_bytes, e);
-		int64_t lo = c->row ? c->row[r0] : r0, hi = c->row ? c->row[r0 + n - 1] + 1 : r0 + n;
-		st_release_bytes(src + (size_t)(lo * c->src_cols) * es, (size_t)((hi - lo) * c->src_cols) * es);
+	if (!c->n_more && other < 0) {
+		pick_row(dst, c, c->x, from);
+		return;
 	}
-	free(buf);
-	free(tmp);
+	merged_row(s->a, c, from, s->raw, s->add);
+	if (other >= 0) {
+		merged_row(s->b, c, other * c->width + r % c->width, s->raw, s->add);
+		for (int64_t j = 0; j < c->cols; j++)
+			s->a[j] += s->a[j] - s->b[j];
+	}
+	st_from_f32(dst, c->x->dtype, s->a, c->cols);
+}
+
+/* fn on the source bytes of a piece, in every block that it reads. */
+static void each_source(const struct cut *c, const struct piece *p, void (*fn)(const void *, size_t))
+{
+	int64_t lo = c->row ? c->row[p->row0] : p->row0,
+		hi = c->row ? c->row[p->row0 + p->rows - 1] + 1 : p->row0 + p->rows;
+
+	for (int m = -1; m < c->n_more; m++) {
+		const struct st_tensor *x = m < 0 ? c->x : c->more[m];
+		size_t row = (size_t)c->src_cols * st_dtype_size(x->dtype);
+		fn((const char *)x->data + (size_t)lo * row, (size_t)(hi - lo) * row);
+	}
+}
+
+static int do_piece(struct job *j, const struct piece *p, struct scratch *s, struct err *e)
+{
+	const struct cut *c = &j->cut[p->tensor];
+	size_t row = (size_t)c->cols * st_dtype_size(c->x->dtype);
+	const char *data = (const char *)c->x->data + (size_t)p->row0 * row;
+
+	each_source(c, p, st_populate_bytes);
+	if (c->row || c->col || c->partner || c->n_more) {
+		scratch_grow(s, c->cols, (size_t)p->rows * row);
+		for (int64_t i = 0; i < p->rows; i++)
+			make_row(s->buf + (size_t)i * row, c, p->row0 + i, s);
+		data = s->buf;
+	}
+	int rc = st_put(j->w, p->tensor, p->row0 * (int64_t)row, data, (size_t)p->rows * row, e);
+	each_source(c, p, st_release_bytes);
 	return rc;
+}
+
+static void *worker(void *arg)
+{
+	struct job *j = arg;
+	struct scratch s = { 0 };
+	struct err e = { 0 };
+	int rc = 0;
+
+	pthread_mutex_lock(&j->lock);
+	while (!j->failed && j->next < j->n_piece) {
+		int i = j->next++, ahead = i + j->threads;
+		pthread_mutex_unlock(&j->lock);
+		if (ahead < j->n_piece)
+			each_source(&j->cut[j->piece[ahead].tensor], &j->piece[ahead], st_prefetch_bytes);
+		rc = do_piece(j, &j->piece[i], &s, &e);
+		pthread_mutex_lock(&j->lock);
+		if (rc && !j->failed++)
+			*j->e = e;
+		if (!rc && !--j->cut[j->piece[i].tensor].left) {
+			j->done++;
+			if (j->step)
+				j->step(j->arg, j->done, j->n_cut);
+		}
+	}
+	pthread_mutex_unlock(&j->lock);
+	free(s.buf);
+	free(s.raw);
+	free(s.a);
+	free(s.b);
+	free(s.add);
+	return NULL;
+}
+
+static int run(struct job *j)
+{
+	pthread_t id[THREADS_MAX];
+	int n = 0;
+
+	pthread_mutex_init(&j->lock, NULL);
+	for (int i = 0; i < j->threads && i < j->n_piece; i++)
+		each_source(&j->cut[j->piece[i].tensor], &j->piece[i], st_prefetch_bytes);
+	while (n < j->threads - 1 && !pthread_create(&id[n], NULL, worker, j))
+		n++;
+	worker(j);
+	while (n)
+		pthread_join(id[--n], NULL);
+	pthread_mutex_destroy(&j->lock);
+	return j->failed ? -1 : 0;
 }
 
 /* Segment s of parameter p of the trimmed table. */
-static int cut_segment(const struct keep *k, const struct ptable *t, const struct param *p, int s,
-		const struct st_tensor *x, struct st_w *w, struct err *e)
+static void plan_segment(struct cut *c, const struct keep *k, const struct ptable *src, const struct ptable *t,
+		const struct param *p, int s, const struct st_model *m)
 {
 	int axis = p->row->seg[s].axis, mha = k->from.kv_heads == k->from.heads;
-	struct cut c = { .k = k, .x = x, .src_cols = axis_size(&k->from, p->row->cols), .rows = param_seg_rows(t, p, s),
-		.cols = p->cols, .width = k->from.head_dim };
+	struct param q = *p;
+	char name[160];
 
-	c.row = axis == AX_NONE ? NULL : spread_new(k, axis, p->layer);
-	c.col = spread_new(k, p->row->cols, p->layer);
+	if (p->layer >= 0)
+		q.layer = (int)k->layer[p->layer];
+	*c = (struct cut){ .x = st_find(m, param_hf_name(src, &q, s, name)), .src_cols = axis_size(&k->from, p->row->cols),
+		.rows = axis == AX_NONE ? 1 : param_seg_rows(t, p, s), .cols = p->cols, .width = k->from.head_dim };
+	c->row = axis == AX_NONE ? NULL : spread_new(k, axis, p->layer);
+	c->col = spread_new(k, p->row->cols, p->layer);
 	/* the residual goes into queries only where keys and values are shared (Minitron, section 2.3) */
 	if (k->partner && (axis == AX_HEAD || (axis == AX_GROUP && mha)))
-		c.partner = k->partner + p->layer * k->to.heads;
-	int rc = write_rows(w, &c, e);
-	free(c.row);
-	free(c.col);
-	return rc;
+		c->partner = k->partner + p->layer * k->to.heads;
+	if (p->layer >= 0)
+		c->n_more = (int)keep_merged(k, p->layer);
+	if (c->n_more)
+		c->more = xcalloc((size_t)c->n_more, sizeof *c->more);
+	for (int i = 0; i < c->n_more; i++) {
+		q.layer++;
+		c->more[i] = st_find(m, param_hf_name(src, &q, s, name));
+	}
+	size_t row = (size_t)c->cols * st_dtype_size(c->x->dtype);
+	c->batch = (int64_t)(PIECE_BYTES / (row ? row : 1)) + 1;
+	c->left = (int)((c->rows + c->batch - 1) / c->batch);
 }
 
-int gather_model(const struct keep *k, const struct st_model *m, const char *dir,
+static void plan(struct job *j, const struct keep *k, const struct ptable *src, const struct ptable *t,
+		const struct st_model *m, struct st_spec *spec)
+{
+	int at = 0, n = 0;
+
+	for (int i = 0; i < t->n; i++)
+		for (int s = 0; s < t->p[i].row->nseg; s++, at++) {
+			plan_segment(&j->cut[at], k, src, t, &t->p[i], s, m);
+			spec[at].dtype = j->cut[at].x->dtype;
+			n += j->cut[at].left;
+		}
+	j->piece = xcalloc((size_t)n, sizeof *j->piece);
+	for (at = 0; at < j->n_cut; at++) {
+		const struct cut *c = &j->cut[at];
+		for (int64_t r = 0; r < c->rows; r += c->batch)
+			j->piece[j->n_piece++] = (struct piece){ at, r, c->rows - r < c->batch ? c->rows - r : c->batch };
+	}
+}
+
+int gather_model(const struct keep *k, const struct st_model *m, const char *dir, int threads,
 		void (*step)(void *arg, int done, int total), void *arg, struct err *e)
 {
 	struct ptable *src = ptable_new(&k->from), *t = ptable_new(&k->to);
-	int n, rc = params_check(src, m, e);
-	struct st_spec *spec = params_specs_new(t, &n);
-	const struct st_tensor **from = xcalloc((size_t)n, sizeof *from);
-	struct st_w *w = NULL;
+	struct job j = { .threads = threads < 1 ? THREADS : threads > THREADS_MAX ? THREADS_MAX : threads, .step = step,
+		.arg = arg, .e = e };
+	struct st_spec *spec = params_specs_new(t, &j.n_cut);
+	int rc = params_check(src, m, e);
 
-	/* the same parameter of the parent's block, in the order of the specs */
-	for (int i = 0, at = 0; i < t->n && !rc; i++)
-		for (int s = 0; s < t->p[i].row->nseg; s++, at++) {
-			struct param q = t->p[i];
-			char name[160];
-			if (q.layer >= 0)
-				q.layer = (int)k->layer[q.layer];
-			from[at] = st_find(m, param_hf_name(src, &q, s, name));
-			spec[at].dtype = from[at]->dtype;
-		}
-	if (!rc && !(w = st_create(dir, spec, n, ST_SHARD_BYTES, e)))
-		rc = -1;
-	for (int i = 0, at = 0; i < t->n && !rc; i++)
-		for (int s = 0; s < t->p[i].row->nseg && !rc; s++, at++) {
-			rc = cut_segment(k, t, &t->p[i], s, from[at], w, e);
-			st_release(m, from[at]);
-			if (step)
-				step(arg, at + 1, n);
-		}
-	if (w && rc)
-		st_abandon(w);
-	else if (w)
-		rc = st_finish(w, e);
-	free(from);
+	j.cut = xcalloc((size_t)j.n_cut, sizeof *j.cut);
+	if (!rc) {
+		plan(&j, k, src, t, m, spec);
+		j.w = st_create(dir, spec, j.n_cut, 0, e);
+		rc = j.w ? run(&j) : -1;
+	}
+	if (j.w && rc)
+		st_abandon(j.w);
+	else if (j.w)
+		rc = st_finish(j.w, e);
+	for (int i = 0; i < j.n_cut; i++) {
+		free(j.cut[i].row);
+		free(j.cut[i].col);
+		free(j.cut[i].more);
+	}
+	free(j.cut);
+	free(j.piece);
 	free(spec);
 	ptable_free(src);
 	ptable_free(t);

@@ -21,6 +21,7 @@ struct keep {
 	int64_t *head, *group;         /* [to.layers, to.heads], [to.layers, to.kv_heads] */
 	int64_t *ffn;                  /* [to.layers, to.ffn] */
 	int64_t *partner;              /* [to.layers, to.heads] add-back: head whose residual is added, or -1; may be NULL */
+	bool merge;                    /* dropped blocks are merged into the kept block before them */
 };
 /* What the user asked for; sizes of 0 mean "as the parent". */
 struct keep_want {
@@ -28,6 +29,8 @@ struct keep_want {
 	const int64_t *drop;           /* explicit blocks to drop (ascending, distinct) instead of the ranking's */
 	int64_t ndrop;
 	bool add_back;                 /* Minitron 2.3: residual of dropped heads goes into kept ones */
+	bool merge;                    /* dropped blocks are merged into the kept block before them instead */
+	int64_t align;                 /* hidden and ffn become multiples of it; 0: as they are */
 };
 /* True when something other than blocks listed in w->drop is cut, so that a ranking is needed. */
 bool keep_needs_ranking(const struct arch *from, const struct keep_want *w);
@@ -38,11 +41,13 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 void keep_free(struct keep *k);
 /* Indices of the parent's units on an axis for kept block l (-1: not in a block); NULL: all of them.  *n: how many. */
 const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n);
+/* Dropped blocks that are merged into kept block l. */
+int64_t keep_merged(const struct keep *k, int64_t l);
 /* {"layers":[...],"hidden":[...],"heads":[[...]],"kv_heads":[[...]],"ffn":[[...]]} */
 json_t *keep_json_new(const struct keep *k);
 
-/* Writes model*.safetensors of the trimmed model into dir, tensor by tensor from the parent's files, dtypes kept.
- * step(arg, done, total) may be NULL. */
-int gather_model(const struct keep *k, const struct st_model *m, const char *dir,
+/* Writes model*.safetensors of the trimmed model into dir, piece by piece from the parent's files, dtypes kept.
+ * threads 0: a few.  step(arg, tensors done, total) may be NULL; one thread at a time calls it. */
+int gather_model(const struct keep *k, const struct st_model *m, const char *dir, int threads,
 		void (*step)(void *arg, int done, int total), void *arg, struct err *e);
 #endif

@@ -23,6 +23,19 @@ static int check_size(const char *word, int64_t want, int64_t have, struct err *
 	return 0;
 }
 
+/* The nearest multiple of d, one more when that loses over a tenth (ModelOpt's rule), within the parent's size. */
+static int64_t aligned(int64_t v, int64_t d, int64_t have)
+{
+	if (!d || v == have)
+		return v;
+	int64_t r = (v + d / 2) / d * d;
+	if (r < d)
+		r = d;
+	if (10 * r < 9 * v)
+		r += d;
+	return r <= have ? r : have / d ? have / d * d : have;
+}
+
 static int target(struct arch *to, const struct arch *from, const struct keep_want *w, struct err *e)
 {
 	arch_copy(to, from);
@@ -40,6 +53,8 @@ static int target(struct arch *to, const struct arch *from, const struct keep_wa
 		if (w->drop[i] < 0 || w->drop[i] >= from->layers || (i && w->drop[i] <= w->drop[i - 1]))
 			return err_set(e, EXIT_USAGE, "layer %lld to drop: layers are 0 to %lld, each once",
 				(long long)w->drop[i], (long long)from->layers - 1);
+	to->hidden = aligned(to->hidden, w->align, from->hidden);
+	to->ffn = aligned(to->ffn, w->align, from->ffn);
 	if (from->kv_heads == from->heads)
 		to->kv_heads = to->heads;
 	else if (to->heads % from->kv_heads)
@@ -170,6 +185,11 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 		k->partner = xcalloc(L * (size_t)k->to.heads, sizeof *k->partner);
 	if (pick_layers(k, w, r, rank_name, e))
 		goto fail;
+	k->merge = w->merge && k->to.layers != from->layers;
+	if (k->merge && k->layer[0] != 0) {
+		err_set(e, EXIT_USAGE, "merge: block 0 is dropped, and no kept block comes before it");
+		goto fail;
+	}
 	if (k->to.hidden != from->hidden && !(x = need_axis(r, rank_name, "emb", -1, e)))
 		goto fail;
 	first(k->hidden, x, k->to.hidden);
@@ -214,6 +234,13 @@ const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n)
 	return *n == axis_units(&k->from, axis) ? NULL : list;
 }
 
+int64_t keep_merged(const struct keep *k, int64_t l)
+{
+	int64_t next = l + 1 < k->to.layers ? k->layer[l + 1] : k->from.layers;
+
+	return k->merge ? next - k->layer[l] - 1 : 0;
+}
+
 static json_t *list_new(const int64_t *v, int64_t n)
 {
 	json_t *a = json_array();
@@ -236,7 +263,7 @@ json_t *keep_json_new(const struct keep *k)
 {
 	int64_t L = k->to.layers;
 
-	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "hidden",
+	return json_pack("{s:o,s:b,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "merged", k->merge, "hidden",
 		list_new(k->hidden, k->to.hidden), "heads", table_new(k->head, L, k->to.heads), "kv_heads",
 		table_new(k->group, L, k->to.kv_heads), "ffn", table_new(k->ffn, L, k->to.ffn));
 }

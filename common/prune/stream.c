@@ -14,7 +14,6 @@
 #include "observe.h"
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 struct batch {
 	int64_t B, T, at;      /* rows before it */
@@ -96,8 +95,7 @@ static int load_block(struct job *j, int64_t l, struct err *e)
 		for (int s = 0; s < p->row->nseg; s++) {
 			char name[160];
 			const struct st_tensor *x = st_find(j->m, param_hf_name(t, p, s, name));
-			uintptr_t lo = (uintptr_t)x->data & ~(uintptr_t)4095;
-			madvise((void *)lo, (uintptr_t)x->data + x->bytes - lo, MADV_WILLNEED);
+			st_prefetch_bytes(x->data, x->bytes);
 		}
 	}
 	return 0;

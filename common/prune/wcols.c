@@ -28,9 +28,12 @@ static int add_tensor(struct wcols *w, const struct st_model *m, int i, int seg,
 			w->l1[i][c] += fabs((double)row[c]);
 			w->sq[i][c] += (double)row[c] * (double)row[c];
 		}
+		if (r % 512 == 511 || r + 1 == rows) {   /* pages of an embedding of gigabytes do not pile up */
+			int64_t n = r % 512 + 1;
+			st_release_bytes((const char *)t->data + (size_t)(r + 1 - n) * step, (size_t)n * step);
+		}
 	}
 	free(row);
-	st_release(m, t);
 	return 0;
 }
 

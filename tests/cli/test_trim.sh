@@ -74,6 +74,23 @@ same "dropped layers" "$(grep -o '"layers":\[[0-9,]*\]' "$t/d12/adze-kept.json")
 trim -q -m "$t/llama" -r "$t/llama.rank" --hidden 40 --dry-run=json >"$t/plan.json"
 same "dry run writes nothing and says the size" "$(grep -c '"hidden":40' "$t/plan.json")" 1
 
+# tensors of several pieces, written by several threads; streamed and sharded random models
+mkmodel -q --fast --layers 1 --hidden 192 --ffn 64 --heads 4 --vocab 40000 --tied --shard-bytes 20M -o "$t/wide"
+same "mkmodel makes shards" "$(find "$t/wide" -name 'model-0000?-of-00002.safetensors' | wc -l)" 2
+rank -q --metric random -m "$t/wide" -o "$t/wide.rank"
+works "pieces: one thread" trim -q -m "$t/wide" -r "$t/wide.rank" --hidden 190 --threads 1 -o "$t/w1"
+works "pieces: seven threads" trim -q -m "$t/wide" -r "$t/wide.rank" --hidden 190 --threads 7 -o "$t/w7"
+same "pieces: the same bytes" "$(cmp "$t/w1/model.safetensors" "$t/w7/model.safetensors" && echo same)" same
+works "nothing cut of shards" trim -q -m "$t/wide" --layers 1 -o "$t/w0"
+works "one file of the same model" mkmodel -q --fast --layers 1 --hidden 192 --ffn 64 --heads 4 --vocab 40000 --tied -o "$t/wide1"
+same "shards and one file hold the same" "$(cmp "$t/w0/model.safetensors" "$t/wide1/model.safetensors" && echo same)" same
+works "align" trim -q -m "$t/llama" -r "$t/llama.rank" --hidden 34 --ffn 30 --align 16 -o "$t/al"
+same "aligned sizes" "$(grep -E '"(hidden|intermediate)_size"' "$t/al/config.json" | tr -dc '0-9\n' | tr '\n' ' ')" "32 32 "
+works "merge" trim -q -m "$t/llama" --drop 2-3 --merge -o "$t/me"
+same "merge is in the kept map" "$(grep -c '"merged":true' "$t/me/adze-kept.json")" 1
+fails "merge without a block before" 2 "merge: block 0" trim -q -m "$t/llama" --drop 0 --merge -o "$t/bad"
+fails "add-back of more than half" 2 "add-back needs at least half" trim -q -m "$t/llama" -r "$t/llama.rank" --heads 2 --add-back -o "$t/bad"
+
 # refusals
 fails "ranking of another model" 65 "ranking was made for model" trim -q -m "$t/llama" -r "$t/nemotron.rank" --hidden 40 -o "$t/bad"
 fails "not a ranking" 65 "$t/cand" trim -q -m "$t/llama" -r "$t/cand" --hidden 40 -o "$t/bad"

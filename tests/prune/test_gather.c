@@ -108,7 +108,7 @@ static float *cut(const struct keep *k, const char *parent, const char *out, str
 
 	assert_non_null(m);
 	assert_int_equal(mkdir_p(out, &e), 0);
-	if (gather_model(k, m, out, NULL, NULL, &e))
+	if (gather_model(k, m, out, 3, NULL, NULL, &e))
 		fail_msg("%s", e.msg);
 	st_close(m);
 	*t = ptable_new(&k->to);
@@ -299,6 +299,78 @@ static void test_add_back(void **state)
 	ranking_free(&r);
 }
 
+/* Merge: theta*_l = theta_l + sum_k (theta_{l+k} - theta_l) over the dropped run behind block l, norms too, cut as l is. */
+static void test_merge(void **state)
+{
+	static const int64_t gone[] = { 1, 2 }, head[] = { 0, 2 };
+	struct arch a = make_arch("nemotron", 0, 2);
+	struct ptable *src = ptable_new(&a), *t;
+	float *w = weights_new(src, 5);
+	struct ranking r = ranking_new(&a, 9);
+	struct model_card card = { .title = "t" };
+	struct keep_want want = { .drop = gone, .ndrop = 2, .ffn = 9, .hidden = 12, .merge = true };
+	struct err e;
+	char parent[300], out[300], name[64];
+
+	(void)state;
+	snprintf(parent, sizeof parent, "%s/parent", dir);
+	snprintf(out, sizeof out, "%s/out", dir);
+	assert_int_equal(params_save(src, w, parent, NULL, "float32", &card, true, &e), 0);
+	struct keep *k = keep_new(&a, &want, &r, "r", &e);
+	assert_non_null(k);
+	assert_int_equal(keep_merged(k, 0), 2);
+	assert_int_equal(keep_merged(k, 1), 0);
+	float *got = cut(k, parent, out, &t);
+	/* the sum on the parent, so that `expected` reads block 0's place */
+	for (int i = 0; i < src->n; i++)
+		for (int64_t j = 0; src->p[i].layer == 0 && j < src->p[i].rows * src->p[i].cols; j++) {
+			float *x = &w[src->p[i].off + j], sum = 0;
+			for (int l = 1; l <= 2; l++) {
+				snprintf(name, sizeof name, "blk.%d.%s", l, src->p[i].row->name);
+				sum += w[ptable_find(src, name)->off + j] - *x;
+			}
+			*x += sum;
+		}
+	for (int i = 0; i < t->n; i++)
+		for (int64_t x = 0; x < t->p[i].rows; x++)
+			for (int64_t y = 0; y < t->p[i].cols; y++)
+				assert_float_equal(got[t->p[i].off + x * t->p[i].cols + y], expected(k, src, w, &t->p[i], x, y), 1e-5);
+	assert_int_equal(remove_tree(out, &e), 0);
+	want.drop = head;
+	assert_null(keep_new(&a, &want, &r, "r", &e));
+	assert_non_null(strstr(e.msg, "merge: block 0 is dropped"));
+	free(got);
+	free(w);
+	keep_free(k);
+	ptable_free(t);
+	ptable_free(src);
+	ranking_free(&r);
+}
+
+static void test_align(void **state)
+{
+	static const struct { int64_t ffn, align, want; } rows[] = {
+		{ 9, 0, 9 }, { 9, 8, 16 }, { 17, 8, 16 }, { 13, 8, 16 }, { 3, 8, 8 }, { 28, 8, 28 }, { 27, 8, 24 }, { 27, 32, 28 }, { 18, 16, 16 },
+		{ 20, 16, 28 / 16 * 16 }, { 10, 4, 12 }, { 9, 4, 12 },
+	};
+	struct arch a = make_arch("llama", 0, 2);
+	struct ranking r = ranking_new(&a, 9);
+	struct err e;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+		struct keep_want want = { .ffn = rows[i].ffn, .align = rows[i].align };
+		struct keep *k = keep_new(&a, &want, &r, "r", &e);
+		assert_non_null(k);
+		if (k->to.ffn != rows[i].want)
+			fail_msg("ffn %d aligned to %d is %d, expected %d", (int)rows[i].ffn, (int)rows[i].align, (int)k->to.ffn,
+				(int)rows[i].want);
+		assert_int_equal(k->to.hidden, 20);
+		keep_free(k);
+	}
+	ranking_free(&r);
+}
+
 static void test_refusals(void **state)
 {
 	struct arch a = make_arch("llama", 0, 2);
@@ -370,7 +442,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cuts), cmocka_unit_test(test_choice), cmocka_unit_test(test_worked_example),
-		cmocka_unit_test(test_add_back), cmocka_unit_test(test_refusals), cmocka_unit_test(test_lists),
+		cmocka_unit_test(test_add_back), cmocka_unit_test(test_merge), cmocka_unit_test(test_align),
+		cmocka_unit_test(test_refusals), cmocka_unit_test(test_lists),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
