@@ -16,7 +16,7 @@ TARGETS := two-thirds one-third
 BUDGET_two-thirds := --nonembedding 70.8M --tolerance 1%
 GRID_two-thirds := --layers 28 --hidden 576 --ffn 512:1536:64 --heads 9
 BUDGET_one-third := --nonembedding 35.4M --tolerance 2%
-GRID_one-third := --layers 22 --hidden 512 --ffn 384:960:64 --heads 9
+GRID_one-third := --layers 20 --hidden 576 --ffn 384:960:64 --heads 9
 
 TEXT := $(text)/train.jsonl
 SAMPLES := 32
