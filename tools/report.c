@@ -175,7 +175,13 @@ static void score_text(char *cell, const json_t *scores, const char *task)
 	}
 	for (const char *const *k = accuracy; *k; k++)
 		if (json_is_number(v = json_object_get(t, *k))) {
-			snprintf(cell, MAX_CELL, "%.1f %%", 100 * json_number_value(v));
+			char key[48];
+			snprintf(key, sizeof key, "%.*s_stderr,none", (int)strcspn(*k, ","), *k);
+			const json_t *se = json_object_get(t, key);
+			int n = snprintf(cell, MAX_CELL, "%.1f", 100 * json_number_value(v));
+			if (json_is_number(se))
+				n += snprintf(cell + n, MAX_CELL - (size_t)n, " +- %.1f", 100 * json_number_value(se));
+			snprintf(cell + n, MAX_CELL - (size_t)n, " %%");
 			return;
 		}
 }
