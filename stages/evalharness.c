@@ -26,8 +26,8 @@ static struct {
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to score, with its tokenizer"),
 	OPT_LIST('t', "task", &o.task, "NAME[:KIND]=FILE",
-		 "items to score; KIND mc, ppl or text, else told by the items' fields (repeatable)"),
-	OPT_LIST(0, "text", &o.text, "FILE", "perplexity of a whole UTF-8 file, named after it (repeatable)"),
+		 "items to score; KIND mc, ppl or text, else told by the items' fields"),
+	OPT_LIST(0, "text", &o.text, "FILE", "perplexity of a whole UTF-8 file, named after it"),
 	OPT_I64(0, "limit", &o.limit, "N", "only the first N items of each task, 0: all", 0, 1e12),
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
