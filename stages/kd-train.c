@@ -22,9 +22,9 @@
 #include <unistd.h>
 
 static struct {
-	const char *teacher, *student, *data, *valid, *loss, *schedule, *max_time, *save_dtype;
+	const char *teacher, *student, *data, *valid, *loss, *schedule, *max_time, *save_dtype, *export;
 	double tau, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
-	int64_t steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after;
+	int64_t steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
 	bool recompute, explain;
 } o = { .schedule = "cosine", .save_dtype = "stored", .tau = 1, .lr = 1e-4, .min_lr = 1e-5, .clip = 1,
 	.decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .wsd = 0.2, .batch = 8, .warmup = -1, .save_every = 100,
@@ -57,6 +57,8 @@ static const struct opt opts[] = {
 	OPT_I64(0, "keep", &o.keep, "K", "checkpoints to keep", 1, 1e6),
 	OPT_STR(0, "max-time", &o.max_time, "3h", "stop in time with a checkpoint and exit code 75 (90s, 15m, 1h30m)"),
 	OPT_I64(0, "stop-after", &o.stop_after, "N", "likewise after N steps of this session, 0 for never", 0, 1e12),
+	OPT_I64(0, "stop-at", &o.stop_at, "N", "end with a checkpoint and exit code 0 after step N of --steps; without it the run goes on later", 0, 1e12),
+	OPT_STR(0, "export", &o.export, "DIR", "with --stop-at: write the model so far, a Hugging Face directory"),
 	OPT_I64(0, "log-every", &o.log_every, "N", "steps between lines of metrics.jsonl", 1, 1e9),
 	OPT_I64(0, "valid-every", &o.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
 	OPT_I64(0, "valid-samples", &o.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
@@ -110,6 +112,8 @@ static void validate(struct objective *loss, double *max_seconds)
 		opt_die("--batch %lld is not a multiple of --micro %lld", (long long)o.batch, (long long)o.micro);
 	if (o.min_lr > o.lr)
 		opt_die("--min-lr %g is above --lr %g", o.min_lr, o.lr);
+	if (o.export && !o.stop_at)
+		opt_die("--export needs --stop-at: the step whose model is meant");
 	if (o.max_time && parse_duration(o.max_time, max_seconds))
 		opt_die("--max-time '%s' is not a time such as 90s, 15m, 3h or 1h30m", o.max_time);
 }
@@ -163,6 +167,8 @@ static void plan_rate(struct run *r)
 	int64_t warmup = o.warmup >= 0 ? o.warmup : n / 10 < 40 ? n / 10 : 40;
 	if (warmup > n)
 		opt_die("--warmup %lld is longer than the run of %lld steps", (long long)warmup, (long long)n);
+	if (o.stop_at > n || (o.export && o.stop_at == n))
+		opt_die("--stop-at %lld: the run has %lld steps, and its last model is in RUNDIR/student", (long long)o.stop_at, (long long)n);
 	r->rate = (struct schedule){ .kind = schedule_kind(o.schedule), .steps = n, .warmup = warmup,
 				     .decay = (int64_t)(o.wsd * (double)n), .peak = o.lr, .min = o.min_lr };
 }
@@ -218,21 +224,50 @@ static void load_weights(struct run *r, const struct engine *g)
 	trainer_sync(t);
 }
 
-static void write_student(const struct run *r, const struct session *s)
+static void write_student(const struct run *r, const struct session *s, const char *out)
 {
 	struct err e = { 0 };
-	char *out = xasprintf("%s/student", com.out), *from = xstrdup(o.student), *notes, flops[32];
-	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s). Loss of the last step %.4f.",
-			  o.teacher ? "Distilled" : "Trained", (long long)r->rate.steps, (long long)o.batch,
+	char *from = xstrdup(o.student), *notes, flops[32], loss[48] = "";
+	if (s->at.step == r->rate.steps)
+		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
+	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
+			  o.teacher ? "Distilled" : "Trained", (long long)s->at.step, (long long)o.batch,
 			  (long long)r->data.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
-			  o.teacher ? ", the teacher's forward pass included" : "", s->last.loss);
+			  o.teacher ? ", the teacher's forward pass included" : "", loss);
 	struct model_card card = { .title = o.teacher ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
 	if (params_save(r->t.student, r->t.w, out, o.student, save_dtype(&r->t.student->arch), &card, true, &e))
 		die_err(&e);
-	free(out);
 	free(from);
 	free(notes);
+}
+
+/* The run is over, or has reached --stop-at (EXIT_DONE too), or was stopped before (EXIT_AGAIN). */
+static int finish(struct run *r, const struct session *s, struct rundir *dir, int rc)
+{
+	struct err e = { 0 };
+	if (rc == EXIT_AGAIN && o.stop_at && s->at.step >= o.stop_at) {
+		if (o.export && s->at.step > o.stop_at)
+			die(EXIT_FAIL, "%s: is at step %lld, the model of step %lld is gone", com.out, (long long)s->at.step,
+			    (long long)o.stop_at);
+		if (o.export)
+			write_student(r, s, o.export);
+		log_summary("step %lld of %lld reached", (long long)s->at.step, (long long)r->rate.steps);
+		return EXIT_DONE;
+	}
+	if (rc == EXIT_AGAIN) {
+		log_summary("stopped at step %lld of %lld, the same command goes on", (long long)s->at.step,
+			    (long long)r->rate.steps);
+		return rc;
+	}
+	char *out = xasprintf("%s/student", com.out);
+	write_student(r, s, out);
+	free(out);
+	if (rundir_mark(dir, r->settings, true, &e))
+		die_err(&e);
+	log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s->at.step, (long long)s->at.tokens,
+		    (long long)r->t.skipped, s->last.loss);
+	return EXIT_DONE;
 }
 
 static int train(struct run *r, struct rundir *dir)
@@ -245,21 +280,12 @@ static int train(struct run *r, struct rundir *dir)
 	struct session s = { .t = &r->t, .data = &r->data, .valid = o.valid ? &r->valid : NULL, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = o.log_every, .save_every = o.save_every,
 			     .keep = o.keep, .valid_every = o.valid_every, .stop_after = o.stop_after,
-			     .max_seconds = r->max_seconds };
+			     .stop_at = o.stop_at, .max_seconds = r->max_seconds };
 	s.valid_windows = o.valid_samples && o.valid_samples < r->valid.n ? o.valid_samples : r->valid.n;
 	int rc = session_run(&s, &e);
 	if (rc < 0)
 		die_err(&e);
-	if (rc == EXIT_AGAIN) {
-		log_summary("stopped at step %lld of %lld, the same command goes on", (long long)s.at.step,
-			    (long long)r->rate.steps);
-	} else {
-		write_student(r, &s);
-		if (rundir_mark(dir, r->settings, true, &e))
-			die_err(&e);
-		log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s.at.step, (long long)s.at.tokens,
-			    (long long)r->t.skipped, s.last.loss);
-	}
+	rc = finish(r, &s, dir, rc);
 	struct mem_row row[MEM_ROWS];
 	char buf[32];
 	for (int i = 0, n = trainer_memory(&r->t, row); i < n; i++)
@@ -313,6 +339,8 @@ int main(int argc, char **argv)
 			dry_run(&r);
 	} else {
 		open_run(&dir, &r, &state);
+		if (state == RUN_DONE && o.export)
+			die(EXIT_FAIL, "%s: is done, the model of step %lld is gone", com.out, (long long)o.stop_at);
 		if (state == RUN_DONE)
 			log_info("%s: already done (--force trains again)", com.out);
 		else

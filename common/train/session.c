@@ -126,7 +126,8 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	if (s->t->skipped_row >= MAX_SKIPS)
 		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld: lower --lr, raise --warmup or use --dtype f32",
 			       MAX_SKIPS, (long long)step);
-	bool end = step == s->rate.steps, due = s->valid && (end || (s->valid_every && step % s->valid_every == 0));
+	bool end = step == s->rate.steps;
+	bool due = s->valid && (end || step == s->stop_at || (s->valid_every && step % s->valid_every == 0));
 	snprintf(pr->extra, sizeof pr->extra, "loss %.4f lr %.2g", s->last.loss, lr);
 	if (due)
 		measure(o, &valid);
@@ -143,7 +144,7 @@ static bool leave(const struct loop *o)
 {
 	const struct session *s = o->s;
 	double spent = now_seconds() - o->began;
-	return stop_requested() || (s->stop_after && s->at.step - o->first >= s->stop_after) ||
+	return stop_requested() || (s->stop_at && s->at.step >= s->stop_at) || (s->stop_after && s->at.step - o->first >= s->stop_after) ||
 	       (s->max_seconds > 0 && spent + o->slowest > s->max_seconds);
 }
 

@@ -21,11 +21,13 @@ struct session {
 	int64_t log_every, save_every, keep; /* save_every 0: only when stopping or asked to */
 	int64_t valid_every, valid_windows;  /* valid_every 0: only before the first and after the last step */
 	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
+	int64_t stop_at;               /* leave after this step, having validated there; 0: never */
 	double max_seconds;            /* leave when the next step would end later; 0: never */
 	struct progress_state at;      /* out: where it is */
 	struct step_result last, first_valid, last_valid;
 };
-/* Continues from the newest checkpoint.  0: all steps are done; EXIT_AGAIN: stopped, checkpointed; -1: error. */
+/* Continues from the newest checkpoint.  0: all steps are done; EXIT_AGAIN: stopped, checkpointed (for stop_at: s->at.step
+ * tells); -1: error. */
 int session_run(struct session *s, struct err *e);
 /* "90", "90s", "15m", "3h", "1h30m", "2d" -> seconds */
 int parse_duration(const char *s, double *seconds);
