@@ -59,18 +59,18 @@ alike resumed-checkpoint "$t/a/ckpt/step-15/state" "$t/c/ckpt/step-15/state"
 same resumed-metrics "$(metrics "$t/c" | cksum)" "$(metrics "$t/a" | cksum)"
 
 # --- up to given steps, with the model so far
-train --valid "$t/valid" --valid-every 8 --stop-at 7 -o "$t/s"; same stop-at $? 0
-same stop-at-validates "$(grep -c '"step":7,.*"valid/loss"' "$t/s/metrics.jsonl")" 1
-train --valid "$t/valid" --valid-every 8 --stop-at 8 --export "$t/e8" -o "$t/s"; same stop-at-goes-on $? 0
+train --valid "$t/valid" --valid-every 8 --stop-at 7 -o "$t/upto"; same stop-at $? 0
+same stop-at-validates "$(grep -c '"step":7,.*"valid/loss"' "$t/upto/metrics.jsonl")" 1
+train --valid "$t/valid" --valid-every 8 --stop-at 8 --export "$t/e8" -o "$t/upto"; same stop-at-goes-on $? 0
 cp "$t/e8/model.safetensors" "$t/e8.before"
-train --valid "$t/valid" --valid-every 8 --stop-at 8 --export "$t/e8" -o "$t/s"; same stop-at-is-there $? 0
+train --valid "$t/valid" --valid-every 8 --stop-at 8 --export "$t/e8" -o "$t/upto"; same stop-at-is-there $? 0
 alike export-again "$t/e8.before" "$t/e8/model.safetensors"
 if cmp -s "$t/e8.before" "$t/student/model.safetensors"; then no export-is-trained "the student as it was"; else ok export-is-trained; fi
-fails export-too-late 1 "the model of step 7 is gone" train --valid "$t/valid" --valid-every 8 --stop-at 7 --export "$t/e7" -o "$t/s"
-train --valid "$t/valid" --valid-every 8 -o "$t/s"; same stop-at-then-all $? 0
-alike stop-at-student "$t/a/student/model.safetensors" "$t/s/student/model.safetensors"
-fails export-of-no-step 2 "--export needs --stop-at" train --export "$t/e7" -o "$t/s"
-fails stop-at-beyond 2 "the run has 20 steps" train --stop-at 21 -o "$t/s"
+fails export-too-late 1 "the model of step 7 is gone" train --valid "$t/valid" --valid-every 8 --stop-at 7 --export "$t/e7" -o "$t/upto"
+train --valid "$t/valid" --valid-every 8 -o "$t/upto"; same stop-at-then-all $? 0
+alike stop-at-student "$t/a/student/model.safetensors" "$t/upto/student/model.safetensors"
+fails export-of-no-step 2 "--export needs --stop-at" train --export "$t/e7" -o "$t/upto"
+fails stop-at-beyond 2 "the run has 20 steps" train --stop-at 21 -o "$t/upto"
 train --max-time 0.001s --save-every 0 -o "$t/m"; same max-time-75 $? 75
 train --save-every 7 --keep 1 --stop-after 18 -o "$t/k"; same keeps-newest "$(ls "$t/k/ckpt")" step-18
 
