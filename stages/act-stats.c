@@ -7,6 +7,9 @@
  *
  *	calib-sample -t teacher corpus.jsonl | act-stats -m teacher -o teacher.stats
  *
+ * With --keep RANKING and sizes it measures what trim would make of the model, by masks in memory: importance in rounds
+ * (pipelines/iterative.mk) without writing the models between.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../common/base/log.h"
@@ -18,8 +21,8 @@
 #include <string.h>
 
 static struct {
-	const char *model, *sites;
-	int64_t micro, samples;
+	const char *model, *sites, *keep;
+	int64_t micro, samples, layers, hidden, ffn, heads;
 	const char *memory;
 	bool merge, explain;
 	int64_t budget;
@@ -33,6 +36,11 @@ static const struct opt opts[] = {
 	OPT_STR(0, "memory", &o.memory, "BYTES",
 		"stay within this much memory: more than it for the weights and all samples go through one block at a time"),
 	OPT_I64(0, "samples", &o.samples, "N", "stop after N samples, 0: all", 0, 1e12),
+	OPT_STR(0, "keep", &o.keep, "RANKING", "measure the model cut down by this ranking to the sizes that follow"),
+	OPT_I64(0, "layers", &o.layers, "N", "with --keep: blocks that stay, 0: all", 0, 4096),
+	OPT_I64(0, "hidden", &o.hidden, "N", "with --keep: embedding channels that stay, 0: all", 0, 1 << 20),
+	OPT_I64(0, "ffn", &o.ffn, "N", "with --keep: MLP neurons of each block that stay, 0: all", 0, 1 << 24),
+	OPT_I64(0, "heads", &o.heads, "N", "with --keep: query heads of each block that stay, 0: all", 0, 1 << 14),
 	OPT_FLAG(0, "merge", &o.merge, "add the statistics files given as operands instead of measuring"),
 	OPT_FLAG(0, "explain", &o.explain, "print the program that would run, and stop"),
 	OPT_DEVICE_ROWS,
@@ -42,9 +50,10 @@ static const struct opt opts[] = {
 static const struct usage usage = {
 	"act-stats",
 	"Measures, with forward passes alone, how active every head, MLP neuron, embedding channel and layer is.",
-	"-m DIR [TOKENS] [-o STATS] | --merge STATS... [-o STATS]",
+	"-m DIR [TOKENS] [--keep RANKING --layers N --hidden N --ffn N --heads N] [-o STATS] | --merge STATS... [-o STATS]",
 	"act-stats -m teacher calib.tok -o teacher.stats\n"
-	"calib-sample -t teacher corpus.jsonl | act-stats -m teacher | rank -o teacher.rank",
+	"calib-sample -t teacher corpus.jsonl | act-stats -m teacher | rank -o teacher.rank\n"
+	"act-stats -m teacher calib.tok --keep teacher.rank --ffn 12288 -o round2.stats",
 	opts,
 };
 
@@ -117,12 +126,12 @@ static int measure(struct tokenset *t, struct observer *ob, int64_t *done, struc
 	return rc;
 }
 
-static void dry_run(const struct ptable *t, const struct tokenset *ts, uint32_t sites, struct err *e)
+static void dry_run(const struct ptable *t, const struct tokenset *ts, uint32_t sites, const struct masks *m, struct err *e)
 {
 	val tok;
 	int dtype = dtype_parse(com.dtype);
 	int64_t B = micro_of(ts->seq);
-	struct prog *p = observe_prog_new(t, dtype, sites, B, ts->seq, &tok, e);
+	struct prog *p = observe_prog_new(t, dtype, sites, m, B, ts->seq, &tok, e);
 	if (!p)
 		die_err(e);
 	if (o.explain) {
@@ -147,7 +156,7 @@ static void dry_run(const struct ptable *t, const struct tokenset *ts, uint32_t 
 static int64_t whole_bytes(const struct ptable *t, int64_t seq, uint32_t sites, struct err *e)
 {
 	val tok;
-	struct prog *p = observe_prog_new(t, dtype_parse(com.dtype), sites, micro_of(seq), seq, &tok, e);
+	struct prog *p = observe_prog_new(t, dtype_parse(com.dtype), sites, NULL, micro_of(seq), seq, &tok, e);
 	if (!p)
 		die_err(e);
 	int64_t n = 2 * p->bytes[SP_PARAM] + p->bytes[SP_ACT] + p->bytes[SP_STAT]; /* weights once more, packed */
@@ -155,7 +164,8 @@ static int64_t whole_bytes(const struct ptable *t, int64_t seq, uint32_t sites, 
 	return n;
 }
 
-static void whole_model(const struct engine *g, struct tokenset *ts, struct stats *s, uint32_t sites, struct err *e)
+static void whole_model(const struct engine *g, struct tokenset *ts, struct stats *s, uint32_t sites, const struct masks *m,
+			struct err *e)
 {
 	struct weights w;
 	struct observer ob;
@@ -163,6 +173,7 @@ static void whole_model(const struct engine *g, struct tokenset *ts, struct stat
 	if (weights_load(&w, g, o.model, dtype_parse(com.dtype), e))
 		die_err(e);
 	observe_init(&ob, g, &w, s, sites);
+	ob.m = m;
 	if (measure(ts, &ob, &done, e))
 		die_err(e);
 	if (stop_requested())
@@ -173,12 +184,30 @@ static void whole_model(const struct engine *g, struct tokenset *ts, struct stat
 
 /* Half of the budget may hold hidden states; the rest is a block, a batch and the packed copies. */
 static void by_blocks(const struct engine *g, const struct ptable *t, struct tokenset *ts, struct stats *s, uint32_t sites,
-		      struct err *e)
+		      const struct masks *m, struct err *e)
 {
-	struct stream_args a = { g, o.model, t, dtype_parse(com.dtype), sites, micro_of(ts->seq), o.samples, o.budget / 2 };
+	struct stream_args a = { g, o.model, t, dtype_parse(com.dtype), sites, m, micro_of(ts->seq), o.samples, o.budget / 2 };
 	log_verbose("block by block: weights do not fit in --memory %s", o.memory);
 	if (stream_stats(&a, ts, s, e) < 0)
 		die_err(e);
+}
+
+/* What --keep and the sizes leave of the model; NULL: all of it. */
+static struct masks *masks_asked(const struct arch *a, const char *model, struct prov *prov, struct err *e)
+{
+	struct ranking r;
+	struct keep_want w = { .layers = o.layers, .hidden = o.hidden, .ffn = o.ffn, .heads = o.heads };
+	if (!o.keep)
+		return NULL;
+	if (ranking_read(&r, o.keep, prov, e) || ranking_check(&r, o.keep, a, o.model, model, e))
+		die_err(e);
+	struct keep *k = keep_new(a, &w, &r, o.keep, e);
+	if (!k)
+		die_err(e);
+	struct masks *m = masks_new(k);
+	keep_free(k);
+	ranking_free(&r);
+	return m;
 }
 
 int main(int argc, char **argv)
@@ -201,6 +230,8 @@ int main(int argc, char **argv)
 		opt_die("--model is missing");
 	if (n > 1)
 		opt_die("one token set at most, got %d operands", n);
+	if (!o.keep && (o.layers || o.hidden || o.ffn || o.heads))
+		opt_die("--layers, --hidden, --ffn and --heads need --keep");
 	if (observe_sites_parse(o.sites, &sites, &e))
 		die_err(&e);
 	struct arch a;
@@ -210,8 +241,9 @@ int main(int argc, char **argv)
 	if (arch_load(&a, o.model, &e) || model_fingerprint(o.model, model, &e) ||
 	    tokenset_open(&ts, n ? argv[0] : NULL, a.vocab, &e))
 		die_err(&e);
+	struct masks *m = masks_asked(&a, model, &prov, &e);
 	if (com.dry_run || o.explain)
-		dry_run(ptable_new(&a), &ts, sites, &e);
+		dry_run(ptable_new(&a), &ts, sites, m, &e);
 	struct engine g;
 	struct stats s;
 	struct ptable *t = ptable_new(&a);
@@ -219,11 +251,13 @@ int main(int argc, char **argv)
 		die_err(&e);
 	stats_init(&s, &a, model, ts.seq);
 	if (o.memory && whole_bytes(t, ts.seq, sites, &e) > o.budget)
-		by_blocks(&g, t, &ts, &s, sites, &e);
+		by_blocks(&g, t, &ts, &s, sites, m, &e);
 	else
-		whole_model(&g, &ts, &s, sites, &e);
+		whole_model(&g, &ts, &s, sites, m, &e);
 	if (!s.samples)
 		die(EXIT_DATA, "%s: no samples", art_name(ts.r));
+	masks_clear(m, &s);
+	masks_free(m);
 	prov_add_digest(&prov, "model", o.model, "model", model);
 	prov_add_artifact(&prov, "tokens", ts.r);
 	if (write_stats(&s, &prov, &e))

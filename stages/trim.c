@@ -146,17 +146,6 @@ static int from_candidate(struct keep_want *w, const struct arch *a, struct prov
 	return rc;
 }
 
-static int check_ranking(const struct ranking *r, const char *name, const struct arch *a, const char *print, struct err *e)
-{
-	if (strcmp(r->model, print))
-		return err_set(e, EXIT_DATA, "%s: ranking was made for model %.8s (%lld layers), not for %s (%.8s, %lld layers)",
-			name, r->model, (long long)r->layers, o.model, print, (long long)a->layers);
-	if (r->layers != a->layers || r->hidden != a->hidden || r->ffn != a->ffn || r->heads != a->heads)
-		return err_set(e, EXIT_DATA, "%s: ranking of %lld layers, hidden %lld, ffn %lld, %lld heads does not fit %s",
-			name, (long long)r->layers, (long long)r->hidden, (long long)r->ffn, (long long)r->heads, o.model);
-	return 0;
-}
-
 static void print_plan(const struct keep *k)
 {
 	const struct arch *a[2] = { &k->from, &k->to };
@@ -314,7 +303,7 @@ int main(int argc, char **argv)
 		die_err(&e);
 	bool ranked = o.rank || keep_needs_ranking(&a, &w);
 	const char *rank_name = o.rank && strcmp(o.rank, "-") ? o.rank : "stdin";
-	if (ranked && (ranking_read(&r, o.rank, &prov, &e) || check_ranking(&r, rank_name, &a, print, &e)))
+	if (ranked && (ranking_read(&r, o.rank, &prov, &e) || ranking_check(&r, rank_name, &a, o.model, print, &e)))
 		die_err(&e);
 	struct keep *k = keep_new(&a, &w, ranked ? &r : NULL, rank_name, &e);
 	if (!k)

@@ -122,13 +122,14 @@ static int check_units(const struct stats *s, struct err *e)
 
 static void add_layers(const struct stats *s, struct ranking *r, double *buf)
 {
-	for (int64_t l = 0; l < s->layers; l++) {
+	for (int64_t l = 0; l < s->layers && s->n; l++) {
 		const struct stat_entry *x = stats_find(s, "block", l);
-		if (!x)
+		if (!x && !stats_left_out(s, l))
 			return;
-		buf[l] = x->sums[0] / (double)x->tokens;
+		buf[l] = x ? x->sums[0] / (double)x->tokens : -1;   /* BI >= 0: a block that is gone stays last */
 	}
-	ranking_add(r, "layer", -1, buf, s->layers);
+	if (s->n)
+		ranking_add(r, "layer", -1, buf, s->layers);
 }
 
 static void describe(const struct metric_args *m, struct ranking *r)

@@ -85,6 +85,8 @@ int metric_rank_cols(const struct stats *s, const struct wcols *w, const struct 
 	int rc = 0, weights_only = m->metric == METRIC_magnitude || m->metric == METRIC_random;
 	struct cols k;
 	for (int64_t l = 0; l < a->layers && !rc; l++) {
+		if (metric_needs_stats(m->metric) && stats_left_out(s, l))
+			continue;
 		if ((rc = fill(&k, w, s, m, l, "attn.o", "attn_out", e)))
 			break;
 		heads(m, &k, a, buf, (uint64_t)l * 8 + 1);

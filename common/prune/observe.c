@@ -36,9 +36,13 @@ void observe_init(struct observer *o, const struct engine *g, const struct weigh
 	*o = (struct observer){ .g = g, .w = w, .s = s, .sites = sites, .block = -1 };
 }
 
-static int probes(const struct ptable *t, uint32_t sites, struct probe pr[8])
+/* Masks of n_layers blocks first, so that what is observed is masked; then the observations.  Free with free(). */
+static struct probe *probes_new(const struct ptable *t, uint32_t sites, const struct masks *m, int64_t n_layers, int *count)
 {
+	struct probe *pr = xcalloc((size_t)(2 * n_layers + 8), sizeof *pr);
 	int n = 0;
+	for (int64_t l = 0; l < n_layers; l++)
+		n += masks_probes(m, l, pr + n);
 	if (sites & OBSERVE_HIDDEN) {
 		pr[n++] = (struct probe){ SITE_ATTN_IN, -1, PROBE_STAT, 1, NULL };
 		pr[n++] = (struct probe){ SITE_FFN_IN, -1, PROBE_STAT, 1, NULL };
@@ -52,7 +56,8 @@ static int probes(const struct ptable *t, uint32_t sites, struct probe pr[8])
 		pr[n++] = (struct probe){ SITE_FFN_ACT, -1, PROBE_STAT, 1, NULL };
 	if (sites & OBSERVE_FFN_PRE)
 		pr[n++] = (struct probe){ SITE_FFN_PRE, -1, PROBE_STAT, 1, NULL };
-	return n;
+	*count = n;
+	return pr;
 }
 
 static struct prog *planned(struct prog *p, struct err *e)
@@ -63,27 +68,32 @@ static struct prog *planned(struct prog *p, struct err *e)
 	return NULL;
 }
 
-struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
-			      struct err *e)
+struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
+			      val *tok, struct err *e)
 {
-	struct probe pr[8];
+	int n;
+	struct probe *pr = probes_new(t, sites, m, t->arch.layers, &n);
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .probe = pr,
-			   .n_probe = probes(t, sites, pr), .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
+			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .drop = m ? m->drop : NULL,
+			   .hidden_mask = m ? m->hidden : NULL };
 	*tok = p_input(p, "tokens", B * T, 1, DT_I32);
 	p_forward(p, &b, *tok, NONE);
+	free(pr);
 	return planned(p, e);
 }
 
-struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *x, val *y,
-			       struct err *e)
+struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
+			       val *x, val *y, struct err *e)
 {
-	struct probe pr[8];
+	int n;
+	struct probe *pr = probes_new(t, sites, m, 1, &n);
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = 1, .slice = 1, .probe = pr,
-			   .n_probe = probes(t, sites, pr), .layer_stats = (sites & OBSERVE_LAYERS) != 0 };
+			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .hidden_mask = m ? m->hidden : NULL };
 	*x = p_input(p, "hidden", B * T, t->arch.hidden, DT_F32);
 	*y = p_forward(p, &b, NONE, *x);
+	free(pr);
 	p_keep(p, *y);
 	return planned(p, e);
 }
@@ -151,8 +161,8 @@ static int shape(struct observer *o, int64_t B, int64_t T, struct err *e)
 		return 0;
 	observe_flush(o);
 	observe_free(o);
-	o->p = o->block < 0 ? observe_prog_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, e) :
-			      observe_block_new(o->w->t, o->w->dtype, o->sites, B, T, &o->tok, &o->out, e);
+	o->p = o->block < 0 ? observe_prog_new(o->w->t, o->w->dtype, o->sites, o->m, B, T, &o->tok, e) :
+			      observe_block_new(o->w->t, o->w->dtype, o->sites, o->m, B, T, &o->tok, &o->out, e);
 	if (!o->p)
 		return -1;
 	if (frame_new(&o->f, o->g, o->p, e)) {
@@ -174,10 +184,22 @@ int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, 
 	return 0;
 }
 
+/* The one-block program was recorded with block 0's masks. */
+static void set_masks(struct observer *o)
+{
+	struct probe pr[2];
+	char name[64];
+	for (int i = 0, n = masks_probes(o->m, o->block, pr); i < n; i++) {
+		snprintf(name, sizeof name, "mask.%s.0", site_word(pr[i].site));
+		frame_set(&o->f, prog_find(o->p, name), pr[i].z);
+	}
+}
+
 int observe_block(struct observer *o, float *x, int64_t B, int64_t T, struct err *e)
 {
 	if (shape(o, B, T, e))
 		return -1;
+	set_masks(o);
 	frame_set(&o->f, o->tok, x);
 	prog_run(&o->f);
 	frame_get(&o->f, o->out, x);

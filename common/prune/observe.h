@@ -6,6 +6,7 @@
 #ifndef ADZE_OBSERVE_H
 #define ADZE_OBSERVE_H
 #include "../prog/prog.h"
+#include "masks.h"
 #include "stats.h"
 
 struct observer {
@@ -13,6 +14,7 @@ struct observer {
 	const struct weights *w;
 	struct stats *s;       /* sums are added here by observe_flush */
 	uint32_t sites;        /* OBSERVE_* */
+	const struct masks *m; /* or NULL; set after observe_init */
 	struct prog *p;        /* for the current batch shape */
 	struct frame f;
 	val tok, out;          /* out: the block's result when one block runs alone */
@@ -31,11 +33,11 @@ enum {
 int observe_sites_parse(const char *s, uint32_t *sites, struct err *e);
 void observe_init(struct observer *o, const struct engine *g, const struct weights *w, struct stats *s, uint32_t sites);
 /* The program for batches of B samples of T tokens, planned; for --dry-run and --explain. */
-struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *tok,
-			      struct err *e);
+struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
+			      val *tok, struct err *e);
 /* The same for block 0 alone: *x is its input [B*T, hidden], *y its output. */
-struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, int64_t B, int64_t T, val *x, val *y,
-			       struct err *e);
+struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
+			       val *x, val *y, struct err *e);
 /* ids [B,T]; any B and T, a new shape rebuilds the program. */
 int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, struct err *e);
 /* x [B*T, hidden] f32 in place through block 0's program with the weights that w points at; its sums count for o->block. */

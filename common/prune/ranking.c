@@ -170,3 +170,15 @@ out:
 		ranking_free(r);
 	return rc ? -1 : 0;
 }
+
+int ranking_check(const struct ranking *r, const char *name, const struct arch *a, const char *model, const char *print,
+		  struct err *e)
+{
+	if (strcmp(r->model, print))
+		return err_set(e, EXIT_DATA, "%s: ranking was made for model %.8s (%lld layers), not for %s (%.8s, %lld layers)",
+			       name, r->model, (long long)r->layers, model, print, (long long)a->layers);
+	if (r->layers != a->layers || r->hidden != a->hidden || r->ffn != a->ffn || r->heads != a->heads)
+		return err_set(e, EXIT_DATA, "%s: ranking of %lld layers, hidden %lld, ffn %lld, %lld heads does not fit %s",
+			       name, (long long)r->layers, (long long)r->hidden, (long long)r->ffn, (long long)r->heads, model);
+	return 0;
+}

@@ -31,6 +31,9 @@ struct ranking {
 int ranking_read(struct ranking *r, const char *path, struct prov *prov, struct err *e);
 int ranking_write(const struct ranking *r, struct art_w *w, struct err *e);  /* records only; meta by ranking_meta */
 void ranking_meta(const struct ranking *r, struct art_w *w);
+/* The ranking must be of the model `model` with shape a and fingerprint print; name is for messages. */
+int ranking_check(const struct ranking *r, const char *name, const struct arch *a, const char *model, const char *print,
+		  struct err *e);
 void ranking_free(struct ranking *r);
 /* NULL when the axis was not ranked. */
 const struct rank_axis *ranking_find(const struct ranking *r, const char *axis, int64_t layer);

@@ -34,6 +34,14 @@ const struct stat_entry *stats_find(const struct stats *s, const char *site, int
 	return NULL;
 }
 
+bool stats_left_out(const struct stats *s, int64_t layer)
+{
+	for (int i = 0; i < s->n; i++)
+		if (s->e[i].layer == layer)
+			return false;
+	return true;
+}
+
 static size_t sums_of(int64_t units)
 {
 	return units ? (size_t)units * STAT_ROWS : 1;

@@ -29,6 +29,8 @@ void stats_init(struct stats *s, const struct arch *a, const char *model, int64_
 void stats_free(struct stats *s);
 /* Finds or appends. */
 struct stat_entry *stats_entry(struct stats *s, const char *site, int64_t layer, int64_t unit, int64_t units);
+/* True when nothing of the block was measured: it was left out. */
+bool stats_left_out(const struct stats *s, int64_t layer);
 const struct stat_entry *stats_find(const struct stats *s, const char *site, int64_t layer);
 /* a += b; both must be of one model and shape. */
 int stats_add(struct stats *a, const struct stats *b, struct err *e);

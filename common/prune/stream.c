@@ -61,6 +61,7 @@ static int embed(struct job *j, struct err *e)
 	const struct ptable *t = j->a->t;
 	char name[160];
 	int64_t C = t->arch.hidden;
+	const float *z = j->a->m ? j->a->m->hidden : NULL;
 	const struct st_tensor *E = st_find(j->m, param_hf_name(t, ptable_find(t, "embed"), 0, name));
 	size_t row = (size_t)C * st_dtype_size(E->dtype);
 	for (int k = 0; k < j->n_batch; k++) {
@@ -70,6 +71,8 @@ static int embed(struct job *j, struct err *e)
 			st_to_f32(y, (const char *)E->data + (size_t)j->ids[b->at + i] * row, E->dtype, C);
 			for (int64_t c = 0; c < C; c++)
 				y[c] = (j->a->dtype == DT_BF16 ? bf16_to_f32(f32_to_bf16(y[c])) : y[c]) * (float)t->arch.embed_scale;
+			for (int64_t c = 0; z && c < C; c++)
+				y[c] *= z[c];
 		}
 		if (hidden_put(&j->h, b->at * C * 4, j->x, b->B * b->T * C * 4, e))
 			return -1;
@@ -148,8 +151,11 @@ static int run(struct job *j, struct stats *s, struct err *e)
 	struct progress pr;
 	int rc = 0;
 	observe_init(&o, a->g, &w, s, a->sites);
+	o.m = a->m;
 	progress_start(&pr, "blocks", (double)a->t->arch.layers, "tok", (double)j->rows);
 	for (int64_t l = 0; l < a->t->arch.layers && !rc; l++) {
+		if (a->m && a->m->drop && a->m->drop[l])
+			continue;
 		o.block = l;
 		rc = load_block(j, l, e) || run_block(j, &o, l, e) ? -1 : 0;
 		if (!rc)

@@ -8,6 +8,7 @@
 #include "../base/log.h"
 #include "../io/tokenset.h"
 #include "../prog/prog.h"
+#include "masks.h"
 #include "stats.h"
 
 struct stream_args {
@@ -16,6 +17,7 @@ struct stream_args {
 	const struct ptable *t;
 	int dtype;
 	uint32_t sites;        /* OBSERVE_* */
+	const struct masks *m; /* or NULL: the whole model */
 	int64_t micro;         /* samples a pass */
 	int64_t limit;         /* samples to use, 0: all */
 	int64_t hidden_budget; /* bytes of hidden states kept in memory; more go to a file */

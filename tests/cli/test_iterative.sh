@@ -1,0 +1,104 @@
+#!/bin/sh
+# test_iterative.sh - importance in rounds: masks measure what trim would make, whole or block by block; one round is one shot
+# SPDX-License-Identifier: Apache-2.0
+set -u
+top=$PWD
+d=$(mktemp -d) && trap 'rm -rf "$d"' EXIT
+ok() { echo "ok $1"; }
+check() { # check NAME COMMAND...: succeeds quietly
+	name=$1
+	shift
+	if out=$("$@" 2>&1); then ok "$name"; else echo "not ok $name: $out"; fi
+}
+refused() { # refused NAME CODE TEXT COMMAND...
+	name=$1 code=$2 text=$3
+	shift 3
+	out=$("$@" 2>&1 >/dev/null)
+	rc=$?
+	if [ $rc -ne "$code" ]; then echo "not ok $name: exit $rc, expected $code: $out"
+	elif ! printf '%s' "$out" | grep -q -F -e "$text"; then echo "not ok $name: said: $out"
+	else ok "$name"; fi
+}
+sh tests/cli/tiny-tokenizer.sh "$d/tok" || exit 1
+cd "$d" || exit 1
+calib-sample -q -t tok --documents paragraph --samples 6 --seq 40 "$top/LICENSE" -o c.tok || exit 1
+stats() { act-stats -q -f --dtype f32 --device cpu c.tok --micro 4 "$@"; }
+
+# the kept units of a masked model have the statistics of the trimmed one, the others none
+cat >same.py <<'END'
+import json, subprocess, sys
+def load(path):
+    out = {}
+    for line in subprocess.run(["artcat", path], stdout=subprocess.PIPE, check=True).stdout.splitlines():
+        r = json.loads(line)
+        if "site" in r:
+            out[r["site"], r["layer"]] = r
+    return out
+masked, small, kept = load(sys.argv[1]), load(sys.argv[2]), json.load(open(sys.argv[3]))
+H, D = int(sys.argv[4]), int(sys.argv[5])
+def flat(x):
+    x = x.get("data", x) if isinstance(x, dict) else x
+    return [v for row in x for v in row] if isinstance(x[0], list) else x
+worst = n = 0
+for (site, layer), s in small.items():
+    m = masked[site, kept["layers"][layer]]
+    if "sums" not in s:
+        a, b = [m["one_minus_cos"]], [s["one_minus_cos"]]
+    else:
+        p, q = flat(m["sums"]), flat(s["sums"])
+        W, w = len(p) // 7, len(q) // 7
+        if site in ("attn_in", "ffn_in"):
+            idx = kept["hidden"]
+        elif site == "attn_out":
+            idx = [h * D + j for h in kept["heads"][layer] for j in range(D)]
+        elif site == "attn_out_norm":
+            idx = kept["heads"][layer]
+        else:
+            F = len(kept["ffn"][layer])
+            idx = [r * (W // (w // F)) + i for r in range(w // F) for i in kept["ffn"][layer]]
+        a = [p[r * W + i] for r in range(7) for i in idx]
+        b = q
+        gone = set(range(W)) - set(idx)
+        if any(p[r * W + i] for r in range(7) for i in gone):
+            sys.exit("%s %d: a masked unit has statistics" % (site, layer))
+    n += len(b)
+    scale = max(map(abs, b)) + 1e-30
+    worst = max([worst] + [abs(x - y) / scale for x, y in zip(a, b)])
+if n < 1000 or worst > 1e-4:
+    sys.exit("%d values, largest difference %g" % (n, worst))
+END
+for f in llama nemotron; do
+	mkmodel -q --family $f --layers 4 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 48 --vocab 265 --eos 264 --seed 4 \
+		--tokenizer tok -o $f || exit 1
+	stats -m $f -o one.st && rank -q -f one.st -o one.rank || exit 1
+	stats -m $f --keep one.rank -o all.st
+	check "$f: keeping everything changes nothing" artdiff -q one.st all.st
+	stats -m $f --keep one.rank --layers 3 --hidden 24 --ffn 20 --heads 2 -o two.st
+	stats -m $f --keep one.rank --layers 3 --hidden 24 --ffn 20 --heads 2 --memory 64Ki -o two.blocks.st
+	check "$f: masks block by block" artdiff -q -t 1e-6 two.st two.blocks.st
+	trim -q -f -m $f -r one.rank --layers 3 --hidden 24 --ffn 20 --heads 2 -o small
+	stats -m small -o small.st
+	check "$f: masked is trimmed" python3 same.py two.st small.st small/adze-kept.json 4 8
+	rank -q -f two.st -o two.rank
+	trim -q -f -m $f -r two.rank --layers 3 --hidden 24 --ffn 20 --heads 2 -o again
+	check "$f: what was masked stays behind" cmp small/model.safetensors again/model.safetensors
+	for m in wifv wanda-sp; do
+		check "$f: $m of a masked model" rank -q -f two.st -m $f --metric $m -o m.rank
+	done
+done
+
+# the pipeline
+rounds() { make -s -f "$top/pipelines/iterative.mk" MODEL=llama CALIB=c.tok STATSOPTS="--dtype f32 --micro 4" RUNOPTS="--progress none -q" "$@"; }
+check "four rounds" rounds WORK=w4 ROUNDS=4 FFN=20 HIDDEN=24 HEADS=2 LAYERS=3
+check "four rounds: the target's shape" grep -q '"intermediate_size": 20' w4/student/config.json
+check "four rounds: the last measures three quarters of the way" grep -q -e '--layers 4 --hidden 26 --ffn 27 --heads 4' w4/round4.stats.cmd
+cp w4/round4.rank before && rounds WORK=w4 ROUNDS=4 FFN=20 HIDDEN=24 HEADS=2 LAYERS=3
+check "twice does nothing" [ ! w4/round4.rank -nt before ]
+check "one round" rounds WORK=w1 ROUNDS=1 FFN=20
+stats -m llama -o shot.st && rank -q -f shot.st -o shot.rank && trim -q -m llama -r shot.rank --ffn 20 -o shot
+check "one round is one shot" cmp w1/student/model.safetensors shot/model.safetensors
+
+refused "sizes without a ranking" 2 "need --keep" stats -m llama --ffn 20 -o x
+refused "ranking of another model" 65 "not for llama" stats -m llama --keep one.rank --ffn 20 -o x
+refused "too large" 2 "ffn 99: the model has 48" stats -m llama --keep shot.rank --ffn 99 -o x
+check "nothing was left behind" [ ! -e x ]
