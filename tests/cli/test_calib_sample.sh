@@ -2,32 +2,14 @@
 # test_calib_sample.sh - calib-sample and tokenize as a user meets them: same bytes, pipes, sources, splits, bad inputs
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
+. tests/lib.sh
 golden=tests/golden/tokenizers
 
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
 # holds NAME WHY COMMAND...: the command must succeed
 holds() {
 	name=$1 why=$2
 	shift 2
 	if "$@"; then ok "$name"; else no "$name" "$why"; fi
-}
-# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr that contains TEXT, nothing under the output's name
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	rm -f "$t/bad.tok"
-	"$@" >"$t/out" 2>"$t/err" </dev/null
-	rc=$?
-	lines=$(wc -l <"$t/err")
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$lines" -ne 1 ]; then no "$name" "$lines lines on stderr: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	elif [ -e "$t/bad.tok" ]; then no "$name" "left $t/bad.tok"
-	else ok "$name"; fi
 }
 records() { artcat "$1" | grep '^{"i":'; }
 

@@ -2,23 +2,7 @@
 # test_candidates.sh - budgets, formats and refusals of candidates
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
-
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
-# fails NAME CODE TEXT COMMAND...
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
-	rc=$?
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$(wc -l <"$t/err")" -ne 1 ]; then no "$name" "not one line on stderr: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	else ok "$name"; fi
-}
+. tests/lib.sh
 
 mkdir "$t/15b"
 cat >"$t/15b/config.json" <<END

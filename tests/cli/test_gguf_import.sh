@@ -2,22 +2,7 @@
 # test_gguf_import.sh - a model written as GGUF (rows of q and k permuted as llama.cpp does) comes back unchanged
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
-
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
-	rc=$?
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	elif [ -e "$t/bad" ]; then no "$name" "left $t/bad"
-	else ok "$name"; fi
-}
+. tests/lib.sh
 
 if ! command -v python3 >/dev/null; then
 	ok "skipped: no python3 to write GGUF files"

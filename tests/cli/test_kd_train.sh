@@ -2,25 +2,9 @@
 # test_kd_train.sh - runs that repeat, stop, are killed and go on; refusals; what is left on disk
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
 tokens=$B/tests/train/test_batches
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
+. tests/lib.sh
 
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
-alike() { if cmp -s "$2" "$3"; then ok "$1"; else no "$1" "$2 and $3 differ"; fi; }
-# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr that contains TEXT
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	"$@" >"$t/out" 2>"$t/err" </dev/null
-	rc=$?
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$(wc -l <"$t/err")" -ne 1 ]; then no "$name" "several lines: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	else ok "$name"; fi
-}
 # metrics without the fields that the clock decides
 metrics() { sed 's/,"tok_per_s":[^,}]*//; s/,"seconds":[^,}]*//' "$1/metrics.jsonl"; }
 

@@ -3,10 +3,7 @@
 #
 # Every stage runs once undisturbed for its bytes and its duration, then several times with a kill somewhere inside.
 # SPDX-License-Identifier: Apache-2.0
-set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
+. tests/lib.sh
 
 sh tests/cli/tiny-tokenizer.sh "$t/tok"
 mkmodel -q --layers 4 --hidden 64 --ffn 96 --heads 4 --kv-heads 2 --vocab 272 --tokenizer "$t/tok" -o "$t/m"
@@ -18,7 +15,7 @@ act-stats -q -m "$t/m" "$t/tok.tok" -o "$t/stats"
 rank -q "$t/stats" -o "$t/rank"
 
 # the same bytes, for a file or a directory
-same() {
+identical() {
 	if [ -d "$1" ]; then diff -r "$1" "$2" >/dev/null; else cmp -s "$1" "$2"; fi
 }
 
@@ -41,7 +38,7 @@ killed() {
 		sleep "$delay"
 		kill -9 $pid 2>/dev/null && hits=$((hits + 1))
 		wait $pid 2>/dev/null
-		if [ -e "$out" ] && ! same "$out" "$whole"; then bad="$bad partial output in try $k;"; fi
+		if [ -e "$out" ] && ! identical "$out" "$whole"; then bad="$bad partial output in try $k;"; fi
 		k=$((k + 1))
 	done
 	if [ -n "$bad" ]; then no "$name" "$bad"; elif [ $hits -eq 0 ]; then no "$name" "no kill hit in $k tries"; else ok "$name: $hits of $k killed"; fi
@@ -67,7 +64,7 @@ while [ $k -lt 5 ]; do
 	sleep "0.$((k * 17 % 9 + 1))"
 	kill -9 $pid 2>/dev/null && hits=$((hits + 1))
 	wait $pid 2>/dev/null
-	[ ! -e "$t/run.$k/student" ] || same "$t/run.$k/student" "$t/run.whole/student" || bad="$bad try $k"
+	[ ! -e "$t/run.$k/student" ] || identical "$t/run.$k/student" "$t/run.whole/student" || bad="$bad try $k"
 	for c in "$t/run.$k"/ckpt/step-*; do
 		[ ! -d "$c" ] || artcheck -q "$c"/* >/dev/null 2>&1 || bad="$bad $c"
 	done

@@ -2,32 +2,7 @@
 # test_trim.sh - trim as a user meets it: measured rankings, candidates, configs, damaged models, kills
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
-
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
-# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr that contains TEXT, nothing under the output's name
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	rm -rf "$t/bad"
-	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
-	rc=$?
-	lines=$(wc -l <"$t/err")
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$lines" -ne 1 ]; then no "$name" "$lines lines on stderr: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	elif [ -e "$t/bad" ]; then no "$name" "left $t/bad"
-	else ok "$name"; fi
-}
-# works NAME COMMAND...
-works() {
-	name=$1
-	shift
-	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "$(cat "$t/err")"; fi
-}
+. tests/lib.sh
 
 mkdir "$t/tok"
 cp tests/golden/tokenizers/smollm.json "$t/tok/tokenizer.json"

@@ -2,26 +2,8 @@
 # test_artifact.sh - artcat, artcheck, artdiff, and the container seen by other programs (lz4, a msgpack reader in Python)
 #
 # SPDX-License-Identifier: Apache-2.0
-set -u
 make_tokens=$B/tests/io/test_artifact
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
-
-ok() { echo "ok $1"; }
-no() { echo "not ok $1: $2"; }
-# same NAME GOT EXPECTED
-same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
-# fails NAME CODE TEXT COMMAND...: exit code, one line on stderr that contains TEXT
-fails() {
-	name=$1 code=$2 text=$3
-	shift 3
-	"$@" >"$t/out" 2>"$t/err" </dev/null
-	rc=$?
-	lines=$(wc -l <"$t/err")
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$lines" -ne 1 ]; then no "$name" "$lines lines on stderr"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	else ok "$name"; fi
-}
+. tests/lib.sh
 
 $make_tokens --make "$t/a" 3 4
 $make_tokens --make "$t/b" 3 4

@@ -1,0 +1,34 @@
+# lib.sh - the checks of all test scripts; source it first: . tests/lib.sh
+#
+# $t is a directory of the script's own, removed at exit.  A check prints "ok NAME" or "not ok NAME: why"; stdout and
+# stderr of the command it ran are in $t/out.txt and $t/err.
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh
+set -u
+t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
+
+ok() { echo "ok $1"; }
+no() { echo "not ok $1: $2"; }
+# same NAME GOT EXPECTED
+same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'"; fi; }
+# alike NAME FILE FILE: the same bytes
+alike() { if cmp -s "$2" "$3"; then ok "$1"; else no "$1" "$2 and $3 differ"; fi; }
+# works NAME COMMAND...: exit code 0
+works() {
+	name=$1
+	shift
+	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "$(tail -n 3 "$t/out.txt" "$t/err")"; fi
+}
+# fails NAME CODE TEXT COMMAND...: that exit code, one line on stderr that contains TEXT, and nothing at $t/bad or $t/bad.*
+fails() {
+	name=$1 code=$2 text=$3
+	shift 3
+	rm -rf "$t/bad" "$t"/bad.*
+	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
+	rc=$?
+	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
+	elif [ "$(wc -l <"$t/err")" -ne 1 ]; then no "$name" "not one line on stderr: $(cat "$t/err")"
+	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
+	elif [ -n "$(find "$t" -maxdepth 1 -name 'bad' -o -maxdepth 1 -name 'bad.*')" ]; then no "$name" "left an output behind"
+	else ok "$name"; fi
+}
