@@ -14,13 +14,14 @@
 #include "../common/base/outfile.h"
 #include "../common/model/hfdir.h"
 #include "../common/prune/gather.h"
+#include "../common/prune/stream.h"
 #include <stdlib.h>
 #include <string.h>
 
 static struct {
 	const char *model, *rank, *candidate, *config, *drop;
 	int64_t layers, hidden, ffn, heads, align;
-	bool add_back, merge, allow_uneven;
+	bool add_back, merge, allow_uneven, no_check;
 } o;
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to cut"),
@@ -36,7 +37,10 @@ static const struct opt opts[] = {
 	OPT_FLAG(0, "add-back", &o.add_back, "add the residual of dropped heads to kept ones"),
 	OPT_FLAG(0, "merge", &o.merge, "add what dropped blocks differ by to the kept block before them (LaCo)"),
 	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "no warning about sizes that GPUs or other readers dislike"),
-	OPT_OUT_ROW("model directory to make"), OPT_COMMON_ROWS, OPT_END
+	OPT_FLAG(0, "no-check", &o.no_check, "leave out the forward pass of a few tokens through what was written"),
+	OPT_OUT_ROW("model directory to make"),
+	{ 0, "device", OPT_T_STR, &com.device, "auto|cpu|cuda[:N]", "where to compute that pass", 0, 0, "common" },
+	OPT_COMMON_ROWS, OPT_END
 };
 static const struct usage use = {
 	"trim", "Cuts a model to a smaller shape by a ranking and writes an ordinary, smaller model.",
@@ -224,6 +228,21 @@ static int write_kept(const struct keep *k, const char *dir, const char *print, 
 	return rc;
 }
 
+/* What was written computes, block by block, so that memory does not depend on its size. */
+static int check_forward(const struct keep *k, const char *dir, struct err *e)
+{
+	struct engine g;
+	struct ptable *t = ptable_new(&k->to);
+	int rc = engine_open(&g, com.device, (int)com.threads, e);
+	if (!rc) {
+		struct stream_args a = { .g = &g, .dir = dir, .t = t, .dtype = strcmp(k->to.dtype, "float32") ? DT_BF16 : DT_F32 };
+		rc = stream_sound(&a, e);
+		engine_close(&g);
+	}
+	ptable_free(t);
+	return rc;
+}
+
 static int write_model(const struct keep *k, const struct st_model *m, const char *print, const struct ranking *r,
 		const struct prov *prov, struct err *e)
 {
@@ -241,7 +260,8 @@ static int write_model(const struct keep *k, const struct st_model *m, const cha
 	struct model_card card = { .title = "Trimmed model", .origin = base, .commands = opt_record_line(), .notes = notes };
 	const char *dir = outdir_tmp(d);
 	int rc = gather_model(k, m, dir, (int)com.threads, step, &p, e) || hfdir_describe(dir, &k->to, o.model, &card, e) ||
-		write_kept(k, dir, print, r, prov, e) || hfdir_verify(dir, &k->to, e) ? -1 : 0;
+		write_kept(k, dir, print, r, prov, e) || hfdir_verify(dir, &k->to, e) ||
+		(!o.no_check && check_forward(k, dir, e)) ? -1 : 0;
 	free(notes);
 	if (!rc)
 		return outdir_commit(d, e);

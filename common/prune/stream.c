@@ -3,7 +3,7 @@
  *
  * Blocks of a dense model have one shape, so one program per batch shape, recorded for block 0, serves all of them: its
  * parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked for
- * while this one computes.
+ * while this one computes.  The same walk over four tokens tells whether a model that was just written computes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,7 +24,7 @@ struct job {
 	struct hidden h;
 	struct batch *b;
 	int n_batch;
-	int64_t rows, samples;
+	int64_t rows, samples, most;   /* most: rows of the largest batch */
 	int32_t *ids;
 	int64_t first, last, elems; /* parameters of block 0: index range, elements of a block */
 	void *w;               /* one block's weights */
@@ -132,21 +132,41 @@ static void block_range(struct job *j)
 	j->elems = end - t->p[j->first].off;
 }
 
-static int run(struct job *j, struct stats *s, struct err *e)
+/* Room for a block and a batch, and the embeddings of all samples. */
+static int start(struct job *j, struct err *e)
 {
 	const struct stream_args *a = j->a;
-	int64_t C = a->t->arch.hidden, most = 0, es = (int64_t)dtype_size(a->dtype);
+	int64_t C = a->t->arch.hidden, es = (int64_t)dtype_size(a->dtype);
 	char buf[32];
 	for (int k = 0; k < j->n_batch; k++)
-		most = j->b[k].B * j->b[k].T > most ? j->b[k].B * j->b[k].T : most;
+		j->most = j->b[k].B * j->b[k].T > j->most ? j->b[k].B * j->b[k].T : j->most;
 	block_range(j);
 	j->w = a->g->k->mem_alloc(a->g->d, (size_t)(j->elems * es));
-	j->x = big_alloc((size_t)(most * C) * 4);
+	j->x = big_alloc((size_t)(j->most * C) * 4);
 	if (!j->w)
 		return err_set(e, EXIT_RESOURCE, "no memory for %s of weights", fmt_bytes(buf, (double)(j->elems * es)));
-	if (hidden_open(&j->h, j->rows * C * 4, a->hidden_budget, e) || embed(j, e))
-		return -1;
-	struct weights w = { (struct ptable *)a->t, (char *)j->w - a->t->p[j->first].off * es, a->dtype, a->g };
+	return hidden_open(&j->h, j->rows * C * 4, a->hidden_budget, e) || embed(j, e) ? -1 : 0;
+}
+
+static void end(struct job *j)
+{
+	if (j->x)
+		big_free(j->x, (size_t)(j->most * j->a->t->arch.hidden) * 4);
+	if (j->w)
+		j->a->g->k->mem_free(j->a->g->d, j->w, (size_t)j->elems * dtype_size(j->a->dtype));
+	hidden_close(&j->h);
+	if (j->m)
+		st_close(j->m);
+	free(j->ids);
+	free(j->b);
+}
+
+/* All blocks over all batches; sums of each into s, then done(j, l) if not NULL. */
+static int run(struct job *j, struct stats *s, int (*done)(struct job *, int64_t, struct err *), struct err *e)
+{
+	const struct stream_args *a = j->a;
+	struct weights w = { (struct ptable *)a->t, (char *)j->w - a->t->p[j->first].off * (int64_t)dtype_size(a->dtype), a->dtype,
+			     a->g };
 	struct observer o;
 	struct progress pr;
 	int rc = 0;
@@ -157,15 +177,13 @@ static int run(struct job *j, struct stats *s, struct err *e)
 		if (a->m && a->m->drop && a->m->drop[l])
 			continue;
 		o.block = l;
-		rc = load_block(j, l, e) || run_block(j, &o, l, e) ? -1 : 0;
+		rc = load_block(j, l, e) || run_block(j, &o, l, e) || (done && done(j, l, e)) ? -1 : 0;
 		if (!rc)
 			observe_flush(&o);
 		progress_step(&pr, (double)l + 1);
 	}
 	progress_end(&pr);
 	observe_free(&o);
-	big_free(j->x, (size_t)(most * C) * 4);
-	a->g->k->mem_free(a->g->d, j->w, (size_t)(j->elems * es));
 	s->samples = j->samples;
 	s->tokens = j->rows;
 	return rc;
@@ -177,11 +195,92 @@ int64_t stream_stats(const struct stream_args *a, struct tokenset *ts, struct st
 	int rc = -1;
 	j.m = st_open(a->dir, e);
 	if (j.m && !params_check(a->t, j.m, e) && !read_samples(&j, ts, e))
-		rc = j.samples ? run(&j, s, e) : 0;
-	hidden_close(&j.h);
-	if (j.m)
-		st_close(j.m);
-	free(j.ids);
-	free(j.b);
+		rc = j.samples ? start(&j, e) || run(&j, s, NULL, e) : 0;
+	end(&j);
 	return rc ? -1 : j.samples;
+}
+
+static int all_finite(const float *x, int64_t n)
+{
+	double sum = 0;
+	for (int64_t i = 0; i < n; i++)
+		sum += (double)x[i] * 0;       /* NaN once anything is not finite */
+	return sum == 0;
+}
+
+static int block_finite(struct job *j, int64_t l, struct err *e)
+{
+	if (all_finite(j->x, j->rows * j->a->t->arch.hidden))
+		return 0;
+	return err_set(e, EXIT_DATA, "%s: block %lld gives values that are not finite", j->a->dir, (long long)l);
+}
+
+/* x [rows, hidden] through the final norm, in place.  The norm's parameters take the block's place. */
+static int final_norm(struct job *j, struct err *e)
+{
+	const struct stream_args *a = j->a;
+	const struct param *first = ptable_find(a->t, "final.norm.w");
+	int64_t es = (int64_t)dtype_size(a->dtype), L = a->t->arch.layers, n = j->rows * a->t->arch.hidden;
+	struct build b = { .t = a->t, .dtype = a->dtype, .space = SP_PARAM, .prefix = "", .blk0 = L, .blk1 = L };
+	struct prog *p = prog_new(1, j->rows);
+	struct frame f;
+	val x = p_input(p, "hidden", j->rows, a->t->arch.hidden, DT_F32), y = p_forward(p, &b, NONE, x);
+	int rc = 0;
+
+	for (const struct param *q = first; !rc && q < a->t->p + a->t->n && !strncmp(q->name, "final.norm.", 11); q++)
+		rc = param_read(a->t, q, j->m, (char *)j->w + (q->off - first->off) * es, a->dtype, e);
+	p_keep(p, y);
+	if (rc || prog_plan(p, e) || frame_new(&f, a->g, p, e)) {
+		prog_free(p);
+		return -1;
+	}
+	a->g->k->weights_changed(a->g->d);
+	f.base[SP_PARAM] = (char *)j->w - first->off * es;
+	frame_set(&f, x, j->x);
+	prog_run(&f);
+	int wide = p->v[y.id].dtype == DT_F32;
+	uint16_t *half = xcalloc((size_t)n, sizeof *half);
+	frame_get(&f, y, wide ? (void *)j->x : half);
+	for (int64_t i = 0; i < n && !wide; i++)
+		j->x[i] = bf16_to_f32(half[i]);
+	free(half);
+	frame_free(&f);
+	prog_free(p);
+	return 0;
+}
+
+/* Logits of the input tokens themselves: rows of the output matrix straight from the file. */
+static int logits_finite(struct job *j, struct err *e)
+{
+	const struct ptable *t = j->a->t;
+	char name[160];
+	int64_t C = t->arch.hidden;
+	const struct st_tensor *W = st_find(j->m, param_hf_name(t, ptable_find(t, "head"), 0, name));
+	float *row = xcalloc((size_t)C, sizeof *row);
+	double sum = 0;
+	for (int64_t i = 0; i < j->rows; i++)
+		for (int64_t k = 0; k < j->rows; k++) {
+			st_to_f32(row, (const char *)W->data + (size_t)(j->ids[k] * C) * st_dtype_size(W->dtype), W->dtype, C);
+			for (int64_t c = 0; c < C; c++)
+				sum += (double)j->x[i * C + c] * (double)row[c];
+		}
+	free(row);
+	return sum - sum == 0 ? 0 : err_set(e, EXIT_DATA, "%s: its logits are not finite", j->a->dir);
+}
+
+int stream_sound(const struct stream_args *a, struct err *e)
+{
+	enum { TOKENS = 4 };
+	struct stats none = { 0 };
+	struct job j = { .a = a, .h.fd = -1, .rows = TOKENS, .samples = 1, .n_batch = 1 };
+	j.b = xcalloc(1, sizeof *j.b);
+	*j.b = (struct batch){ 1, TOKENS, 0 };
+	j.ids = xcalloc(TOKENS, sizeof *j.ids);
+	for (int i = 0; i < TOKENS; i++)
+		j.ids[i] = (int32_t)(a->t->arch.vocab * i / TOKENS);
+	j.m = st_open(a->dir, e);
+	int rc = !j.m || params_check(a->t, j.m, e) || start(&j, e) || run(&j, &none, block_finite, e) || final_norm(&j, e) ||
+		 logits_finite(&j, e) ? -1 : 0;
+	end(&j);
+	return rc;
 }

@@ -26,4 +26,7 @@ struct stream_args {
  * batch's activations, the hidden states within the budget.  Returns the number of samples, -1 on error, and stops
  * early (with -1 and code 128+N) when asked to. */
 int64_t stream_stats(const struct stream_args *a, struct tokenset *ts, struct stats *s, struct err *e);
+/* A forward pass of a few tokens, block by block: 0 when every value and logit is finite, else EXIT_DATA names the block.
+ * sites, m, micro, limit and hidden_budget of a are not used. */
+int stream_sound(const struct stream_args *a, struct err *e);
 #endif

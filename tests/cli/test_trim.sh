@@ -123,6 +123,11 @@ rm "$t/hurt/model.safetensors"
 # shellcheck disable=SC2086
 fails "no weights" 65 "no model.safetensors" $cut
 
+damage
+printf '\000\000\200\177' | dd of="$t/hurt/model.safetensors" conv=notrunc status=none bs=1 seek=$((size - 4))
+fails "a model that does not compute" 65 "not finite" trim -q -m "$t/hurt" --drop 1 -o "$t/bad"
+works "unless nobody asks" trim -q -m "$t/hurt" --drop 1 --no-check -o "$t/inf"
+
 # killed at any moment: the final name is absent or whole
 mkmodel -q --layers 8 --hidden 256 --ffn 1024 --heads 4 --vocab 8000 -o "$t/large"
 partial=0
