@@ -42,7 +42,9 @@ enum act_kind {
 	ACT_GEGLU,         /* x [N,2F];               y = gelu_tanh(gate) * up */
 	ACT_GELU           /* x [N,F];                y = gelu_tanh(x) */
 };
-enum loss_kind { LOSS_KL, LOSS_RKL, LOSS_CE, LOSS_KINDS };
+enum loss_kind { LOSS_KL, LOSS_RKL, LOSS_CE, LOSS_JSD, LOSS_TVD, LOSS_MSE, LOSS_COS, LOSS_KINDS };
+/* What becomes of the teacher's probability outside its best K tokens; see kd_head_args */
+enum tail_rule { TAIL_RENORM, TAIL_ZERO, TAIL_GHOST };
 
 /* Attention geometry.  qkv rows are [H*D | G*D | G*D]; query head h reads kv-head h / (H/G).
  * The first `rot` of D dimensions are rotated (pairs i, i + rot/2: the rotate-half convention).
@@ -65,15 +67,29 @@ struct adamw_args {
 };
 
 /* The chunked head: logits of student (and teacher) exist only in tiles.
- *   s = hs Ws'   t = ht Wt'   ps = softmax(s/tau)   pt = softmax(t/tau)
- *   KL  = sum_v pt (log pt - log ps)   RKL = sum_v ps (log ps - log pt)   CE = -log softmax(s)[label]
- * Rows with label < 0 count for nothing.  sums[k] += sum over rows of loss k (f64).
- * Gradients of   sum over rows of   coef[KL]*tau^2*KL + coef[RKL]*tau^2*RKL + coef[CE]*CE:
- *   dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only). */
+ *   s = hs Ws'   t = ht Wt'   ps = softmax(s/tau)   pt = softmax(t/tau)   m = beta pt + (1-beta) ps,  0 < beta < 1
+ *   KL  = sum_v pt (log pt - log ps)                   RKL = sum_v ps (log ps - log pt)
+ *   JSD = beta KL(pt || m) + (1-beta) KL(ps || m)      TVD = 1/2 sum_v |pt - ps|
+ *   MSE = 1/V sum_v (s - t)^2                          COS = 1 - s.t / (|s| |t|)         (raw logits, no tau)
+ *   CE  = -log softmax(s)[label]
+ * The best K of the teacher only: ht is ids [N,K] i32, ascending in each row, and Wt [N,K+1] f32 their log-probabilities
+ * at this tau, then the log of the rest (see topk).  Only KL and CE then:
+ *   RENORM  teacher and student over the K alone     ZERO  teacher over the K, student over all
+ *   GHOST   both over the K and one token for the rest (K = V: nothing is left, all three are the full KL)
+ * wsl: a row's terms with the teacher are weighted by 1 - exp(-CE(student)/CE(teacher)), a constant for the gradient
+ *   (weighted soft labels, arXiv 2102.00650); the sums hold the weighted terms.  Not with the best K.
+ * Rows with label < 0 count for nothing.  sums[k] += sum over rows of loss k (f64); JSD, TVD, MSE and COS only where
+ * their coefficient is not 0.  Gradients of
+ *   sum over rows of   tau^2 (coef[KL] KL + coef[RKL] RKL + coef[JSD] JSD + coef[TVD] TVD)
+ *                      + coef[MSE] MSE + coef[COS] COS + coef[CE] CE
+ * into dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only). */
 struct kd_head_args {
 	float coef[LOSS_KINDS];
 	float tau;
 	int32_t acc;
+	float beta;        /* JSD */
+	int32_t tail;      /* enum tail_rule */
+	int32_t wsl;
 };
 
 struct dev;            /* one per backend in use: threads, stream, handles, packed weights, scratch */
@@ -142,6 +158,10 @@ struct kernels {
 	/* logprob   out [N,2] f32: log softmax(h W')[label] and 1 if label is the arg max (lowest index on ties) else 0;
 	 *           rows with label < 0 get 0, 0 and cost nothing */
 	void (*logprob)(struct dev *, mat out, mat h, mat W, mat label);
+	/* topk      the K best of softmax(h W' / tau): ids [N,K] i32 ascending (among equal logits the lower id is in), logp
+	 *           [N,K+1] f32 their log-probabilities, last the log of the sum of all others (-inf: none), K <= V;
+	 *           rows with label < 0 are left at 0 */
+	void (*topk)(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 	/* mse       sums [1,1] f64 += sum over rows of mean_c (a-b)^2;  da (=, += acc) = coef * 2 (a-b)/C, or absent
 	 * cosine    sums [1,1] f64 += sum over rows of 1 - cos(a,b);    da likewise */
 	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
@@ -161,7 +181,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 1 };
+enum { KERNELS_ABI = 2 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -4,7 +4,7 @@
  * Reads two model directories and a token set, trains the student so that its next-token distribution follows the
  * teacher's, and writes RUNDIR/student (a Hugging Face directory), RUNDIR/metrics.jsonl and RUNDIR/ckpt.
  *
- *	loss = w_kl tau^2 KL(teacher || student) + w_ce CE,   KL between softmax(logits / tau), mean over positions
+ *	loss = w_kl tau^2 KL(teacher || student) + w_ce CE + ...,   KL between softmax(logits / tau), mean over positions
  *
  * A killed run is continued by the same command line, bit for bit; a finished one is left alone.
  *
@@ -22,11 +22,12 @@
 #include <unistd.h>
 
 static struct {
-	const char *teacher, *student, *data, *valid, *loss, *schedule, *max_time, *save_dtype, *export;
-	double tau, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
-	int64_t steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
+	const char *teacher, *student, *data, *valid, *loss, *tail, *weigh, *schedule, *max_time, *save_dtype, *export;
+	double tau, beta, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
+	int64_t best, steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
 	bool recompute, explain;
-} o = { .schedule = "cosine", .save_dtype = "stored", .tau = 1, .lr = 1e-4, .min_lr = 1e-5, .clip = 1,
+} o = { .schedule = "cosine", .save_dtype = "stored", .tail = "ghost", .weigh = "none", .tau = 1, .beta = 0.5, .lr = 1e-4,
+	.min_lr = 1e-5, .clip = 1,
 	.decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .wsd = 0.2, .batch = 8, .warmup = -1, .save_every = 100,
 	.keep = 2, .log_every = 1 };
 
@@ -36,8 +37,12 @@ static const struct opt opts[] = {
 	OPT_STR(0, "data", &o.data, "TOKENS", "token set to train on"),
 	OPT_STR(0, "valid", &o.valid, "TOKENS", "held-out token set, measured before, during and after"),
 	OPT_OUT_ROW("directory of the run"),
-	OPT_STR(0, "loss", &o.loss, "NAME:W,...", "terms and weights, kl:1 by default (ce:1 without teacher): kl, rkl, ce; kl and rkl enter the loss times temperature^2 and are reported without it"),
-	OPT_F64(0, "temperature", &o.tau, "T", "divides the logits of teacher and student in kl and rkl", 1e-3, 1e3),
+	OPT_STR(0, "loss", &o.loss, "NAME:W,...", "terms and weights, kl:1 by default (ce:1 without teacher): kl, rkl, jsd, tvd, mse, cos, ce; kl, rkl, jsd and tvd enter the loss times temperature^2 and are reported without it"),
+	OPT_F64(0, "temperature", &o.tau, "T", "divides the logits of teacher and student in kl, rkl, jsd and tvd", 1e-3, 1e3),
+	OPT_F64(0, "jsd-beta", &o.beta, "B", "share of the teacher in the mixture m of jsd = B KL(teacher, m) + (1-B) KL(student, m)", 1e-3, 0.999),
+	OPT_I64(0, "top-k", &o.best, "K", "kl against the K best tokens of the teacher, 0 for all", 0, 1 << 24),
+	OPT_CHOICE(0, "tail", &o.tail, TAIL_WORDS, "with the best tokens alone: renorm both models over them, zero for the teacher's others, or one ghost token for the others of each"),
+	OPT_CHOICE(0, "weigh", &o.weigh, "none|wsl", "wsl (weighted soft labels) weights a position's teacher terms by 1 - exp(-CE(student)/CE(teacher))"),
 	OPT_I64(0, "steps", &o.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
 	OPT_I64(0, "tokens", &o.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
 	OPT_I64(0, "seq", &o.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),
@@ -103,6 +108,12 @@ static void validate(struct objective *loss, double *max_seconds)
 	if (!o.loss)
 		o.loss = o.teacher ? "kl:1" : "ce:1";
 	if (objective_parse(loss, o.loss, o.tau, &e))
+		opt_die("%s", e.msg);
+	loss->beta = o.beta;
+	loss->best = o.best;
+	loss->tail = tail_find(o.tail);
+	loss->wsl = !strcmp(o.weigh, "wsl");
+	if (objective_check(loss, &e))
 		opt_die("%s", e.msg);
 	if (!o.teacher && objective_needs_teacher(loss))
 		opt_die("--loss %s needs --teacher; conventional training is --loss ce", o.loss);
@@ -178,8 +189,11 @@ static void settle(struct run *r, const struct objective *loss)
 {
 	const struct setting v[] = {
 		{ "teacher", o.teacher ? r->teacher : "none", 0 }, { "student", r->student, 0 }, { "data", r->data.digest, 0 },
-		{ "kl", NULL, loss->weight[LOSS_KL] }, { "rkl", NULL, loss->weight[LOSS_RKL] },
-		{ "ce", NULL, loss->weight[LOSS_CE] }, { "temperature", NULL, o.tau }, { "steps", NULL, (double)r->rate.steps },
+#define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
+#include "../common/train/losses.def"
+#undef LOSS
+		{ "temperature", NULL, o.tau }, { "jsd-beta", NULL, o.beta }, { "top-k", NULL, (double)o.best },
+		{ "tail", o.tail, 0 }, { "weigh", o.weigh, 0 }, { "steps", NULL, (double)r->rate.steps },
 		{ "seq", NULL, (double)r->data.seq }, { "batch", NULL, (double)o.batch }, { "lr", NULL, o.lr },
 		{ "min-lr", NULL, o.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", o.schedule, 0 },
 		{ "wsd-decay", NULL, o.wsd }, { "clip", NULL, o.clip }, { "weight-decay", NULL, o.decay },

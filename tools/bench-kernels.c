@@ -169,7 +169,7 @@ static void bench_adamw(int64_t n)
 
 static void bench_head(int64_t N, int64_t V, int64_t Cs, int64_t Ct, int dt)
 {
-	const struct kd_head_args a = { { 1, 0, 0 }, 1, 0 };
+	const struct kd_head_args a = { .coef = { 1 }, .tau = 1 }, all = { .coef = { 0.2f, 0.2f, 0.2f, 0.2f, 0.2f }, .tau = 2, .beta = 0.5f };
 	const mat none = { 0 };
 	char shape[64];
 	double f = 2.0 * (double)N * (double)V;
@@ -182,6 +182,14 @@ static void bench_head(int64_t N, int64_t V, int64_t Cs, int64_t Ct, int dt)
 	flops("kd_head", shape, t1, f * (double)(3 * Cs + Ct));
 	TIME(t2, K->kd_head(D, sums, none, none, hs, Ws, ht, Wt, label, &a))
 	flops("kd_head, loss only", shape, t2, f * (double)(Cs + Ct));
+	TIME(t4, K->kd_head(D, sums, dh, dW, hs, Ws, ht, Wt, label, &all))
+	flops("kd_head, five losses", shape, t4, f * (double)(3 * Cs + Ct));
+	mat ids = make(N, 64, DT_I32), best = make(N, 65, DT_F32);
+	TIME(t5, K->topk(D, ids, best, ht, Wt, label, 1.0f))
+	flops("topk 64", shape, t5, f * (double)Ct);
+	TIME(t6, K->kd_head(D, sums, dh, dW, hs, Ws, ids, best, label, &a))
+	flops("kd_head, best 64", shape, t6, f * (double)(3 * Cs));
+	drop(ids), drop(best);
 	TIME(t3, K->logprob(D, lp, hs, Ws, label))
 	flops("logprob", shape, t3, f * (double)Cs);
 	drop(hs), drop(Ws), drop(ht), drop(Wt), drop(label), drop(sums), drop(dh), drop(dW), drop(lp);

@@ -129,7 +129,8 @@ static void rule_norm(struct grad *g, const struct op *o, val dy)
 static void rule(struct grad *g, const struct op *o)
 {
 	val y = o->out[0];
-	if (o->code == OP_KD_HEAD || o->code == OP_MSE || o->code == OP_COSINE || o->code == OP_LOGPROB)
+	if (o->code == OP_KD_HEAD || o->code == OP_MSE || o->code == OP_COSINE || o->code == OP_LOGPROB ||
+	    o->code == OP_TOPK)
 		return;        /* losses produced their gradients in the forward pass */
 	if (!y.id || !V(y).train || !V(y).grad)
 		return;

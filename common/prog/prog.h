@@ -29,7 +29,7 @@ enum opcode {
 enum space {
 	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_COUNT
 };
-enum { MAX_IN = 5, MAX_OUT = 3 };
+enum { MAX_IN = 5, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
 
 struct value {
 	const char *name;      /* "blk.3.mlp.up"; owned by the program */
@@ -92,8 +92,8 @@ struct prog {
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
 	int64_t bytes[SP_COUNT]; /* size of ACT, INPUT, CONST, STAT after prog_plan; of PARAM and GRAD while recording */
-	float coef[8];         /* run-time scalars: loss weights, see p_kd_head */
-	float tau;
+	float coef[N_COEF];    /* run-time scalars: weights of the losses of the head, then of inner losses */
+	struct kd_head_args head; /* the head's other run-time scalars: tau, beta, tail, wsl */
 	const float **konst;   /* host data of CONST values, by value id */
 };
 
@@ -117,9 +117,11 @@ val p_site(struct prog *p, const struct build *b, val x, int site, int64_t layer
  * norm's output when blk1 == layers, else the residual stream. */
 val p_forward(struct prog *p, const struct build *b, val tok, val x);
 val p_head_weight(struct prog *p, const struct build *b);  /* output matrix, tied or not */
-/* Losses: weights are p->coef[LOSS_*] and p->tau at run time.  Returns the f64 sums [1, LOSS_KINDS].
- * With ht NONE only CE is computed. */
+/* Losses: weights are p->coef[LOSS_*], the rest p->head at run time.  Returns the f64 sums [1, LOSS_KINDS].
+ * With ht NONE only CE is computed; the teacher's best K (ids, logp of p_topk, or inputs like them) may stand for ht, Wt. */
 val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label);
+/* Best K at p->head.tau: returns ids [N,K] i32, *logp is [N,K+1] f32 */
+val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp);
 /* Inner loss between kept values (same shape); weight p->coef[slot].  Returns the f64 sum [1,1]. */
 val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot);
 val p_logprob(struct prog *p, val h, val W, val label);

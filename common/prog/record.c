@@ -17,7 +17,7 @@ struct prog *prog_new(int64_t B, int64_t T)
 	struct prog *p = xcalloc(1, sizeof *p);
 	p->B = B;
 	p->T = T;
-	p->tau = 1;
+	p->head.tau = 1;
 	p->cur_block = -1;
 	p->nv = 1;
 	return p;
@@ -235,6 +235,21 @@ val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label)
 	o->out[1] = dhs;
 	o->out[2] = (val){ V(Ws).grad };
 	return sums;
+}
+
+val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp)
+{
+	if (K < 1 || K > V(W).rows)
+		BUG("best %lld of %lld", (long long)K, (long long)V(W).rows);
+	SHAPE(label, V(h).rows, 1);
+	val ids = prog_value(p, "best.ids", V(h).rows, K, SP_ACT, DT_I32);
+	*logp = prog_value(p, "best.logp", V(h).rows, K + 1, SP_ACT, DT_F32);
+	struct op *o = prog_op(p, OP_TOPK);
+	val in[] = { h, W, label };
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = ids;
+	o->out[1] = *logp;
+	return ids;
 }
 
 val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot)

@@ -79,7 +79,7 @@ static void run_loss(struct frame *f, const struct op *o)
 	struct dev *d = f->g->d;
 	const struct prog *p = f->p;
 	if (o->code == OP_KD_HEAD) {
-		struct kd_head_args a = { .tau = p->tau };
+		struct kd_head_args a = p->head;
 		memcpy(a.coef, p->coef, sizeof a.coef);
 		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->out[2]), M(f, o->in[0]), M(f, o->in[1]),
 			   M(f, o->in[2]), M(f, o->in[3]), M(f, o->in[4]), &a);
@@ -108,6 +108,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_KD_HEAD:
 	case OP_MSE:
 	case OP_COSINE: run_loss(f, o); break;
+	case OP_TOPK: k->topk(d, O(0), O(1), I(0), I(1), I(2), f->p->head.tau); break;
 	case OP_LOGPROB: k->logprob(d, O(0), I(0), I(1), I(2)); break;
 	case OP_EMBED_DW: k->embed_dw(d, O(0), I(0), I(1), o->f); break;
 	case OP_NORM_BWD: k->norm_bwd(d, O(0), O(1), O(2), I(0), I(1), I(2), I(3), I(4), o->arg, o->acc); break;

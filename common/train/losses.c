@@ -62,12 +62,36 @@ int objective_parse(struct objective *o, const char *text, double tau, struct er
 {
 	struct parse p = { .o = o };
 	double sum = 0;
-	*o = (struct objective){ .tau = tau };
+	*o = (struct objective){ .tau = tau, .beta = 0.5 };
 	if (parse_weights(text, one, &p, e))
 		return -1;
 	for (int k = 0; k < LOSS_KINDS; k++)
 		sum += o->weight[k];
 	return sum > 0 ? 0 : err_set(e, EXIT_USAGE, "--loss %s: every weight is zero", text);
+}
+
+int tail_find(const char *word)
+{
+	static const char *const words[] = { "renorm", "zero", "ghost" };
+	int k = 0;
+	while (k < TAIL_GHOST && strcmp(words[k], word))
+		k++;
+	return k;
+}
+
+int objective_check(const struct objective *o, struct err *e)
+{
+	for (int k = 0; o->best && k < LOSS_KINDS; k++)
+		if (o->weight[k] > 0 && k != LOSS_KL && k != LOSS_CE)
+			return err_set(e, EXIT_USAGE, "the teacher's best tokens alone serve kl and ce, not %s", terms[k].word);
+	if (o->best && o->wsl)
+		return err_set(e, EXIT_USAGE, "weighted soft labels need all of the teacher's logits, not its best tokens");
+	return 0;
+}
+
+void objective_head(const struct objective *o, struct kd_head_args *a)
+{
+	*a = (struct kd_head_args){ .tau = (float)o->tau, .beta = (float)o->beta, .tail = o->tail, .wsl = o->wsl };
 }
 
 bool objective_needs_teacher(const struct objective *o)

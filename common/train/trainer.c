@@ -22,12 +22,15 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	val ht = NONE, Wt = NONE;
 	s->tok = p_input(p, "tokens", n, 1, DT_I32);
 	s->label = p_input(p, "labels", n, 1, DT_I32);
-	p->tau = (float)t->o.loss.tau;
+	objective_head(&t->o.loss, &p->head);
 	if (t->teacher) {
 		struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
 				   .blk1 = t->teacher->arch.layers };
 		ht = p_forward(p, &b, s->tok, NONE);
 		Wt = p_head_weight(p, &b);
+		int64_t best = t->o.loss.best, V = t->teacher->arch.vocab;
+		if (best)
+			ht = p_topk(p, ht, Wt, s->label, best < V ? best : V, &Wt);
 	}
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
 			   .blk1 = t->student->arch.layers, .train = train };
@@ -246,6 +249,7 @@ void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int3
 	int64_t seq = t->o.seq, rows = t->o.micro * seq;
 	struct pass *s = &t->eval;
 	*r = (struct step_result){ 0 };
+	set_coef(s->p, &t->o.loss, 1); /* no gradients: it only says which losses are wanted */
 	frame_zero_stats(&s->f);
 	for (int64_t at = 0; at < n; at += t->o.micro) {
 		for (int64_t j = 0; j < t->o.micro; j++)

@@ -96,7 +96,10 @@ struct attn_ops {
 
 struct kd_row {                  /* one row of kd_head */
 	float *s, *t;            /* logits, overwritten; t may be NULL */
-	void *g;                 /* gradient out, or NULL; may lie over s */
+	const int32_t *ids;      /* the teacher's best K instead of t, or NULL */
+	const float *logp;
+	int64_t K;
+	void *g;                 /* gradient out, or NULL */
 	int g_dtype;
 	int64_t V, label;
 	const struct kd_head_args *a;
@@ -132,6 +135,7 @@ struct simd {
 	void (*moment2)(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
 	void (*kd_row)(struct kd_row *);
 	void (*logprob)(float out[2], const float *s, int64_t V, int64_t label);
+	void (*topk)(int32_t *ids, float *logp, const float *s, int64_t V, int64_t K, float itau);
 	void (*adamw)(float *w, float *m, float *v, const float *g, uint16_t *wb, const struct adamw_args *, float c1,
 		      float c2, int64_t n);
 	const struct attn_ops *attn_f32, *attn_bf16; /* attn_bf16 NULL: no bf16 dot products, use f32 */
@@ -160,6 +164,7 @@ void cpu_stat_cos(struct dev *, mat acc, mat a, mat b);
 void cpu_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *);
 void cpu_logprob(struct dev *, mat out, mat h, mat W, mat label);
+void cpu_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
 void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
 void cpu_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *);

@@ -182,6 +182,7 @@ const struct kernels adze_kernels = {
 	.stat_cos = cpu_stat_cos,
 	.kd_head = cpu_kd_head,
 	.logprob = cpu_logprob,
+	.topk = cpu_topk,
 	.mse = cpu_mse,
 	.cosine = cpu_cosine,
 	.adamw = cpu_adamw,

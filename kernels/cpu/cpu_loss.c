@@ -22,6 +22,7 @@ struct head {                       /* one call */
 	int64_t few, chunk;         /* rows of logits; rows of a chunk */
 	int grad, g_dtype;
 	float *s, *t;               /* logits [few, V] */
+	int64_t K;                  /* ht, Wt are the teacher's best K; 0: they are not */
 	char *g;                    /* gradient of the logits [chunk, V] */
 	double loss[MAX_ROWS][LOSS_KINDS];
 };
@@ -78,9 +79,14 @@ static void chunk_losses(struct head *h, mat hs, mat ht, int64_t c0, int64_t n)
 			logits(h->d, h->t, ht, r0, m, h->Wt);
 #pragma omp parallel for num_threads(h->d->threads) schedule(dynamic)
 		for (int64_t r = 0; r < m; r++) {
+			int64_t at = h->index[c0 + r0 + r];
 			struct kd_row k = { .s = h->s + r * V, .t = h->t ? h->t + r * V : NULL, .g_dtype = h->g_dtype, .V = V,
 					    .g = h->grad ? h->g + (size_t)((r0 + r) * V) * ge : NULL, .a = h->a,
-					    .label = h->label[h->index[c0 + r0 + r]] };
+					    .label = h->label[at], .K = h->K };
+			if (h->K) {
+				k.ids = row_at(h->ht, at);
+				k.logp = row_at(h->Wt, at);
+			}
 			h->d->simd->kd_row(&k);
 			memcpy(h->loss[r0 + r], k.loss, sizeof k.loss);
 		}
@@ -112,16 +118,18 @@ void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 	h.grad = dhs.p || dWs.p;
 	h.g_dtype = hs.dtype == DT_BF16 && Ws.dtype == DT_BF16 && d->bf16_gemm ? DT_BF16 : DT_F32;
 	h.chunk = rows_in(V * (int64_t)dtype_size(h.g_dtype), GRAD_BYTES, MAX_ROWS);
-	h.few = rows_in(V * (ht.p ? 8 : 4), LOGIT_BYTES, h.chunk);
+	h.K = ht.p && ht.dtype == DT_I32 ? ht.cols : 0;
+	int teacher = ht.p && !h.K;
+	h.few = rows_in(V * (teacher ? 8 : 4), LOGIT_BYTES, h.chunk);
 	h.s = scratch(d, S_LOGIT_S, (size_t)(h.few * V) * sizeof *h.s);
-	h.t = ht.p ? scratch(d, S_LOGIT_T, (size_t)(h.few * V) * sizeof *h.t) : NULL;
+	h.t = teacher ? scratch(d, S_LOGIT_T, (size_t)(h.few * V) * sizeof *h.t) : NULL;
 	h.g = h.grad ? scratch(d, S_DLOGIT, (size_t)(h.chunk * V) * dtype_size(h.g_dtype)) : NULL;
 	if (dhs.p && !a->acc && h.n < hs.rows)
 		cpu_zero(d, dhs);
 	for (int64_t c0 = 0; c0 < h.n; c0 += h.chunk) {
 		int64_t n = h.n - c0 < h.chunk ? h.n - c0 : h.chunk;
 		mat xs = gather(d, S_HEAD_S, hs, h.index + c0, n), xt = ht;
-		if (ht.p)
+		if (teacher)
 			xt = gather(d, S_HEAD_T, ht, h.index + c0, n);
 		chunk_losses(&h, xs, xt, c0, n);
 		if (h.grad)
@@ -145,5 +153,21 @@ void cpu_logprob(struct dev *d, mat out, mat h, mat W, mat label)
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 		for (int64_t r = 0; r < m; r++)
 			d->simd->logprob(o + 2 * index[c0 + r], s + r * V, V, l[index[c0 + r]]);
+	}
+}
+
+void cpu_topk(struct dev *d, mat ids, mat logp, mat h, mat W, mat label, float tau)
+{
+	int64_t *index, n = gather_index(d, label, &index), V = W.rows, few = rows_in(V * 4, LOGIT_BYTES, MAX_ROWS);
+	float *s = scratch(d, S_LOGIT_S, (size_t)(few * V) * sizeof *s);
+	cpu_zero(d, ids);
+	cpu_zero(d, logp);
+	for (int64_t c0 = 0; c0 < n; c0 += few) {
+		int64_t m = n - c0 < few ? n - c0 : few;
+		mat x = gather(d, S_HEAD_T, h, index + c0, m);
+		logits(d, s, x, 0, m, W);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+		for (int64_t r = 0; r < m; r++)
+			d->simd->topk(row_at(ids, index[c0 + r]), row_at(logp, index[c0 + r]), s + r * V, V, ids.cols, 1.0f / tau);
 	}
 }

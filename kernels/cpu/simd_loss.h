@@ -4,8 +4,8 @@
  * With a = (s - max s)/tau and b = (t - max t)/tau, S = sum e^a and T = sum e^b:
  *   KL = sum e^b (b - a) / T - log T + log S        RKL = sum e^a (a - b) / S - log S + log T
  * so one pass after the maxima gives every loss, equal logits give exactly 0, and nothing overflows.  The exponentials
- * replace the logits, and the gradient is a linear combination of them; only RKL, or CE at tau != 1, needs the
- * logits again (slow path).  Sums are f32 in lanes for 4096 columns at a time, then f64.
+ * replace the logits, and the gradient is a linear combination of them; the other losses, or CE at tau != 1, need the
+ * logits again (slow path, gradients as in ref_head.c).  Sums are f32 in lanes for 4096 columns at a time, then f64.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -91,21 +91,98 @@ INLINE void kd_grad_fast(const struct kd_row *r, const struct kd_sums *z, float 
 	kd_label(r, gl);
 }
 
-/* The same plus RKL and CE at tau != 1, from the logits */
-static void kd_grad_slow(const struct kd_row *r, const struct kd_sums *z, float ms, float mt)
+/* What the other losses with a teacher add: sums over v of the losses and of what their gradients need */
+struct kd_more {
+	double jsd, tvd, mse, U, G, q[3]; /* U = sum ps u, G = sum ps g, q = s.s, t.t, s.t; see kd_grad_slow */
+};
+struct kd_scale {                         /* from logits to log ps, log pt, ps, pt */
+	float ms, mt, itau;
+	vf ls, lt;
+};
+
+/* u = log(ps/m) for d = log pt - log ps */
+INLINE vf log_mix(vf d, float beta)
 {
-	float tau = r->a->tau, itau = 1.0f / tau, ce = r->a->coef[LOSS_CE], kl = r->a->coef[LOSS_KL] * tau;
-	float rkl = r->t ? r->a->coef[LOSS_RKL] * tau : 0.0f, shift = 0, gl = 0;
-	vf is = vset((float)(1.0 / z->S)), it = vset(r->t ? (float)(1.0 / z->T) : 0.0f);
-	vf i1 = vset((float)(1.0 / z->S1) * ce);
-	if (r->t)
-		shift = (float)(log(z->S) - log(z->T) + r->loss[LOSS_RKL]);
+	vi up = d > 0.0f;
+	vf e = vexp(vsel(up, -d, d)), c = vsel(up, vset(1.0f - beta), vset(beta));
+	return -vlog(vfma(c, e - 1.0f, vset(1.0f))) - vsel(up, d, vset(0));
+}
+
+INLINE vf half_sign(vf x)
+{
+	return vsel(x > 0.0f, vset(0.5f), vsel(x < 0.0f, vset(-0.5f), vset(0)));
+}
+
+static void kd_more_span(struct kd_more *z, const float *s, const float *t, int64_t n, const struct kd_scale *c, float beta)
+{
+	vf J = { 0 }, D = { 0 }, M = { 0 }, U = { 0 }, G = { 0 }, ss = { 0 }, tt = { 0 }, st_ = { 0 };
+	EACH(i, n) {
+		int k = lanes(n - i);
+		vf x = ldf(s + i, k), y = ldf(t + i, k), la = (x - c->ms) * c->itau - c->ls, lb = (y - c->mt) * c->itau - c->lt;
+		if (k < W)
+			for (int j = k; j < W; j++)
+				la[j] = lb[j] = -1e9f;
+		vf ps = vexp(la), pt = vexp(lb), d = lb - la, p = ps - pt;
+		D += vsel(p > 0.0f, p, -p);
+		G = vfma(ps, half_sign(p), G);
+		if (beta > 0.0f) {
+			vf u = log_mix(d, beta), pu = ps * u;
+			U += pu;
+			J += pt * (d + u) * beta + pu * (1.0f - beta);
+		}
+		M = vfma(x - y, x - y, M);
+		ss = vfma(x, x, ss);
+		tt = vfma(y, y, tt);
+		st_ = vfma(x, y, st_);
+	}
+	z->jsd += (double)vsum(J);
+	z->tvd += 0.5 * (double)vsum(D);
+	z->mse += (double)vsum(M);
+	z->U += (double)vsum(U);
+	z->G += (double)vsum(G);
+	z->q[0] += (double)vsum(ss);
+	z->q[1] += (double)vsum(tt);
+	z->q[2] += (double)vsum(st_);
+}
+
+/* Values of JSD, TVD, MSE and COS */
+static void kd_more_losses(struct kd_row *r, struct kd_more *z, const struct kd_scale *c)
+{
+	float beta = r->a->coef[LOSS_JSD] != 0.0f ? r->a->beta : 0.0f;
+	for (int64_t i = 0; i < r->V; i += SPAN)
+		kd_more_span(z, r->s + i, r->t + i, r->V - i < SPAN ? r->V - i : SPAN, c, beta);
+	r->loss[LOSS_JSD] = z->jsd;
+	r->loss[LOSS_TVD] = z->tvd;
+	r->loss[LOSS_MSE] = z->mse / (double)r->V;
+	r->loss[LOSS_COS] = 1.0 - z->q[2] / sqrt(fmax(z->q[0], 1e-16) * fmax(z->q[1], 1e-16));
+}
+
+/* Everything at once, from the logits: CE at any tau and, with a teacher,
+ *   k (ps - pt)   r ps (a - b - RKL)   j ps (u - U)   v ps (g - G)   (s - t) m   x (along s - away t) */
+static void kd_grad_slow(const struct kd_row *r, const struct kd_sums *z, const struct kd_more *more, const struct kd_scale *c)
+{
+	const struct kd_head_args *a = r->a;
+	float tau = a->tau, shift = 0, gl = 0, m = 0, xs = 0, xt = 0, l1 = (float)log(z->S1);
+	float kl = a->coef[LOSS_KL] * tau, rkl = a->coef[LOSS_RKL] * tau, tvd = a->coef[LOSS_TVD] * tau;
+	float jsd = a->coef[LOSS_JSD] * tau * (1.0f - a->beta), U = (float)more->U, G = (float)more->G;
+	if (r->t) {
+		double n2 = fmax(more->q[0], 1e-16), away = 1.0 / sqrt(n2 * fmax(more->q[1], 1e-16));
+		shift = (float)(r->loss[LOSS_RKL]);
+		m = (float)(2.0 * (double)a->coef[LOSS_MSE] / (double)r->V);
+		xs = a->coef[LOSS_COS] * (more->q[0] > 1e-16 ? (float)(more->q[2] * away / n2) : 0.0f); /* a clamped norm is a constant */
+		xt = a->coef[LOSS_COS] * (float)away;
+	}
 	EACH(i, r->V) {
 		int n = lanes(r->V - i);
-		vf x = ldf(r->s + i, n) - ms, a = x * itau, ps = vexp(a) * is, g = vexp(x) * i1;
+		vf x = ldf(r->s + i, n), g = vexp(x - c->ms - l1) * a->coef[LOSS_CE];
 		if (r->t) {
-			vf b = (ldf(r->t + i, n) - mt) * itau;
-			g += (ps - vexp(b) * it) * kl + ps * (a - b - shift) * rkl;
+			vf y = ldf(r->t + i, n), la = (x - c->ms) * c->itau - c->ls, lb = (y - c->mt) * c->itau - c->lt, ps = vexp(la);
+			vf p = ps - vexp(lb), q = (la - lb - shift) * rkl;
+			if (jsd != 0.0f)
+				q += (log_mix(lb - la, a->beta) - U) * jsd;
+			if (tvd != 0.0f)
+				q += (half_sign(p) - G) * tvd;
+			g += p * kl + ps * q + (x - y) * m + x * xs - y * xt;
 		}
 		vst(r->g, r->g_dtype, i, g, n);
 		if (r->label >= i && r->label < i + n)
@@ -114,42 +191,82 @@ static void kd_grad_slow(const struct kd_row *r, const struct kd_sums *z, float 
 	kd_label(r, gl);
 }
 
+/* sum e^((s - top)/tau), in f64 by spans */
+static double row_sumexp(const float *s, int64_t n, float top, float itau)
+{
+	double S = 0;
+	for (int64_t i0 = 0; i0 < n; i0 += SPAN) {
+		int64_t m = n - i0 < SPAN ? n - i0 : SPAN, i = 0;
+		vf z = { 0 };
+		for (; i + W <= m; i += W)
+			z += vexp((ldf(s + i0 + i, W) - top) * itau);
+		S += (double)vsum(z);
+		for (; i < m; i++)
+			S += exp((double)(s[i0 + i] - top) * (double)itau);
+	}
+	return S;
+}
+
+/* Weighted soft labels: the terms with the teacher count 1 - e^(-CE(student)/CE(teacher)) */
+static double kd_trust(const struct kd_row *r, float mt)
+{
+	double ct = log(row_sumexp(r->t, r->V, mt, 1.0f)) + (double)mt - (double)r->t[r->label];
+	return 1.0 - exp(-r->loss[LOSS_CE] / fmax(ct, 1e-8));
+}
+
+/* Other losses than KL and CE, other weights: the logits are still there */
+static void kd_slow(struct kd_row *r, const struct kd_sums *z, int more, int wsl, const struct kd_scale *c)
+{
+	struct kd_more zm = { 0 };
+	struct kd_head_args weighed = *r->a;
+	double w = wsl ? kd_trust(r, c->mt) : 1.0;
+	if (more)
+		kd_more_losses(r, &zm, c);
+	for (int k = 0; k < LOSS_KINDS; k++)
+		weighed.coef[k] *= k == LOSS_CE ? 1.0f : (float)w;
+	if (r->g) {
+		struct kd_row q = *r;
+		q.a = &weighed;
+		kd_grad_slow(&q, z, &zm, c);
+	}
+	for (int k = 0; k < LOSS_KINDS; k++)
+		r->loss[k] *= k == LOSS_CE ? 1.0 : k > LOSS_CE && r->a->coef[k] == 0.0f ? 0.0 : w; /* not asked for */
+}
+
+static void kd_best(struct kd_row *r);
+
 static void row_kd(struct kd_row *r)
 {
 	const struct kd_head_args *a = r->a;
-	float ms = row_top(r->s, r->V), mt = r->t ? row_top(r->t, r->V) : 0, itau = 1.0f / a->tau;
-	float at = r->s[r->label];
-	int slow = (r->t && a->coef[LOSS_RKL] != 0.0f) || (a->coef[LOSS_CE] != 0.0f && a->tau != 1.0f);
+	if (r->ids) {
+		kd_best(r);
+		return;
+	}
+	float ms = row_top(r->s, r->V), mt = r->t ? row_top(r->t, r->V) : 0, itau = 1.0f / a->tau, at = r->s[r->label];
+	int wsl = r->t && a->wsl, more = 0;
+	for (int k = LOSS_JSD; k < LOSS_KINDS; k++)
+		more |= r->t && a->coef[k] != 0.0f;
+	int slow = more || wsl || (r->t && a->coef[LOSS_RKL] != 0.0f) || (a->coef[LOSS_CE] != 0.0f && a->tau != 1.0f);
 	int keep = slow || !r->g;
 	struct kd_sums z = { 0 };
+	memset(r->loss, 0, sizeof r->loss);
 	for (int64_t i = 0; i < r->V; i += SPAN)
 		kd_span(&z, r->s + i, r->t ? r->t + i : NULL, r->V - i < SPAN ? r->V - i : SPAN, ms, mt, itau, keep);
 	r->loss[LOSS_KL] = r->t ? z.A / z.T - log(z.T) + log(z.S) : 0;
 	r->loss[LOSS_RKL] = r->t ? z.B / z.S - log(z.S) + log(z.T) : 0;
 	r->loss[LOSS_CE] = log(z.S1) + (double)ms - (double)at;
-	if (!r->g)
-		return;
 	if (slow)
-		kd_grad_slow(r, &z, ms, mt);
-	else if (r->g_dtype == DT_BF16)
+		kd_slow(r, &z, more, wsl, &(struct kd_scale){ ms, mt, itau, vset((float)log(z.S)), vset(r->t ? (float)log(z.T) : 0.0f) });
+	else if (r->g && r->g_dtype == DT_BF16)
 		kd_grad_fast(r, &z, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_BF16);
-	else
+	else if (r->g)
 		kd_grad_fast(r, &z, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_F32);
 }
 
 static void row_logprob(float out[2], const float *s, int64_t V, int64_t label)
 {
 	float top = row_top(s, V);
-	double S = 0;
-	for (int64_t i0 = 0; i0 < V; i0 += SPAN) {
-		int64_t n = V - i0 < SPAN ? V - i0 : SPAN, i = 0;
-		vf z = { 0 };
-		for (; i + W <= n; i += W)
-			z += vexp(ldf(s + i0 + i, W) - top);
-		S += (double)vsum(z);
-		for (; i < n; i++)
-			S += exp((double)s[i0 + i] - (double)top);
-	}
+	double S = row_sumexp(s, V, top, 1.0f);
 	int first = s[label] == top;
 	for (int64_t i = 0; first && i < label; i++)
 		first = s[i] != top;

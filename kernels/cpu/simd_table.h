@@ -6,6 +6,7 @@
 #include "vec.h"
 #include "simd_rows.h"
 #include "simd_loss.h"
+#include "simd_topk.h"
 
 #define EL float
 #define PAIR 1
@@ -43,6 +44,7 @@ const struct simd SIMD_TABLE = {
 	.moment2 = row_moment2,
 	.kd_row = row_kd,
 	.logprob = row_logprob,
+	.topk = row_topk,
 	.adamw = row_adamw,
 	.attn_f32 = &f32_ops,
 	.attn_bf16 = ATTN_BF16,

@@ -189,4 +189,22 @@ INLINE vf vexp(vf x)
 	y = vfma(y * r, r, r) + 1.0f;
 	return (vf)(~low & (vi)(y * (vf)((e + 127) << 23)));
 }
+
+/* natural logarithm of a positive normal number, to 2 ulp; exactly 0 at 1 */
+INLINE vf vlog(vf x)
+{
+	vi i = (vi)x - 0x3f3504f3, e = i >> 23;        /* mantissa in [sqrt(1/2), sqrt(2)) */
+	vf f = (vf)((i & 0x7fffff) + 0x3f3504f3) - 1.0f, n = __builtin_convertvector(e, vf), q = f * f;
+	vf y = vset(7.0376836292e-2f);
+	y = vfma(y, f, vset(-1.1514610310e-1f));
+	y = vfma(y, f, vset(1.1676998740e-1f));
+	y = vfma(y, f, vset(-1.2420140846e-1f));
+	y = vfma(y, f, vset(1.4249322787e-1f));
+	y = vfma(y, f, vset(-1.6668057665e-1f));
+	y = vfma(y, f, vset(2.0000714765e-1f));
+	y = vfma(y, f, vset(-2.4999993993e-1f));
+	y = vfma(y, f, vset(3.3333331174e-1f));
+	y = vfma(n, vset(-2.12194440e-4f), y * f * q);
+	return vfma(n, vset(0.693359375f), f + vfma(q, vset(-0.5f), y));
+}
 #endif

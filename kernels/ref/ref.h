@@ -69,6 +69,7 @@ void ref_stat_cos(struct dev *, mat acc, mat a, mat b);
 void ref_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *);
 void ref_logprob(struct dev *, mat out, mat h, mat W, mat label);
+void ref_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 void ref_mse(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
 void ref_cosine(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
 void ref_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *);

@@ -127,6 +127,7 @@ const struct kernels kernels_ref = {
 	.stat_cos = ref_stat_cos,
 	.kd_head = ref_kd_head,
 	.logprob = ref_logprob,
+	.topk = ref_topk,
 	.mse = ref_mse,
 	.cosine = ref_cosine,
 	.adamw = ref_adamw,

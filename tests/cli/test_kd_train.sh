@@ -120,6 +120,12 @@ kd-train --teacher "$t/nemotron" --student "$t/student" --data "$t/tok" --steps 
 	--schedule wsd --seq 10 --tokens 0 --save-dtype f32 -q -o "$t/mix"
 same mixed-families "$? $(grep -c kd/rkl "$t/mix/metrics.jsonl") $(grep -c 'dtype": "float32"' "$t/mix/student/config.json")" "0 2 1"
 
+train --steps 2 --loss jsd:1,tvd:1,mse:0.1,cos:1 --jsd-beta 0.3 --weigh wsl --valid "$t/valid" -o "$t/many"
+same many-losses "$? $(grep -c '"kd/jsd":.*"kd/tvd":.*"kd/mse":.*"kd/cos":.*"valid/kd/tvd"' "$t/many/metrics.jsonl")" "0 1"
+train --top-k 96 --tail ghost -o "$t/best"; train --valid "$t/valid" -o "$t/full"
+if awk "BEGIN { d = $(loss "$t/best" 20) / $(loss "$t/full" 21) - 1; exit !(d < 0.02 && d > -0.02) }"; then ok best-of-all; else no best-of-all "$(loss "$t/best" 20) and $(loss "$t/full" 21)"; fi
+fails other-tail 65 'tail "ghost", now "zero"' train --top-k 96 --tail zero -o "$t/best"
+
 # weights that grow a million times a step overflow soon
 fails nan-guard 1 "not finite in 10 steps in a row" train --steps 40 --lr 1e3 --weight-decay 1e3 -o "$t/nan"
 cp -r "$t/student" "$t/student2" && echo '{}' >"$t/student2/tokenizer.json"
@@ -136,7 +142,9 @@ same help-says-temperature "$(kd-train --help | grep -c 'temperature^2')" 1
 fails no-data 2 "--data is missing" kd-train --student "$t/student" -o "$t/x"
 fails no-out 2 "--out is missing" kd-train --student "$t/student" --data "$t/tok"
 fails kl-without-teacher 2 "needs --teacher" kd-train --student "$t/student" --data "$t/tok" --loss kl:1 -o "$t/x"
-fails unknown-loss 2 "jsd" train --loss jsd:1 -o "$t/x"
+fails unknown-loss 2 "hinge" train --loss hinge:1 -o "$t/x"
+fails best-of-rkl 2 "not rkl" train --loss kl:1,rkl:1 --top-k 4 -o "$t/x"
+fails best-and-wsl 2 "weighted soft labels" train --top-k 4 --weigh wsl -o "$t/x"
 fails micro-batch 2 "not a multiple" train --micro 3 -o "$t/x"
 fails bad-time 2 "3x" train --max-time 3x -o "$t/x"
 fails two-lengths 2 "exclude" train --tokens 10 -o "$t/x"

@@ -62,6 +62,7 @@ static double fill_value(const struct job *j, int k, int64_t i)
 	case F_LABEL: return i % 5 == 3 ? -1 : (double)(mix(at) % (uint64_t)o->bound);
 	case F_MASK: return i % 3 == 1 ? 0 : 1;
 	case F_GIVEN: return o->given[i];
+	case F_ASCEND: return (double)((i % o->cols) * o->bound / o->cols);
 	case F_ROPE: {
 		int64_t half = o->cols / 2, c = i % o->cols, t = i / o->cols;
 		double a = (double)t * pow(100.0, -(double)(c % half) / (double)half);

@@ -12,7 +12,7 @@
 #include "../../kernels/kernels.h"
 
 enum role { IN, OUT, SEED, GRAD };  /* SEED: gradient of OUT `of`;  GRAD: gradient of IN `of`, written by bwd */
-enum fill { F_NORMAL, F_POSITIVE, F_TOKEN, F_LABEL, F_MASK, F_ROPE, F_GIVEN };
+enum fill { F_NORMAL, F_POSITIVE, F_TOKEN, F_LABEL, F_MASK, F_ROPE, F_GIVEN, F_ASCEND };
 enum { ANY = -1, MAX_OPS = 14 };    /* ANY: the dtype under test; F32 operands become f64 in difference tests */
 
 struct operand {
@@ -20,7 +20,7 @@ struct operand {
 	int dtype, of;
 	int64_t rows, cols;
 	enum fill fill;
-	int64_t bound;              /* F_TOKEN, F_LABEL: values below it */
+	int64_t bound;              /* F_TOKEN, F_LABEL, F_ASCEND (in each row): values below it */
 	const double *given;
 	int absent;
 };

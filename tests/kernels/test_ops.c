@@ -194,22 +194,33 @@ CALL(kd_b)
 	k->zero(d, m[5]);
 	k->kd_head(d, m[5], m[7], m[8], m[0], m[1], m[2], m[3], m[4], &j->kd);
 }
+enum { KD_VARIANTS = 16 };
 JOB(kd)
 {
-	static const struct kd_head_args v[] = {
-		{ { 1, 0, 0 }, 1, 0 }, { { 0.7f, 0, 0.3f }, 1, 1 }, { { 0.5f, 0.25f, 0.25f }, 2, 0 }, { { 0, 0, 1 }, 1, 0 }
+	static const struct kd_head_args v[KD_VARIANTS] = {
+		{ .coef = { 1 }, .tau = 1 }, { .coef = { 0.7f, 0, 0.3f }, .tau = 1, .acc = 1 },
+		{ .coef = { 0.5f, 0.25f, 0.25f }, .tau = 2 }, { .coef = { [LOSS_CE] = 1 }, .tau = 1 },
+		{ .coef = { [LOSS_JSD] = 1 }, .tau = 1, .beta = 0.5f }, { .coef = { [LOSS_JSD] = 1 }, .tau = 2, .beta = 0.2f, .acc = 1 },
+		{ .coef = { [LOSS_TVD] = 1 }, .tau = 1.5f }, { .coef = { [LOSS_MSE] = 1 }, .tau = 2 }, { .coef = { [LOSS_COS] = 1 }, .tau = 1 },
+		{ .coef = { 0.3f, 0.2f, 0.1f, 0.4f, 0.5f, 0.6f, 0.7f }, .tau = 1.5f, .beta = 0.7f, .acc = 1 },
+		{ .coef = { 1 }, .tau = 1, .tail = TAIL_RENORM }, { .coef = { 0.6f, 0, 0.4f }, .tau = 2, .tail = TAIL_RENORM },
+		{ .coef = { 1 }, .tau = 1, .tail = TAIL_ZERO }, { .coef = { 0.6f, 0, 0.4f }, .tau = 0.5f, .tail = TAIL_ZERO },
+		{ .coef = { 1 }, .tau = 1, .tail = TAIL_GHOST }, { .coef = { 0.6f, 0, 0.4f }, .tau = 2, .tail = TAIL_GHOST, .acc = 1 },
 	};
-	static double weight[4][LOSS_KINDS];
-	int64_t V = 3 * n + 1, Cs = n + 1, Ct = n + 4, teacher = variant < 3;
+	enum { BEST = 10 };
+	static double weight[KD_VARIANTS][LOSS_KINDS];
+	n = n > 100 && variant > 3 ? 80 : n;
+	int64_t V = 3 * n + 1, Cs = n + 1, Ct = n + 4, K = n < 5 ? n : V / 4;
+	int best = variant >= BEST, teacher = variant != 3 && !best;
 	j->kd = v[variant];
 	j->acc = j->kd.acc;
 	j->scale = n > 100 ? 0.3 : 0.6;
 	for (int l = 0; l < LOSS_KINDS; l++)
-		weight[variant][l] = (double)j->kd.coef[l] * (l == LOSS_CE ? 1 : (double)(j->kd.tau * j->kd.tau));
+		weight[variant][l] = (double)j->kd.coef[l] * (l == LOSS_CE || l == LOSS_MSE || l == LOSS_COS ? 1 : (double)(j->kd.tau * j->kd.tau));
 	add_operand(j, in(n, Cs));
 	add_operand(j, in(V, Cs));
-	add_operand(j, when(in(n, Ct), (int)teacher));
-	add_operand(j, when(in(V, Ct), (int)teacher));
+	add_operand(j, best ? filled(typed(in(n, K), DT_I32), F_ASCEND, V) : when(in(n, Ct), teacher));
+	add_operand(j, best ? typed(in(n, K + 1), DT_F32) : when(in(V, Ct), teacher));
 	add_operand(j, ints(n, F_LABEL, V));
 	add_operand(j, typed(out(1, LOSS_KINDS), DT_F64));
 	int w = add_operand(j, typed(filled(seed(5, 1, LOSS_KINDS), F_GIVEN, 0), DT_F64));
@@ -218,6 +229,21 @@ JOB(kd)
 	add_operand(j, typed(grad(1, V, Cs), DT_F32));
 	j->fwd = kd_f;
 	j->bwd = kd_b;
+}
+
+/* topk: 0 h, 1 W, 2 label, 3 ids, 4 logp; always f32: a rounded logit may change places */
+CALL(topk_f) { k->topk(d, m[3], m[4], m[0], m[1], m[2], j->f); }
+JOB(topk)
+{
+	int64_t V = 2 * n + 3, K = variant == 0 ? 1 : variant == 1 ? (n + 3) / 2 : V - 1;
+	j->f = variant ? 1.0f : 2.0f;
+	j->scale = n > 100 ? 0.3 : 1;
+	add_operand(j, typed(in(n, n + 1), DT_F32));
+	add_operand(j, typed(in(V, n + 1), DT_F32));
+	add_operand(j, ints(n, F_LABEL, V));
+	add_operand(j, typed(out(n, K), DT_I32));
+	add_operand(j, typed(out(n, K + 1), DT_F32));
+	j->fwd = topk_f;
 }
 
 /* logprob: 0 h, 1 W, 2 label, 3 out */
@@ -272,8 +298,9 @@ static const struct row {
 } table[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
-	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, 4, 2e-5, 1.5e-2 },
-	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "mse/cosine", pair, 4, 4e-6, 6e-3 }, { "adamw", adamw, 2, 4e-3, 4e-3 },
+	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
+	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 4, 4e-6, 6e-3 },
+	{ "adamw", adamw, 2, 4e-3, 4e-3 },
 };
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };
 enum { N_ROWS = sizeof table / sizeof table[0], N_SIZES = sizeof sizes / sizeof sizes[0] };

@@ -4,6 +4,7 @@ Writes, below OUT (tests/golden):
   models/NAME/            config.json, model.safetensors (weights are bf16-representable whatever they are stored in)
   NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* of importance.py
   kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
+  losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
 Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
 rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
 each head rotated.  The last two have the older spelling of config.json.  Random by seed: run again, get the same bytes.
@@ -12,7 +13,7 @@ import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, NemotronConfig
-import importance, kd_step
+import importance, kd_losses, kd_step
 from common import load
 
 V = 96
@@ -81,6 +82,8 @@ def main():
             t = {"ids": ids.int(), "logits": teacher(ids, use_cache=False).logits}
         t.update(importance.fixture(teacher, ids))
         save_file({k: v.contiguous() for k, v in t.items()}, os.path.join(out, name + ".safetensors"))
+        if name != "llama-untied":
+            save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
         save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
 
 

@@ -69,8 +69,8 @@ static void test_objective(void **state)
 	assert_int_equal(objective_parse(&o, "ce", 1, &e), 0);
 	assert_false(objective_needs_teacher(&o));
 	NEAR(o.weight[LOSS_CE], 1.0);
-	assert_int_equal(objective_parse(&o, "kl:1,jsd:1", 1, &e), -1);
-	assert_non_null(strstr(e.msg, "jsd"));
+	assert_int_equal(objective_parse(&o, "kl:1,hinge:1", 1, &e), -1);
+	assert_non_null(strstr(e.msg, "hinge"));
 	assert_non_null(strstr(e.msg, "rkl"));
 	static const char *const wrong[] = { "", "kl:", "kl:x", "kl:-1", "kl:0,ce:0", "kl:1,kl:2", "kl:nan", "kl:inf" };
 	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
