@@ -224,6 +224,14 @@ static bool uses(const struct query *q, int column)
 	return yes;
 }
 
+static void free_grid(struct grid *g)
+{
+	struct grid_axis *axes[] = { &g->layers, &g->hidden, &g->ffn, &g->heads, &g->kv_heads };
+	for (int i = 0; i < 5; i++)
+		free(axes[i]->v);
+	free(g->ratio);
+}
+
 static void parse_grid(struct grid *g)
 {
 	struct err e;
@@ -457,6 +465,7 @@ int main(int argc, char **argv)
 		die(EXIT_IO, "stdout: write error");
 	log_summary("%lld candidates; %.0f fit of %.0f in the grid", (long long)f.n, f.fits, f.grid);
 	free(f.s);
+	free_grid(&g);
 	arch_free(&a);
 	return EXIT_DONE;
 }
