@@ -34,7 +34,8 @@ typedef struct mat {
 
 enum norm_kind {
 	NORM_RMS,          /* y = x * rstd * w                       rstd = 1/sqrt(mean(x^2)+eps) */
-	NORM_LAYER1P       /* y = (x - mean) * rstd * (1 + w) + b    rstd = 1/sqrt(var(x)+eps), biased variance */
+	NORM_LAYER1P,      /* y = (x - mean) * rstd * (1 + w) + b    rstd = 1/sqrt(var(x)+eps), biased variance */
+	NORM_RMS1P         /* y = x * rstd * (1 + w)                 rstd as RMS */
 };
 enum act_kind {
 	ACT_SWIGLU,        /* x [N,2F] = gate | up;   y = silu(gate) * up */
@@ -117,6 +118,13 @@ struct kernels {
 	void (*norm)(struct dev *, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps);
 	/* dx (=, += with acc); dw, db [1,C] f32 += (absent when frozen) */
 	void (*norm_bwd)(struct dev *, mat dx, mat dw, mat db, mat dy, mat x, mat w, mat stat, mat z, int kind, int acc);
+
+	/* qknorm    y = x [N,(H+2G)*D] (rows as attn's qkv) with each head of q and of k normalised over its D columns by
+	 *           kind (RMS or RMS1P); wq, wk [1,D]; v is copied; stat [N,2*(H+G)] f32 as norm's, a pair a head
+	 *           bwd: dx (=); dwq, dwk [1,D] f32 += (absent when frozen) */
+	void (*qknorm)(struct dev *, mat y, mat stat, mat x, mat wq, mat wk, const struct attn_geom *, int kind, float eps);
+	void (*qknorm_bwd)(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
+			   const struct attn_geom *, int kind);
 
 	/* linear    y [N,O] = x [N,I] W' + bias + res;  W [O,I]; bias [1,O] or absent; res [N,O] or absent (may be y) */
 	void (*linear)(struct dev *, mat y, mat x, mat W, mat bias, mat res);

@@ -126,6 +126,17 @@ static void rule_norm(struct grad *g, const struct op *o, val dy)
 	q->acc = (int16_t)acc;
 }
 
+static void rule_qknorm(struct grad *g, const struct op *o, val dy)
+{
+	val x = o->in[0], wq = o->in[1], wk = o->in[2];
+	val in[] = { dy, rd(g, x), wq, wk, rd(g, o->out[1]) };
+	struct op *q = emit_into(g, OP_QKNORM_BWD, 5, in, x);
+	q->out[1] = (val){ V(wq).grad };
+	q->out[2] = (val){ V(wk).grad };
+	q->arg = o->arg;
+	q->geom = o->geom;
+}
+
 static void rule(struct grad *g, const struct op *o)
 {
 	val y = o->out[0];
@@ -143,6 +154,9 @@ static void rule(struct grad *g, const struct op *o)
 	}
 	case OP_NORM:
 		rule_norm(g, o, dy);
+		break;
+	case OP_QKNORM:
+		rule_qknorm(g, o, dy);
 		break;
 	case OP_LINEAR:
 		rule_linear(g, o, dy);
@@ -191,6 +205,7 @@ static int rule_reads(const struct op *o, val *r)
 {
 	switch (o->code) {
 	case OP_NORM:
+	case OP_QKNORM:
 		r[0] = o->in[0], r[1] = o->out[1];
 		return 2;
 	case OP_LINEAR:

@@ -107,6 +107,7 @@ val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols);       
 val p_param(struct prog *p, const struct build *b, const char *name);
 val p_embed(struct prog *p, val tok, val W, float scale);
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
+val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
 val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
 val p_act(struct prog *p, val x, int kind, int dtype);

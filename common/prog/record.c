@@ -108,7 +108,8 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 	for (int i = 1; i < p->nv; i++)
 		if (p->v[i].space == b->space && !strcmp(p->v[i].name, full))
 			return (val){ i };
-	val v = prog_value(p, full, q->rows, q->cols, b->space, b->dtype);
+	int64_t rows = q->row->cols == AX_NONE ? 1 : q->rows, cols = q->row->cols == AX_NONE ? q->rows : q->cols; /* a bias is a row */
+	val v = prog_value(p, full, rows, cols, b->space, b->dtype);
 	V(v).off = q->off * (int64_t)dtype_size(b->dtype);
 	V(v).train = b->train && !(b->frozen && b->frozen[q - b->t->p]);
 	int64_t need = b->t->elems * (int64_t)dtype_size(b->dtype);
@@ -118,7 +119,7 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 	if (V(v).train) {
 		char g[80];
 		snprintf(g, sizeof g, "grad.%s", full);
-		val d = prog_value(p, g, q->rows, q->cols, SP_GRAD, DT_F32);
+		val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
 		V(d).off = q->off * 4;
 		V(v).grad = d.id;
 		p->bytes[SP_GRAD] = b->t->elems * 4;
@@ -166,20 +167,43 @@ val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype)
 	return y;
 }
 
+static int32_t geometry(struct prog *p, const struct attn_geom *g)
+{
+	p->geom = xrealloc(p->geom, (size_t)p->n_geom + 1, sizeof *p->geom);
+	p->geom[p->n_geom] = *g;
+	return p->n_geom++;
+}
+
+val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype)
+{
+	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
+	SHAPE(wq, 1, g->D);
+	SHAPE(wk, 1, g->D);
+	val in[] = { qkv, wq, wk };
+	val y = result(p, "qknorm", V(qkv).rows, V(qkv).cols, dtype, in, 3);
+	val st = prog_value(p, "qknorm.stat", V(qkv).rows, 2 * (int64_t)(g->H + g->G), SP_ACT, DT_F32);
+	struct op *o = prog_op(p, OP_QKNORM);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	o->out[1] = st;
+	o->arg = kind;
+	o->f = eps;
+	o->geom = geometry(p, g);
+	return y;
+}
+
 val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype)
 {
 	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
 	val in[] = { qkv };
 	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, in, 1);
 	val lse = prog_value(p, "attn.lse", V(qkv).rows, g->H, SP_ACT, DT_F32);
-	p->geom = xrealloc(p->geom, (size_t)p->n_geom + 1, sizeof *p->geom);
-	p->geom[p->n_geom] = *g;
 	struct op *o = prog_op(p, OP_ATTN);
 	o->in[0] = qkv;
 	o->in[1] = rope;
 	o->out[0] = y;
 	o->out[1] = lse;
-	o->geom = p->n_geom++;
+	o->geom = geometry(p, g);
 	return y;
 }
 

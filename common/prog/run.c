@@ -98,6 +98,7 @@ static void run_op(struct frame *f, const struct op *o)
 	switch ((enum opcode)o->code) {
 	case OP_EMBED: k->embed(d, O(0), I(0), I(1), o->f); break;
 	case OP_NORM: k->norm(d, O(0), O(1), I(0), I(1), I(2), I(3), o->arg, o->f); break;
+	case OP_QKNORM: k->qknorm(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom], o->arg, o->f); break;
 	case OP_LINEAR: k->linear(d, O(0), I(0), I(1), I(2), I(3)); break;
 	case OP_ATTN: k->attn(d, O(0), O(1), I(0), I(1), &f->p->geom[o->geom]); break;
 	case OP_ACT: k->act(d, O(0), I(0), o->arg); break;
@@ -112,6 +113,9 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_LOGPROB: k->logprob(d, O(0), I(0), I(1), I(2)); break;
 	case OP_EMBED_DW: k->embed_dw(d, O(0), I(0), I(1), o->f); break;
 	case OP_NORM_BWD: k->norm_bwd(d, O(0), O(1), O(2), I(0), I(1), I(2), I(3), I(4), o->arg, o->acc); break;
+	case OP_QKNORM_BWD:
+		k->qknorm_bwd(d, O(0), O(1), O(2), I(0), I(1), I(2), I(3), I(4), &f->p->geom[o->geom], o->arg);
+		break;
 	case OP_LINEAR_DX: k->linear_dx(d, O(0), I(0), I(1), o->acc); break;
 	case OP_LINEAR_DW: k->linear_dw(d, O(0), O(1), I(0), I(1)); break;
 	case OP_ATTN_BWD: k->attn_bwd(d, O(0), I(0), I(1), I(2), I(3), I(4), &f->p->geom[o->geom]); break;

@@ -41,22 +41,26 @@ static float get(mat a, int64_t i)
 	return a.dtype == DT_BF16 ? bf16_to_f32(((const uint16_t *)a.p)[i]) : ((const float *)a.p)[i];
 }
 
-/* Gain, bias and mask of one call as f32 vectors in scratch */
-static struct norm_row norm_setup(struct dev *d, mat x, mat w, mat b, mat z, int kind, float eps)
+/* Gain, bias and mask of one call as f32 vectors in tmp [3,C] */
+static struct norm_row norm_fill(float *tmp, int64_t C, mat w, mat b, mat z, int kind, float eps)
 {
-	int64_t C = x.cols;
-	float *gain = scratch(d, S_VEC, (size_t)(3 * C) * sizeof(float)), *bias = gain + C, *ind = bias + C;
+	float *gain = tmp, *bias = gain + C, *ind = bias + C;
 	struct norm_row r = { .gain = gain, .bias = b.p ? bias : NULL, .ind = z.p ? ind : NULL, .eps = eps, .kind = kind,
 			      .C = C };
 	for (int64_t c = 0; c < C; c++) {
 		float m = z.p ? get(z, c) : 1.0f;
 		ind[c] = m != 0.0f;
-		gain[c] = (get(w, c) + (kind == NORM_LAYER1P ? 1.0f : 0.0f)) * m;
+		gain[c] = (get(w, c) + (kind == NORM_RMS ? 0.0f : 1.0f)) * m;
 		bias[c] = b.p ? get(b, c) * m : 0.0f;
 		r.width += ind[c];
 	}
 	r.width = r.width > 0 ? r.width : 1;
 	return r;
+}
+
+static struct norm_row norm_setup(struct dev *d, mat x, mat w, mat b, mat z, int kind, float eps)
+{
+	return norm_fill(scratch(d, S_VEC, (size_t)(3 * x.cols) * sizeof(float)), x.cols, w, b, z, kind, eps);
 }
 
 void cpu_norm(struct dev *d, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps)
@@ -93,6 +97,60 @@ void cpu_norm_bwd(struct dev *d, mat dx, mat dw, mat db, mat dy, mat x, mat w, m
 			float m = z.p ? get(z, c) : 1.0f;
 			out[c] += m != 0.0f ? part[k * C + c] * m : 0.0f;
 		}
+	}
+}
+
+/* Rows for q and for k heads */
+static void qk_setup(struct dev *d, struct norm_row r[2], mat wq, mat wk, int64_t D, int kind, float eps)
+{
+	float *tmp = scratch(d, S_VEC, (size_t)(6 * D) * sizeof(float));
+	r[0] = norm_fill(tmp, D, wq, (mat){ 0 }, (mat){ 0 }, kind, eps);
+	r[1] = norm_fill(tmp + 3 * D, D, wk, (mat){ 0 }, (mat){ 0 }, kind, eps);
+}
+
+void cpu_qknorm(struct dev *d, mat y, mat stat, mat x, mat wq, mat wk, const struct attn_geom *g, int kind, float eps)
+{
+	int64_t rows = x.rows, D = g->D, heads = g->H + g->G, at = heads * D;
+	struct norm_row r[2];
+	qk_setup(d, r, wq, wk, D, kind, eps);
+	ROWS(d, n, rows * x.cols) {
+		float *s = (float *)stat.p + 2 * n * heads;
+		for (int64_t h = 0; h < heads; h++)
+			d->simd->norm(&r[h >= g->H], elem_at(y, n * y.cols + h * D), y.dtype, s + 2 * h,
+				      elem_at(x, n * x.cols + h * D), x.dtype);
+		d->simd->cvt(elem_at(y, n * y.cols + at), y.dtype, elem_at(x, n * x.cols + at), x.dtype, 1.0f, x.cols - at);
+	}
+}
+
+void cpu_qknorm_bwd(struct dev *d, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
+		    const struct attn_geom *g, int kind)
+{
+	int64_t D = g->D, heads = g->H + g->G, at = heads * D;
+	int nb = row_blocks(x.rows);
+	float *part = scratch(d, S_PART, (size_t)(2 * nb * D) * sizeof *part);
+	struct norm_row r[2];
+	qk_setup(d, r, wq, wk, D, kind, 0);
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic) if (x.rows * x.cols > SMALL)
+	for (int b = 0; b < nb; b++) {
+		float *sw = part + 2 * b * D;
+		memset(sw, 0, (size_t)(2 * D) * sizeof *sw);
+		for (int64_t n = block_start(x.rows, nb, b); n < block_start(x.rows, nb, b + 1); n++) {
+			const float *s = (const float *)stat.p + 2 * n * heads;
+			for (int64_t h = 0; h < heads; h++) {
+				int k = h >= g->H;
+				int64_t i = n * x.cols + h * D;
+				d->simd->norm_bwd(&r[k], elem_at(dx, i), dx.dtype, 0, sw + k * D, NULL, elem_at(dy, i), dy.dtype,
+						  elem_at(x, i), x.dtype, s + 2 * h);
+			}
+			d->simd->cvt(elem_at(dx, n * x.cols + at), dx.dtype, elem_at(dy, n * x.cols + at), dy.dtype, 1.0f,
+				     x.cols - at);
+		}
+	}
+	for (int b = 0; b < nb; b++) {
+		if (dwq.p)
+			d->simd->axpy(dwq.p, part + 2 * b * D, DT_F32, 1.0f, D);
+		if (dwk.p)
+			d->simd->axpy(dwk.p, part + (2 * b + 1) * D, DT_F32, 1.0f, D);
 	}
 }
 

@@ -179,7 +179,7 @@ INLINE void norm_bwd_body(const struct norm_row *r, void *dx, int dxt, int acc, 
 		if (sb)
 			stf(sb + i, g + ldf(sb + i, k), k);
 	}
-	float me = r->kind == NORM_RMS ? 0.0f : vsum(se) / r->width, meh = vsum(seh) / r->width;
+	float me = r->kind != NORM_LAYER1P ? 0.0f : vsum(se) / r->width, meh = vsum(seh) / r->width;
 	if (!dx)
 		return;
 	EACH(i, C) {

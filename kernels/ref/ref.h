@@ -55,6 +55,9 @@ void ref_embed(struct dev *, mat y, mat tok, mat W, float scale);
 void ref_embed_dw(struct dev *, mat dW, mat tok, mat dy, float scale);
 void ref_norm(struct dev *, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps);
 void ref_norm_bwd(struct dev *, mat dx, mat dw, mat db, mat dy, mat x, mat w, mat stat, mat z, int kind, int acc);
+void ref_qknorm(struct dev *, mat y, mat stat, mat x, mat wq, mat wk, const struct attn_geom *, int kind, float eps);
+void ref_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
+		    const struct attn_geom *, int kind);
 void ref_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
 void ref_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void ref_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);

@@ -49,7 +49,7 @@ JOB(norm)
 {
 	int64_t C = n < 5 ? n + 4 : n, N = n > 100 ? 300 : 5;
 	int layer = variant & 1, masked = variant >> 1 & 1;
-	j->kind = layer ? NORM_LAYER1P : NORM_RMS;
+	j->kind = layer ? NORM_LAYER1P : variant >> 2 & 1 ? NORM_RMS1P : NORM_RMS;
 	j->acc = variant >> 2 & 1;
 	add_operand(j, in(N, C));
 	add_operand(j, in(1, C));
@@ -63,6 +63,28 @@ JOB(norm)
 	add_operand(j, when(typed(grad(2, 1, C), DT_F32), layer));
 	j->fwd = norm_f;
 	j->bwd = norm_b;
+}
+
+/* qknorm: 0 x, 1 wq, 2 wk, 3 y, 4 stat, 5 dy, 6 dx, 7 dwq, 8 dwk */
+CALL(qknorm_f) { k->qknorm(d, m[3], m[4], m[0], m[1], m[2], &j->g, j->kind, 1e-5f); }
+CALL(qknorm_b) { k->qknorm_bwd(d, m[6], m[7], m[8], m[5], m[0], m[1], m[2], m[4], &j->g, j->kind); }
+JOB(qknorm)
+{
+	static const struct { int H, G, D; } v[] = { { 1, 1, 4 }, { 6, 2, 20 }, { 3, 1, 64 } };
+	int64_t W = (v[variant].H + 2 * v[variant].G) * (int64_t)v[variant].D, D = v[variant].D;
+	j->g = (struct attn_geom){ 1, n, v[variant].H, v[variant].G, v[variant].D, 0, 1, 0 };
+	j->kind = variant & 1 ? NORM_RMS1P : NORM_RMS;
+	add_operand(j, in(n, W));
+	add_operand(j, in(1, D));
+	add_operand(j, in(1, D));
+	add_operand(j, out(n, W));
+	add_operand(j, typed(out(n, 2 * (int64_t)(j->g.H + j->g.G)), DT_F32));
+	add_operand(j, seed(3, n, W));
+	add_operand(j, grad(0, n, W));
+	add_operand(j, typed(grad(1, 1, D), DT_F32));
+	add_operand(j, typed(grad(2, 1, D), DT_F32));
+	j->fwd = qknorm_f;
+	j->bwd = qknorm_b;
 }
 
 /* linear: 0 x, 1 W, 2 bias, 3 res, 4 y, 5 dy, 6 dx, 7 dW, 8 dbias */
@@ -297,6 +319,7 @@ static const struct row {
 	double tol_f32, tol_bf16;   /* normalised error against ref */
 } table[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
+	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
 	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 4, 4e-6, 6e-3 },

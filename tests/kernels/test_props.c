@@ -59,11 +59,12 @@ static void both(void (*test)(const struct backend *))
 static void masked_norm_case(const struct backend *b)
 {
 	enum { N = 4, C = 37 };
-	for (int kind = NORM_RMS; kind <= NORM_LAYER1P; kind++) {
+	for (int kind = NORM_RMS; kind <= NORM_RMS1P; kind++) {
+		int biased = kind == NORM_LAYER1P;
 		mat x = make(b, N, C, DT_F32, 1, 1), w = make(b, 1, C, DT_F32, 2, 1), z = make(b, 1, C, DT_F32, 3, 1);
-		mat bias = kind ? make(b, 1, C, DT_F32, 4, 1) : none, y = make(b, N, C, DT_F32, 5, 1);
+		mat bias = biased ? make(b, 1, C, DT_F32, 4, 1) : none, y = make(b, N, C, DT_F32, 5, 1);
 		mat stat = make(b, N, 2, DT_F32, 6, 1), xs = make(b, N, C, DT_F32, 7, 1), ws = make(b, 1, C, DT_F32, 8, 1);
-		mat bs = kind ? make(b, 1, C, DT_F32, 9, 1) : none, ys = make(b, N, C, DT_F32, 10, 1);
+		mat bs = biased ? make(b, 1, C, DT_F32, 9, 1) : none, ys = make(b, N, C, DT_F32, 10, 1);
 		int64_t keep[C], k = 0;
 		for (int64_t c = 0; c < C; c++) {
 			((float *)z.p)[c] = c % 3 != 1;
@@ -76,7 +77,7 @@ static void masked_norm_case(const struct backend *b)
 				((float *)xs.p)[n * k + c] = at(x, n * C + keep[c]);
 		for (int64_t c = 0; c < k; c++) {
 			((float *)ws.p)[c] = at(w, keep[c]);
-			if (kind)
+			if (biased)
 				((float *)bs.p)[c] = at(bias, keep[c]);
 		}
 		b->k->norm(b->d, y, stat, x, w, bias, z, kind, 1e-5f);
@@ -91,7 +92,7 @@ static void masked_norm_case(const struct backend *b)
 		mat all[] = { x, w, z, y, stat, xs, ws, ys };
 		for (int i = 0; i < 8; i++)
 			drop(b, all[i]);
-		if (kind)
+		if (biased)
 			drop(b, bias), drop(b, bs);
 	}
 }
