@@ -18,15 +18,15 @@
 
 static struct {
 	const char *family, *tokenizer, *store, *shard;
-	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos;
+	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos, window, pattern;
 	double std, rope_theta;
 	bool tied, fast;
 	int64_t shard_bytes;
 } o = { .family = "llama", .store = "f32", .layers = 2, .hidden = 64, .heads = 4, .vocab = 256, .positions = 2048,
-	.rope_theta = 10000, .bos = -1, .eos = -1 };
+	.bos = -1, .eos = -1 };
 
 static const struct opt opts[] = {
-	OPT_STR(0, "family", &o.family, "NAME", "llama, mistral or nemotron"),
+	OPT_STR(0, "family", &o.family, "NAME", "llama, mistral, nemotron, qwen2, qwen3 or gemma3_text"),
 	OPT_I64(0, "layers", &o.layers, "N", "blocks", 1, 4096),
 	OPT_I64(0, "hidden", &o.hidden, "N", "hidden size", 1, 1 << 20),
 	OPT_I64(0, "ffn", &o.ffn, "N", "MLP neurons, 0 for 4 x hidden", 0, 1 << 24),
@@ -35,9 +35,11 @@ static const struct opt opts[] = {
 	OPT_I64(0, "head-dim", &o.head_dim, "N", "width of a head, 0 for hidden / heads", 0, 4096),
 	OPT_I64(0, "vocab", &o.vocab, "N", "vocabulary", 1, 1 << 26),
 	OPT_I64(0, "positions", &o.positions, "N", "longest sequence", 1, 1 << 30),
+	OPT_I64(0, "window", &o.window, "N", "positions that sliding blocks see (mistral, gemma3_text), 0 for the default", 0, 1 << 30),
+	OPT_I64(0, "window-pattern", &o.pattern, "P", "every P-th block sees everything (gemma3_text), 0 for the default", 0, 4096),
 	OPT_I64(0, "bos", &o.bos, "ID", "token that begins a text, -1 for none", -1, 1 << 26),
 	OPT_I64(0, "eos", &o.eos, "ID", "token that ends a text, -1 for none", -1, 1 << 26),
-	OPT_F64(0, "rope-theta", &o.rope_theta, "X", "base of the rotary frequencies", 1, 1e12),
+	OPT_F64(0, "rope-theta", &o.rope_theta, "X", "base of the rotary frequencies, 0 for the family's default", 0, 1e12),
 	OPT_F64(0, "std", &o.std, "X", "deviation of matrix entries, 0 for 1/sqrt(columns)", 0, 1e3),
 	OPT_FLAG(0, "tied", &o.tied, "the output matrix is the embedding"),
 	OPT_CHOICE(0, "store", &o.store, "f32|bf16|f16", "type of the stored weights"),
@@ -66,7 +68,7 @@ static void fill(void *arg, const struct param *p, int64_t at, int64_t n, float 
 	uint64_t i = (uint64_t)(p - m->t->p), from = (uint64_t)at + rng_below((uint64_t)com.seed, i, 0, TABLE);
 	double mean = 0, std = o.std > 0 ? o.std : 1 / sqrt((double)p->cols);
 
-	if (p->row->seg[0].axis == AX_NONE) {
+	if (row_is_vector(p->row)) {
 		bool gain = tail && !strcmp(tail, ".w");
 		mean = gain && m->t->arch.norm == NORM_RMS ? 1 : 0;
 		std = gain ? 0.2 : 0.1;
@@ -81,9 +83,25 @@ static void fill(void *arg, const struct param *p, int64_t at, int64_t n, float 
 		out[k] = (float)(mean + std * rng_normal((uint64_t)com.seed, i, (uint64_t)(at + k)));
 }
 
+/* The keys of a config.json that the family reads by itself. */
+static json_t *own_keys(const struct arch *a)
+{
+	json_t *c = json_object();
+
+	json_object_set_new(c, "tie_word_embeddings", json_boolean(o.tied));
+	if (o.window)
+		json_object_set_new(c, "sliding_window", json_integer(o.window));
+	else if (a->family->hf_null)
+		json_object_set_new(c, a->family->hf_null, json_null());
+	if (o.pattern)
+		json_object_set_new(c, "sliding_window_pattern", json_integer(o.pattern));
+	json_object_set_new(c, "query_pre_attn_scalar", json_integer(a->head_dim));
+	return c;
+}
+
 int main(int argc, char **argv)
 {
-	struct arch a = { .embed_scale = 1 };
+	struct arch a = { 0 };
 	struct err e;
 
 	if (opt_parse(&use, argc, argv))
@@ -108,18 +126,18 @@ int main(int argc, char **argv)
 		opt_die("--heads %lld is not a multiple of --kv-heads %lld", (long long)a.heads, (long long)a.kv_heads);
 	a.vocab = o.vocab;
 	a.tied = o.tied;
-	a.rope_theta = o.rope_theta;
+	a.rope_theta = o.rope_theta > 0 ? o.rope_theta : a.family->rope_theta > 0 ? a.family->rope_theta : 10000;
 	a.max_positions = o.positions;
 	a.bos = o.bos;
 	a.eos = o.eos;
 	a.pad = -1;
 	a.rope_frac = 1;
-	json_t *none = json_object();
-	if (a.family->hf_null)
-		json_object_set_new(none, a.family->hf_null, json_null());
-	if (a.family->configure(&a, none, &e))
+	a.rope_local = a.family->rope_local;
+	a.embed_scale = arch_embed_scale(&a);
+	json_t *keys = own_keys(&a);
+	if (a.family->configure(&a, keys, &e))
 		die_err(&e);
-	json_decref(none);
+	json_decref(keys);
 	log_start();
 
 	struct ptable *t = ptable_new(&a);

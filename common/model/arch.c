@@ -104,12 +104,13 @@ static double rope_scaled(const struct arch *a, double inv)
 	return (1 - s) * inv / a->rope_factor + s * inv;
 }
 
-void arch_rope_table(const struct arch *a, float *table, int64_t pos0, int64_t T)
+static void rope_table(const struct arch *a, double theta, int scaled, float *table, int64_t pos0, int64_t T)
 {
 	int64_t rot = arch_rope_dims(a), half = rot / 2;
 
 	for (int64_t i = 0; i < half; i++) {
-		float inv = (float)rope_scaled(a, pow(a->rope_theta, -2.0 * (double)i / (double)rot));
+		double plain = pow(theta, -2.0 * (double)i / (double)rot);
+		float inv = (float)(scaled ? rope_scaled(a, plain) : plain);
 		for (int64_t t = 0; t < T; t++) {
 			float angle = (float)(pos0 + t) * inv;
 			table[t * rot + i] = (float)cos((double)angle);
@@ -118,12 +119,31 @@ void arch_rope_table(const struct arch *a, float *table, int64_t pos0, int64_t T
 	}
 }
 
+void arch_rope_table(const struct arch *a, float *table, int64_t pos0, int64_t T)
+{
+	rope_table(a, a->rope_theta, 1, table, pos0, T);
+}
+
+void arch_rope_local_table(const struct arch *a, float *table, int64_t pos0, int64_t T)
+{
+	rope_table(a, a->rope_local > 0 ? a->rope_local : a->rope_theta, a->rope_local <= 0, table, pos0, T);
+}
+
+double arch_embed_scale(const struct arch *a)
+{
+	return a->family->embed_sqrt ? sqrt((double)a->hidden) : 1;
+}
+
 double arch_forward_flops(const struct arch *a, int64_t T, int with_head)
 {
 	double q = (double)(a->heads * a->head_dim), kv = (double)(a->kv_heads * a->head_dim);
 	double h = (double)a->hidden, f = (double)a->ffn;
 	double linear = h * (q + 2 * kv) + q * h + (act_gated(a->act) ? 3 : 2) * h * f;
-	double flops = (double)a->layers * (2 * linear + 2 * (double)T * q);
+	double flops = (double)a->layers * (2 * linear + 2 * (double)T * q), past = (double)(T - a->window);
+	double unseen = floor(2 * past * past / (double)T);    /* whole, so that sums of counts are exact */
+
+	for (int64_t l = 0; l < a->layers && a->window && past > 0; l++)
+		flops -= arch_window(a, l) ? unseen * q : 0;
 
 	return flops + (with_head ? 2 * h * (double)a->vocab : 0);
 }
@@ -133,6 +153,8 @@ static void set_rope(const struct arch *a, json_t *cfg)
 	static const char *const words[] = { "default", "linear", "llama3" };
 
 	json_object_set_new(cfg, "rope_theta", json_real(a->rope_theta));
+	if (a->rope_local > 0)
+		json_object_set_new(cfg, "rope_local_base_freq", json_real(a->rope_local));
 	if (a->rope_scaling == ROPE_DEFAULT)
 		return;
 	json_t *s = json_object();
@@ -158,12 +180,16 @@ static json_t *config_fresh(const struct arch *a)
 
 	json_object_set_new(cfg, "architectures", json_pack("[s]", a->family->hf_class));
 	json_object_set_new(cfg, "model_type", json_string(a->family->model_type));
-	json_object_set_new(cfg, "hidden_act", json_string(a->family->hf_act));
+	json_object_set_new(cfg, a->family->act_key ? a->family->act_key : "hidden_act", json_string(a->family->hf_act));
 	json_object_set_new(cfg, a->family->eps_key, json_real(a->norm_eps));
 	if (a->rope_frac != 1)
 		json_object_set_new(cfg, "partial_rotary_factor", json_real(a->rope_frac));
 	if (a->family->hf_null)
 		json_object_set_new(cfg, a->family->hf_null, json_null());
+	if (a->window)
+		json_object_set_new(cfg, "sliding_window", json_integer(a->window));
+	if (a->attn_scale > 0)
+		json_object_set_new(cfg, "query_pre_attn_scalar", json_integer(llround(1 / (a->attn_scale * a->attn_scale))));
 	set_rope(a, cfg);
 	json_object_set_new(cfg, "attention_bias", json_false());
 	json_object_set_new(cfg, "mlp_bias", json_false());
@@ -191,6 +217,7 @@ json_t *arch_config_new(const struct arch *a)
 	json_object_set_new(cfg, "head_dim", json_integer(a->head_dim));
 	json_object_set_new(cfg, "num_hidden_layers", json_integer(a->layers));
 	json_object_set_new(cfg, "vocab_size", json_integer(a->vocab));
+	arch_config_layers(a, cfg);
 	if (a->dtype[0])
 		json_object_set_new(cfg, json_object_get(cfg, "dtype") ? "dtype" : "torch_dtype", json_string(a->dtype));
 	return cfg;

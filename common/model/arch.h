@@ -12,6 +12,7 @@
 #include "../../kernels/kernels.h"
 #include <jansson.h>
 
+enum { ARCH_LAYERS = 4096 };      /* most blocks */
 enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 
 struct family;
@@ -26,9 +27,13 @@ struct arch {
 	int rope_scaling;         /* ROPE_* */
 	double rope_factor, rope_low_freq, rope_high_freq;
 	int64_t rope_orig_ctx;
+	double rope_local;        /* base of the frequencies of sliding blocks, unscaled; 0: as the others */
+	double attn_scale;        /* multiplies q.k; 0: 1/sqrt(head_dim) */
+	int64_t window;           /* positions that a sliding block sees; 0: every block sees all */
+	uint64_t sliding[ARCH_LAYERS / 64]; /* bit l: block l slides; see arch_window() */
 	int64_t max_positions;
 	int64_t bos, eos, pad;    /* -1: none */
-	double embed_scale;       /* multiplies embedding rows; 1 for most */
+	double embed_scale;       /* multiplies embedding rows; 1 for most, see arch_embed_scale() */
 	char dtype[16];           /* as stored: "bfloat16" ... */
 	json_t *config;           /* owned; NULL when made by hand */
 };
@@ -68,10 +73,14 @@ static inline int act_gated(int act)
 {
 	return act == ACT_SWIGLU || act == ACT_GEGLU;
 }
+int64_t arch_window(const struct arch *a, int64_t l);  /* positions that block l sees, 0: all before it */
+void arch_set_sliding(struct arch *a, int64_t l, bool on);
+double arch_embed_scale(const struct arch *a);         /* of the family at a->hidden: 1, or its square root */
 /* rope table [T, rot] as kernels.h wants it: cos | sin, scaling applied.  rot = 2*floor(head_dim*rope_frac/2). */
 int64_t arch_rope_dims(const struct arch *a);
 void arch_rope_table(const struct arch *a, float *table, int64_t pos0, int64_t T);
+void arch_rope_local_table(const struct arch *a, float *table, int64_t pos0, int64_t T);  /* of sliding blocks */
 /* Training-style FLOPs of one forward token at sequence length T: 2 per weight of the linears and the output matrix,
- * causal attention 2*T*H*D (half of the full 4*T*H*D). */
+ * causal attention 2*T*H*D (half of the full 4*T*H*D), less where a window hides keys. */
 double arch_forward_flops(const struct arch *a, int64_t T, int with_head);
 #endif

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 
 /* Key from `o` as an integer in [lo, hi]; absent or null: def (def < lo means that it is required). */
-static int get_int(const json_t *o, const char *key, int64_t def, int64_t lo, int64_t hi, int64_t *v, struct err *e)
+int cfg_int(const json_t *o, const char *key, int64_t def, int64_t lo, int64_t hi, int64_t *v, struct err *e)
 {
 	const json_t *j = json_object_get(o, key);
 
@@ -58,14 +58,14 @@ int cfg_refuse_true(const json_t *o, const char *key, struct err *e)
 	return 0;
 }
 
-int cfg_expect_act(const json_t *o, const char *want, struct err *e)
+int cfg_expect_act(const json_t *o, const char *key, const char *want, struct err *e)
 {
-	const json_t *j = json_object_get(o, "hidden_act");
+	const json_t *j = json_object_get(o, key);
 
 	if (!j || json_is_null(j))
 		return 0;
 	if (!json_is_string(j) || strcmp(json_string_value(j), want))
-		return err_set(e, EXIT_DATA, "hidden_act is '%s', expected '%s'",
+		return err_set(e, EXIT_DATA, "%s is '%s', expected '%s'", key,
 			json_is_string(j) ? json_string_value(j) : "not a string", want);
 	return 0;
 }
@@ -112,7 +112,7 @@ static int load_rope_kind(struct arch *a, const json_t *s, struct err *e)
 		return 0;
 	if (cfg_real(s, "low_freq_factor", 1, &a->rope_low_freq, e) ||
 	    cfg_real(s, "high_freq_factor", 4, &a->rope_high_freq, e) ||
-	    get_int(s, "original_max_position_embeddings", 8192, 1, INT32_MAX, &a->rope_orig_ctx, e))
+	    cfg_int(s, "original_max_position_embeddings", 8192, 1, INT32_MAX, &a->rope_orig_ctx, e))
 		return -1;
 	if (a->rope_high_freq <= a->rope_low_freq)
 		return err_set(e, EXIT_DATA, "rope high_freq_factor %g is not above low_freq_factor %g",
@@ -128,10 +128,19 @@ static int load_rope(struct arch *a, const json_t *cfg, struct err *e)
 		return err_set(e, EXIT_DATA, "rope_parameters is not an object");
 	if (sc && !json_is_object(sc) && !json_is_null(sc))
 		return err_set(e, EXIT_DATA, "rope_scaling is not an object");
-	const json_t *s = json_is_object(par) ? par : sc;
+	const json_t *s = json_is_object(par) ? par : sc, *local = json_object_get(s, "sliding_attention");
+	const struct family *f = a->family;
 
-	if (cfg_real(cfg, "rope_theta", 10000, &a->rope_theta, e))
+	if (json_is_object(json_object_get(s, "full_attention")))   /* one set for each kind of block */
+		s = json_object_get(s, "full_attention");
+	if (cfg_real(cfg, "rope_theta", f->rope_theta > 0 ? f->rope_theta : 10000, &a->rope_theta, e))
 		return -1;
+	if (f->rope_local > 0 && (cfg_real(cfg, "rope_local_base_freq", f->rope_local, &a->rope_local, e) ||
+				  cfg_real(local, "rope_theta", a->rope_local, &a->rope_local, e)))
+		return -1;
+	const json_t *kind = json_object_get(local, "rope_type");
+	if (json_is_string(kind) && strcmp(json_string_value(kind), "default"))
+		return err_set(e, EXIT_DATA, "rope type '%s' of sliding blocks is not supported", json_string_value(kind));
 	if (json_is_object(s) && cfg_real(s, "rope_theta", a->rope_theta, &a->rope_theta, e))
 		return -1;
 	return json_is_object(s) ? load_rope_kind(a, s, e) : 0;
@@ -139,18 +148,19 @@ static int load_rope(struct arch *a, const json_t *cfg, struct err *e)
 
 static int load_sizes(struct arch *a, const json_t *cfg, struct err *e)
 {
-	if (get_int(cfg, "num_hidden_layers", -1, 1, 4096, &a->layers, e) ||
-	    get_int(cfg, "hidden_size", -1, 1, 1 << 20, &a->hidden, e) ||
-	    get_int(cfg, "intermediate_size", -1, 1, 1 << 24, &a->ffn, e) ||
-	    get_int(cfg, "num_attention_heads", -1, 1, 1 << 14, &a->heads, e) ||
-	    get_int(cfg, "num_key_value_heads", a->heads, 1, 1 << 14, &a->kv_heads, e) ||
-	    get_int(cfg, "vocab_size", -1, 1, 1 << 26, &a->vocab, e))
+	if (cfg_int(cfg, "num_hidden_layers", -1, 1, ARCH_LAYERS, &a->layers, e) ||
+	    cfg_int(cfg, "hidden_size", -1, 1, 1 << 20, &a->hidden, e) ||
+	    cfg_int(cfg, "intermediate_size", -1, 1, 1 << 24, &a->ffn, e) ||
+	    cfg_int(cfg, "num_attention_heads", -1, 1, 1 << 14, &a->heads, e) ||
+	    cfg_int(cfg, "num_key_value_heads", a->heads, 1, 1 << 14, &a->kv_heads, e) ||
+	    cfg_int(cfg, "vocab_size", -1, 1, 1 << 26, &a->vocab, e))
 		return -1;
 	const json_t *d = json_object_get(cfg, "head_dim");
-	if ((!d || json_is_null(d)) && a->hidden % a->heads)
+	int64_t D = a->family->head_dim;
+	if ((!d || json_is_null(d)) && !D && a->hidden % a->heads)
 		return err_set(e, EXIT_DATA, "no head_dim, and hidden_size %lld is not a multiple of %lld heads",
 			(long long)a->hidden, (long long)a->heads);
-	if (get_int(cfg, "head_dim", a->hidden / a->heads, 1, 4096, &a->head_dim, e))
+	if (cfg_int(cfg, "head_dim", D ? D : a->hidden / a->heads, 1, 4096, &a->head_dim, e))
 		return -1;
 	if (a->heads % a->kv_heads)
 		return err_set(e, EXIT_DATA, "num_attention_heads %lld is not a multiple of num_key_value_heads %lld",
@@ -170,7 +180,7 @@ static int load_fields(struct arch *a, const json_t *cfg, struct err *e)
 			family_list());
 	if (json_is_object(json_object_get(cfg, "quantization_config")))
 		return err_set(e, EXIT_DATA, "'quantization_config': quantized weights are not supported");
-	if (load_sizes(a, cfg, e) || get_int(cfg, "max_position_embeddings", 2048, 1, INT32_MAX, &a->max_positions, e))
+	if (load_sizes(a, cfg, e) || cfg_int(cfg, "max_position_embeddings", 2048, 1, INT32_MAX, &a->max_positions, e))
 		return -1;
 	if (get_id(cfg, "bos_token_id", a->vocab, &a->bos, e) || get_id(cfg, "eos_token_id", a->vocab, &a->eos, e) ||
 	    get_id(cfg, "pad_token_id", a->vocab, &a->pad, e))
@@ -179,7 +189,7 @@ static int load_fields(struct arch *a, const json_t *cfg, struct err *e)
 	if (tied && !json_is_boolean(tied) && !json_is_null(tied))
 		return err_set(e, EXIT_DATA, "field 'tie_word_embeddings' is not true or false");
 	a->tied = json_is_true(tied);
-	a->embed_scale = 1;
+	a->embed_scale = arch_embed_scale(a);
 	a->rope_frac = 1;
 	if (!json_is_string(dt))
 		dt = json_object_get(cfg, "torch_dtype");

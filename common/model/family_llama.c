@@ -5,21 +5,11 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "params.h"
+#include "rows.h"
 
 const struct prow llama_rows[] = {
-	{ "embed",       0, AX_HIDDEN, 1, 1, { { "model.embed_tokens.weight", AX_VOCAB } } },
-	{ "attn.norm.w", 1, AX_HIDDEN, 0, 1, { { "input_layernorm.weight", AX_NONE } } },
-	{ "attn.qkv",    1, AX_HIDDEN, 1, 3, { { "self_attn.q_proj.weight", AX_HEAD },
-	                                       { "self_attn.k_proj.weight", AX_GROUP },
-	                                       { "self_attn.v_proj.weight", AX_GROUP } } },
-	{ "attn.o",      1, AX_HEAD,   1, 1, { { "self_attn.o_proj.weight", AX_HIDDEN } } },
-	{ "mlp.norm.w",  1, AX_HIDDEN, 0, 1, { { "post_attention_layernorm.weight", AX_NONE } } },
-	{ "mlp.up",      1, AX_HIDDEN, 1, 2, { { "mlp.gate_proj.weight", AX_FFN },
-	                                       { "mlp.up_proj.weight", AX_FFN } } },
-	{ "mlp.down",    1, AX_FFN,    1, 1, { { "mlp.down_proj.weight", AX_HIDDEN } } },
-	{ "final.norm.w",0, AX_HIDDEN, 0, 1, { { "model.norm.weight", AX_NONE } } },
-	{ "head",        0, AX_HIDDEN, 1, 1, { { "lm_head.weight", AX_VOCAB } } },
+	ROW_EMBED, ROW_NORM("attn.norm.w", "input_layernorm.weight"), ROW_QKV, ROW_O,
+	ROW_NORM("mlp.norm.w", "post_attention_layernorm.weight"), ROW_GATE_UP, ROW_DOWN, ROW_FINAL("w", "weight"), ROW_HEAD,
 	{ 0 }
 };
 
@@ -27,7 +17,7 @@ static int configure(struct arch *a, const json_t *cfg, struct err *e)
 {
 	a->norm = NORM_RMS;
 	a->act = ACT_SWIGLU;
-	if (cfg_expect_act(cfg, "silu", e) || cfg_refuse_true(cfg, "attention_bias", e) ||
+	if (cfg_expect_act(cfg, "hidden_act", "silu", e) || cfg_refuse_true(cfg, "attention_bias", e) ||
 	    cfg_refuse_true(cfg, "mlp_bias", e))
 		return -1;
 	return cfg_real(cfg, "rms_norm_eps", 1e-6, &a->norm_eps, e);

@@ -29,18 +29,33 @@ struct family {
 	const struct prow *rows;           /* ends with name NULL */
 	const char *layer_prefix;          /* "model.layers.%d." */
 	const char *hf_class, *hf_act, *eps_key; /* for a fresh config.json: "LlamaForCausalLM", "silu", "rms_norm_eps" */
+	const char *act_key;               /* config key of the activation; NULL: "hidden_act" */
 	const char *hf_null;               /* key that a fresh config.json must set to null, or NULL */
+	double rope_theta, rope_local;     /* defaults of its transformers class; 0: 10000, none */
+	int64_t head_dim;                  /* default; 0: hidden / heads */
+	bool layer_types;                  /* config.json may list a kind of attention per block */
 	bool hidden_by_heads;              /* transformers refuses a hidden size that is no multiple of the heads */
-	/* fills norm, act, rope and checks the family's own config keys */
+	bool embed_sqrt;                   /* embeddings are multiplied by sqrt(hidden) */
+	/* fills norm, act, windows and checks the family's own config keys */
 	int (*configure)(struct arch *a, const json_t *cfg, struct err *e);
 };
 extern const struct prow llama_rows[];                     /* Llama's table, which others share */
 const struct family *family_find(const char *model_type);   /* NULL: unknown */
 const char *family_list(void);                              /* "llama mistral nemotron" */
-/* For configure(): a positive number (absent: def); a feature that must not be on; the activation by name. */
+int qwen_configure(struct arch *a, const json_t *cfg, struct err *e); /* of Qwen 2 and 3 */
+static inline int row_is_vector(const struct prow *r)       /* a norm's weight (1 x cols) or a linear's bias (rows x 1) */
+{
+	return r->cols == AX_NONE || r->seg[0].axis == AX_NONE;
+}
+/* For configure(): a positive number, an integer in [lo, hi] (absent: def; def < lo: required); a feature that must not
+ * be on; the activation by name; sliding_window (null: none) into a->window; layer_types, if any, into a->sliding. */
 int cfg_real(const json_t *o, const char *key, double def, double *v, struct err *e);
 int cfg_refuse_true(const json_t *o, const char *key, struct err *e);
-int cfg_expect_act(const json_t *o, const char *want, struct err *e);
+int cfg_int(const json_t *o, const char *key, int64_t def, int64_t lo, int64_t hi, int64_t *v, struct err *e);
+int cfg_expect_act(const json_t *o, const char *key, const char *want, struct err *e);
+int cfg_window(struct arch *a, const json_t *cfg, int64_t def, struct err *e);
+int cfg_layer_types(struct arch *a, const json_t *cfg, struct err *e);
+void arch_config_layers(const struct arch *a, json_t *cfg); /* kinds of attention per block into a config object */
 
 struct param {
 	char name[40];         /* "blk.3.attn.qkv" */

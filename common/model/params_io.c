@@ -36,10 +36,10 @@ static const struct st_tensor *segment(const struct ptable *t, const struct para
 		err_set(e, EXIT_DATA, "tensor '%s' is missing", name);
 		return NULL;
 	}
-	if (p->row->seg[s].axis == AX_NONE) {
-		if (x->nd != 1 || x->dims[0] != p->cols) {
+	if (row_is_vector(p->row)) {
+		if (x->nd != 1 || x->dims[0] != rows * p->cols) {
 			err_set(e, EXIT_DATA, "%s: tensor '%s': shape %s, expected [%lld]", x->file, name,
-				st_shape(x, got), (long long)p->cols);
+				st_shape(x, got), (long long)(rows * p->cols));
 			return NULL;
 		}
 	} else if (x->nd != 2 || x->dims[0] != rows || x->dims[1] != p->cols) {
@@ -149,10 +149,11 @@ struct st_spec *params_specs_new(const struct ptable *t, int *n)
 	for (int i = 0; i < t->n; i++)
 		for (int s = 0; s < t->p[i].row->nseg; s++) {
 			struct st_spec *x = &spec[(*n)++];
-			int vector = t->p[i].row->seg[s].axis == AX_NONE;
+			int vector = row_is_vector(t->p[i].row);
+			int64_t rows = param_seg_rows(t, &t->p[i], s);
 			param_hf_name(t, &t->p[i], s, x->name);
 			x->nd = vector ? 1 : 2;
-			x->dims[0] = vector ? t->p[i].cols : param_seg_rows(t, &t->p[i], s);
+			x->dims[0] = vector ? rows * t->p[i].cols : rows;
 			x->dims[1] = vector ? 0 : t->p[i].cols;
 		}
 	return spec;
@@ -260,6 +261,11 @@ int model_fingerprint(const char *dir, char out[33], struct err *e)
 	XXH3_state_t *h = XXH3_createState();
 	XXH3_128bits_reset(h);
 	XXH3_128bits_update(h, shape, (size_t)n);
+	if (a.window || a.attn_scale > 0) {    /* what the line above does not say, for families that have it */
+		n = snprintf(shape, sizeof shape, "%lld %.17g %.17g\n", (long long)a.window, a.rope_local, a.attn_scale);
+		XXH3_128bits_update(h, shape, (size_t)n);
+		XXH3_128bits_update(h, a.sliding, sizeof a.sliding);
+	}
 	for (int i = 0; i < st_count(m); i++) {
 		hash_tensor(h, st_at(m, i));
 		st_release(m, st_at(m, i));

@@ -3,8 +3,9 @@
  *
  *	h = norm(x);  x += o(attn(qkv(h)));  h = norm(x);  x += down(act(up(h)))
  *
- * Families differ in the kinds of norm and activation and in which parameters their table lists (a norm with a bias has
- * a row NAME.b); the table decides, there is no family conditional.  Sites are the only hooks.
+ * Families differ in the kinds of norm and activation, in which blocks slide over a window, and in which parameters their
+ * table lists (rows.h: biases, norms of query and key heads, norms after a part: x += post(part)); the table decides,
+ * there is no family conditional.  Sites are the only hooks.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,28 +18,44 @@ struct ctx {
 	struct prog *p;
 	const struct build *b;
 	const struct arch *a;
-	val rope, z;
+	val rope, local, z;    /* rotary tables of all blocks, and of sliding blocks */
 };
+
+static char *full_name(char buf[64], int64_t layer, const char *name)
+{
+	if (layer >= 0)
+		snprintf(buf, 64, "blk.%lld.%s", (long long)layer, name);
+	else
+		snprintf(buf, 64, "%s", name);
+	return buf;
+}
+
+static int has(const struct ctx *c, int64_t layer, const char *name)
+{
+	char full[64];
+	return ptable_find(c->b->t, full_name(full, layer, name)) != NULL;
+}
 
 static val weight(const struct ctx *c, int64_t layer, const char *name, int optional)
 {
 	char full[64];
-	if (layer >= 0)
-		snprintf(full, sizeof full, "blk.%lld.%s", (long long)layer, name);
-	else
-		snprintf(full, sizeof full, "%s", name);
-	if (optional && !ptable_find(c->b->t, full))
+	if (optional && !has(c, layer, name))
 		return NONE;
-	return p_param(c->p, c->b, full);
+	return p_param(c->p, c->b, full_name(full, layer, name));
 }
 
-static val norm(const struct ctx *c, val x, int64_t layer, const char *name)
+static val norm_as(const struct ctx *c, val x, int64_t layer, const char *name, int dtype)
 {
 	char w[32], bias[32];
 	snprintf(w, sizeof w, "%s.w", name);
 	snprintf(bias, sizeof bias, "%s.b", name);
 	return p_norm(c->p, x, weight(c, layer, w, 0), weight(c, layer, bias, 1), c->z, c->a->norm,
-		      (float)c->a->norm_eps, c->b->dtype);
+		      (float)c->a->norm_eps, dtype);
+}
+
+static val norm(const struct ctx *c, val x, int64_t layer, const char *name)
+{
+	return norm_as(c, x, layer, name, c->b->dtype);
 }
 
 static val linear(const struct ctx *c, val x, int64_t layer, const char *name, val res)
@@ -47,6 +64,32 @@ static val linear(const struct ctx *c, val x, int64_t layer, const char *name, v
 	snprintf(bias, sizeof bias, "%s.bias", name);
 	return p_linear(c->p, x, weight(c, layer, name, 0), weight(c, layer, bias, 1), res,
 			res.id || c->b->wide ? DT_F32 : c->b->dtype);
+}
+
+/* res + W x, or res + post(W x) where the family has a norm POST there */
+static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, const char *post, val res)
+{
+	char w[32];
+	snprintf(w, sizeof w, "%s.w", post);
+	if (!has(c, l, w))
+		return linear(c, x, l, name, res);
+	val y = p_linear(c->p, x, weight(c, l, name, 0), NONE, NONE, DT_F32);
+	return p_add(c->p, res, norm_as(c, y, l, post, DT_F32));
+}
+
+/* Output of every head, from the normed residual stream */
+static val heads(const struct ctx *c, val h, int64_t l)
+{
+	const struct arch *a = c->a;
+	int64_t window = arch_window(a, l);
+	float scale = a->attn_scale > 0 ? (float)a->attn_scale : 1 / sqrtf((float)a->head_dim);
+	struct attn_geom g = { c->p->B, c->p->T, (int32_t)a->heads, (int32_t)a->kv_heads, (int32_t)a->head_dim,
+			       (int32_t)arch_rope_dims(a), scale, window < c->p->T ? (int32_t)window : 0 };
+	val qkv = linear(c, h, l, "attn.qkv", NONE);
+	if (has(c, l, "attn.qnorm.w"))
+		qkv = p_qknorm(c->p, qkv, weight(c, l, "attn.qnorm.w", 0), weight(c, l, "attn.knorm.w", 0), &g, a->norm,
+			       (float)a->norm_eps, c->p->v[qkv.id].dtype);
+	return p_attn(c->p, qkv, window ? c->local : c->rope, &g, c->b->dtype);
 }
 
 static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int64_t layer)
@@ -64,13 +107,10 @@ static val attention(const struct ctx *c, val x, int64_t l)
 {
 	struct prog *p = c->p;
 	const struct build *b = c->b;
-	const struct arch *a = c->a;
-	struct attn_geom g = { p->B, p->T, (int32_t)a->heads, (int32_t)a->kv_heads, (int32_t)a->head_dim,
-			       (int32_t)arch_rope_dims(a), 1 / sqrtf((float)a->head_dim), 0 };
 
 	val h = p_site(p, b, norm(c, x, l, "attn.norm"), SITE_ATTN_IN, l);
-	val o = p_site(p, b, p_attn(p, linear(c, h, l, "attn.qkv", NONE), c->rope, &g, b->dtype), SITE_ATTN_OUT, l);
-	return p_site(p, b, linear(c, o, l, "attn.o", x), SITE_MID, l);
+	val o = p_site(p, b, heads(c, h, l), SITE_ATTN_OUT, l);
+	return p_site(p, b, linear_sum(c, o, l, "attn.o", "attn.post", x), SITE_MID, l);
 }
 
 static val ffn(const struct ctx *c, val mid, int64_t l)
@@ -80,7 +120,7 @@ static val ffn(const struct ctx *c, val mid, int64_t l)
 	val h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
 	val u = p_site(p, b, linear(c, h, l, "mlp.up", NONE), SITE_FFN_PRE, l);
 	u = p_site(p, b, p_act(p, u, c->a->act, b->dtype), SITE_FFN_ACT, l);
-	return p_site(p, b, linear(c, u, l, "mlp.down", mid), SITE_BLOCK_OUT, l);
+	return p_site(p, b, linear_sum(c, u, l, "mlp.down", "mlp.post", mid), SITE_BLOCK_OUT, l);
 }
 
 /* A half that is left out has no sites either: the residual stream passes it by. */
@@ -97,22 +137,23 @@ static val block(const struct ctx *c, val x, int64_t l)
 	return y;
 }
 
-static val rope_const(struct prog *p, const struct build *b)
+static val rope_const(struct prog *p, const struct build *b, int local)
 {
 	int64_t rot = arch_rope_dims(&b->t->arch);
 	char name[32];
-	snprintf(name, sizeof name, "%srope", b->prefix);
+	snprintf(name, sizeof name, "%srope%s", b->prefix, local ? ".local" : "");
 	val old = prog_find(p, name);
 	if (old.id || !rot)
 		return old;
 	float *host = xcalloc((size_t)(p->T * rot), sizeof *host);
-	arch_rope_table(&b->t->arch, host, 0, p->T);
+	(local ? arch_rope_local_table : arch_rope_table)(&b->t->arch, host, 0, p->T);
 	return p_const(p, name, p->T, rot, host);
 }
 
 val p_forward(struct prog *p, const struct build *b, val tok, val x)
 {
-	struct ctx c = { p, b, &b->t->arch, rope_const(p, b), NONE };
+	struct ctx c = { p, b, &b->t->arch, rope_const(p, b, 0), NONE, NONE };
+	c.local = c.a->window && c.a->rope_local > 0 ? rope_const(p, b, 1) : c.rope;
 	if (b->hidden_mask) {
 		float *z = xcalloc((size_t)c.a->hidden, sizeof *z);
 		memcpy(z, b->hidden_mask, (size_t)c.a->hidden * sizeof *z);

@@ -2,8 +2,8 @@
  * gather.c - copying the kept rows and columns out of the parent's files
  *
  * Rows and columns are lists of units from keep_units(), spread to their width (a head is head_dim rows).  A tensor of
- * which nothing is cut is written as it lies in the file, so an empty cut changes no byte.  Two options add to a kept row,
- * in f32 before it is rounded to the stored type:
+ * which nothing is cut is written as it lies in the file, so an empty cut changes no byte.  Scaled embeddings are multiplied
+ * (see gather.h), and two options add to a kept row, in f32 before it is rounded to the stored type:
  *	merge     theta*_l = theta_l + sum_k (theta_{l+k} - theta_l) over the dropped blocks l+1.. that follow block l (LaCo)
  *	add-back  W_i += W_i - W_{2K-i+1}, i and 2K-i+1 being places in the order of importance (Minitron, section 2.3)
  *
@@ -29,6 +29,7 @@ struct cut {                           /* one tensor of the result */
 	int32_t *row, *col;            /* kept indices or NULL */
 	const int64_t *partner;        /* of the rows' heads, or NULL */
 	int64_t width;                 /* rows of a head */
+	double mul, add;               /* x becomes mul x + add: 1, 0 for all but scaled embeddings */
 	int64_t batch;                 /* rows of a piece */
 	int left;                      /* pieces to do */
 };
@@ -143,7 +144,7 @@ static void make_row(char *dst, const struct cut *c, int64_t r, struct scratch *
 {
 	int64_t from = c->row ? c->row[r] : r, other = c->partner ? c->partner[r / c->width] : -1;
 
-	if (!c->n_more && other < 0) {
+	if (!c->n_more && other < 0 && c->mul == 1) {
 		pick_row(dst, c, c->x, from);
 		return;
 	}
@@ -153,6 +154,8 @@ static void make_row(char *dst, const struct cut *c, int64_t r, struct scratch *
 		for (int64_t j = 0; j < c->cols; j++)
 			s->a[j] += s->a[j] - s->b[j];
 	}
+	for (int64_t j = 0; j < c->cols && c->mul != 1; j++)
+		s->a[j] = s->a[j] * (float)c->mul + (float)c->add;
 	st_from_f32(dst, c->x->dtype, s->a, c->cols);
 }
 
@@ -176,7 +179,7 @@ static int do_piece(struct job *j, const struct piece *p, struct scratch *s, str
 	const char *data = (const char *)c->x->data + (size_t)p->row0 * row;
 
 	each_source(c, p, st_populate_bytes);
-	if (c->row || c->col || c->partner || c->n_more) {
+	if (c->row || c->col || c->partner || c->n_more || c->mul != 1) {
 		scratch_grow(s, c->cols, (size_t)p->rows * row);
 		for (int64_t i = 0; i < p->rows; i++)
 			make_row(s->buf + (size_t)i * row, c, p->row0 + i, s);
@@ -236,6 +239,22 @@ static int run(struct job *j)
 	return j->failed ? -1 : 0;
 }
 
+/* E' = r E and, where E is also the output matrix, g' = g / r for the final gain g = w or 1 + w. */
+static void fold_embed_scale(struct cut *c, const struct keep *k, const struct param *p)
+{
+	double r = k->from.embed_scale / k->to.embed_scale;
+
+	c->mul = 1;
+	if (p->layer >= 0 || r == 1)
+		return;
+	if (!strcmp(p->name, "embed")) {
+		c->mul = r;
+	} else if (k->from.tied && !strncmp(p->name, "final.norm.", 11)) {
+		c->mul = 1 / r;
+		c->add = strcmp(p->name, "final.norm.w") || k->from.norm == NORM_RMS ? 0 : 1 / r - 1;
+	}
+}
+
 /* Segment s of parameter p of the trimmed table. */
 static void plan_segment(struct cut *c, const struct keep *k, const struct ptable *src, const struct ptable *t,
 		const struct param *p, int s, const struct st_model *m)
@@ -253,6 +272,7 @@ static void plan_segment(struct cut *c, const struct keep *k, const struct ptabl
 	/* the residual goes into queries only where keys and values are shared (Minitron, section 2.3) */
 	if (k->partner && (axis == AX_HEAD || (axis == AX_GROUP && mha)))
 		c->partner = k->partner + p->layer * k->to.heads;
+	fold_embed_scale(c, k, p);
 	if (p->layer >= 0)
 		c->n_more = (int)keep_merged(k, p->layer);
 	if (c->n_more)

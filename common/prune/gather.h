@@ -3,7 +3,9 @@
  *
  * `keep` says it per axis, always in ascending order of the parent (equal mathematics, diffable, kind to quantisers):
  * hidden channels once for the model, heads and neurons per kept block, blocks as a list.  The copy is one loop over the
- * parameter table; no family is named.  Query heads are kept in equal number per group; key-value heads stay, except
+ * parameter table; no family is named.  Where embeddings are multiplied by sqrt(hidden) (Gemma), every reader of the result
+ * computes that from the new hidden size, so the kept embedding is multiplied by what is missing, and with a tied output
+ * matrix the final norm's gain divided by it: the same function.  Query heads are kept in equal number per group; key-value heads stay, except
  * where every head has its own (they then go with their head).
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -43,7 +45,8 @@ void keep_free(struct keep *k);
 const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n);
 /* Dropped blocks that are merged into kept block l. */
 int64_t keep_merged(const struct keep *k, int64_t l);
-/* {"layers":[...],"hidden":[...],"heads":[[...]],"kv_heads":[[...]],"ffn":[[...]]} */
+/* {"layers":[...],"hidden":[...],"heads":[[...]],"kv_heads":[[...]],"ffn":[[...]]}, and "embed_factor" where kept
+ * embeddings are multiplied */
 json_t *keep_json_new(const struct keep *k);
 
 /* Writes model*.safetensors of the trimmed model into dir, piece by piece from the parent's files, dtypes kept.

@@ -60,6 +60,7 @@ static int target(struct arch *to, const struct arch *from, const struct keep_wa
 	else if (to->heads % from->kv_heads)
 		return err_set(e, EXIT_USAGE, "heads %lld: not a multiple of the %lld query groups", (long long)to->heads,
 			(long long)from->kv_heads);
+	to->embed_scale = arch_embed_scale(to);
 	if (w->add_back && 2 * to->heads < from->heads)
 		return err_set(e, EXIT_USAGE, "add-back needs at least half of the heads: %lld of %lld stay",
 			(long long)to->heads, (long long)from->heads);
@@ -127,11 +128,13 @@ static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, boo
 	free(partner_of);
 }
 
-/* Lists of the config with one entry per block. */
+/* What is said block by block: which slide, and lists of the config (layer_types again where the family reads it). */
 static void slice_lists(struct keep *k)
 {
 	static const char *const names[] = { "layer_types", "mlp_layer_types", "no_rope_layers", "attention_window_sizes" };
 
+	for (int64_t l = 0; l < k->to.layers; l++)
+		arch_set_sliding(&k->to, l, arch_window(&k->from, k->layer[l]) != 0);
 	if (!k->to.config)
 		return;
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -263,7 +266,10 @@ json_t *keep_json_new(const struct keep *k)
 {
 	int64_t L = k->to.layers;
 
-	return json_pack("{s:o,s:b,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "merged", k->merge, "hidden",
+	json_t *j = json_pack("{s:o,s:b,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "merged", k->merge, "hidden",
 		list_new(k->hidden, k->to.hidden), "heads", table_new(k->head, L, k->to.heads), "kv_heads",
 		table_new(k->group, L, k->to.kv_heads), "ffn", table_new(k->ffn, L, k->to.ffn));
+	if (k->from.embed_scale != k->to.embed_scale)
+		json_object_set_new(j, "embed_factor", json_real(k->from.embed_scale / k->to.embed_scale));
+	return j;
 }

@@ -36,12 +36,13 @@ void observe_init(struct observer *o, const struct engine *g, const struct weigh
 	*o = (struct observer){ .g = g, .w = w, .s = s, .sites = sites, .block = -1 };
 }
 
-/* Masks of n_layers blocks first, so that what is observed is masked; then the observations.  Free with free(). */
-static struct probe *probes_new(const struct ptable *t, uint32_t sites, const struct masks *m, int64_t n_layers, int *count)
+/* Masks of blocks [l0, l1) first, so that what is observed is masked; then the observations.  Free with free(). */
+static struct probe *probes_new(const struct ptable *t, uint32_t sites, const struct masks *m, int64_t l0, int64_t l1,
+				int *count)
 {
-	struct probe *pr = xcalloc((size_t)(2 * n_layers + 8), sizeof *pr);
+	struct probe *pr = xcalloc((size_t)(2 * (l1 - l0) + 8), sizeof *pr);
 	int n = 0;
-	for (int64_t l = 0; l < n_layers; l++)
+	for (int64_t l = l0; l < l1; l++)
 		n += masks_probes(m, l, pr + n);
 	if (sites & OBSERVE_HIDDEN) {
 		pr[n++] = (struct probe){ SITE_ATTN_IN, -1, PROBE_STAT, 1, NULL };
@@ -72,7 +73,7 @@ struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites,
 			      val *tok, struct err *e)
 {
 	int n;
-	struct probe *pr = probes_new(t, sites, m, t->arch.layers, &n);
+	struct probe *pr = probes_new(t, sites, m, 0, t->arch.layers, &n);
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .probe = pr,
 			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .drop = m ? m->drop : NULL,
@@ -84,13 +85,13 @@ struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites,
 }
 
 struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
-			       val *x, val *y, struct err *e)
+			       int64_t l, val *x, val *y, struct err *e)
 {
 	int n;
-	struct probe *pr = probes_new(t, sites, m, 1, &n);
+	struct probe *pr = probes_new(t, sites, m, l, l + 1, &n);
 	struct prog *p = prog_new(B, T);
-	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = 1, .slice = 1, .probe = pr,
-			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .hidden_mask = m ? m->hidden : NULL };
+	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk0 = l, .blk1 = l + 1, .slice = 1,
+			   .probe = pr, .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .hidden_mask = m ? m->hidden : NULL };
 	*x = p_input(p, "hidden", B * T, t->arch.hidden, DT_F32);
 	*y = p_forward(p, &b, NONE, *x);
 	free(pr);
@@ -154,15 +155,29 @@ void observe_free(struct observer *o)
 	}
 }
 
-/* Makes o->p fit batches of B x T. */
+/* Parameters of block l lie this many elements behind those of block 0. */
+static int64_t block_offset(const struct ptable *t, int64_t l)
+{
+	int i = 0, first;
+	while (t->p[i].layer != 0)
+		i++;
+	first = i;
+	while (t->p[i].layer != l)
+		i++;
+	return t->p[i].off - t->p[first].off;
+}
+
+/* Makes o->p fit batches of B x T, and the kind of block. */
 static int shape(struct observer *o, int64_t B, int64_t T, struct err *e)
 {
-	if (o->p && o->p->B == B && o->p->T == T)
+	const struct arch *a = &o->w->t->arch;
+	if (o->p && o->p->B == B && o->p->T == T &&
+	    (o->block < 0 || arch_window(a, o->block) == arch_window(a, o->made_for)))
 		return 0;
 	observe_flush(o);
 	observe_free(o);
 	o->p = o->block < 0 ? observe_prog_new(o->w->t, o->w->dtype, o->sites, o->m, B, T, &o->tok, e) :
-			      observe_block_new(o->w->t, o->w->dtype, o->sites, o->m, B, T, &o->tok, &o->out, e);
+			      observe_block_new(o->w->t, o->w->dtype, o->sites, o->m, B, T, o->block, &o->tok, &o->out, e);
 	if (!o->p)
 		return -1;
 	if (frame_new(&o->f, o->g, o->p, e)) {
@@ -171,6 +186,10 @@ static int shape(struct observer *o, int64_t B, int64_t T, struct err *e)
 		return -1;
 	}
 	o->f.base[SP_PARAM] = o->w->w;
+	if (o->block >= 0) {                   /* one block's weights lie where block 0's would */
+		o->made_for = o->block;
+		o->f.base[SP_PARAM] -= block_offset(o->w->t, o->block) * (int64_t)dtype_size(o->w->dtype);
+	}
 	return 0;
 }
 
@@ -184,13 +203,13 @@ int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, 
 	return 0;
 }
 
-/* The one-block program was recorded with block 0's masks. */
+/* The one-block program was recorded with the masks of another block. */
 static void set_masks(struct observer *o)
 {
 	struct probe pr[2];
 	char name[64];
 	for (int i = 0, n = masks_probes(o->m, o->block, pr); i < n; i++) {
-		snprintf(name, sizeof name, "mask.%s.0", site_word(pr[i].site));
+		snprintf(name, sizeof name, "mask.%s.%lld", site_word(pr[i].site), (long long)o->made_for);
 		frame_set(&o->f, prog_find(o->p, name), pr[i].z);
 	}
 }

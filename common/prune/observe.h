@@ -19,6 +19,7 @@ struct observer {
 	struct frame f;
 	val tok, out;          /* out: the block's result when one block runs alone */
 	int64_t block;         /* -1: whole model; else the block that one-block programs stand for */
+	int64_t made_for;      /* block that p was recorded for: of the same kind */
 	int64_t pending;       /* samples seen since the last flush */
 };
 enum {
@@ -35,12 +36,12 @@ void observe_init(struct observer *o, const struct engine *g, const struct weigh
 /* The program for batches of B samples of T tokens, planned; for --dry-run and --explain. */
 struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
 			      val *tok, struct err *e);
-/* The same for block 0 alone: *x is its input [B*T, hidden], *y its output. */
+/* The same for block l alone: *x is its input [B*T, hidden], *y its output. */
 struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites, const struct masks *m, int64_t B, int64_t T,
-			       val *x, val *y, struct err *e);
+			       int64_t l, val *x, val *y, struct err *e);
 /* ids [B,T]; any B and T, a new shape rebuilds the program. */
 int observe_batch(struct observer *o, const int32_t *ids, int64_t B, int64_t T, struct err *e);
-/* x [B*T, hidden] f32 in place through block 0's program with the weights that w points at; its sums count for o->block. */
+/* x [B*T, hidden] f32 in place through block o->block, whose weights lie where w has those of block 0. */
 int observe_block(struct observer *o, float *x, int64_t B, int64_t T, struct err *e);
 void observe_flush(struct observer *o);
 void observe_free(struct observer *o);

@@ -1,9 +1,9 @@
 /*
  * stream.c - block by block: weights of one block, hidden states of all samples
  *
- * Blocks of a dense model have one shape, so one program per batch shape, recorded for block 0, serves all of them: its
- * parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked for
- * while this one computes.  The same walk over four tokens tells whether a model that was just written computes.
+ * Blocks of a dense model have one shape, so one program per batch shape and kind of block (sliding or not) serves all of
+ * them: its parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked
+ * for while this one computes.  The same walk over four tokens tells whether a model that was just written computes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -51,7 +51,7 @@ int wcols_load(struct wcols *w, const char *dir, struct err *e)
 	int rc = m ? 0 : -1;
 	for (int i = 0; i < w->t->n && !rc; i++) {
 		const struct prow *row = w->t->p[i].row;
-		if (row->seg[0].axis == AX_NONE)
+		if (row_is_vector(row))
 			continue;
 		w->l1[i] = xcalloc((size_t)w->t->p[i].cols, sizeof **w->l1);
 		w->sq[i] = xcalloc((size_t)w->t->p[i].cols, sizeof **w->sq);

@@ -4,13 +4,14 @@
 . tests/lib.sh
 q='-q --progress none'
 root=$PWD
-for f in llama nemotron; do
+for f in llama nemotron gemma3_text; do
 	# shellcheck disable=SC2086
-	mkmodel $q --family $f --layers 4 --hidden 24 --ffn 36 --heads 6 --kv-heads 2 --vocab 300 --seed 3 -o "$t/$f"
+	mkmodel $q --family $f --window 9 --window-pattern 3 --layers 4 --hidden 24 --ffn 36 --heads 6 --kv-heads 2 --vocab 300 --seed 3 -o "$t/$f"
 done
 sh tests/cli/tiny-tokenizer.sh "$t/tok"
 cp "$t"/tok/* "$t/llama/"
 cp "$t"/tok/* "$t/nemotron/"
+cp "$t"/tok/* "$t/gemma3_text/"
 cat "$root/README.md" "$root/LICENSE" "$root/Makefile" >"$t/text.txt"
 # shellcheck disable=SC2086
 tok() { calib-sample $q -t "$t/llama" --seq 48 "$@"; }
@@ -18,7 +19,7 @@ tok --samples 10 "$t/text.txt" -o "$t/a.tok" || no tokens "calib-sample failed"
 # shellcheck disable=SC2086
 stats() { act-stats $q --dtype f32 --device cpu -f "$@"; }
 
-for f in llama nemotron; do
+for f in llama nemotron gemma3_text; do
 	stats -m "$t/$f" "$t/a.tok" --micro 3 -o "$t/whole.st"
 	stats -m "$t/$f" "$t/a.tok" --micro 3 --memory 64Ki -o "$t/blocks.st"
 	works "$f: block by block gives the same sums, spilled to a file" artdiff -q "$t/whole.st" "$t/blocks.st"

@@ -50,6 +50,9 @@ static void test_published_counts(void **state)
 		{ "L3.1-Minitron-4B-Width", "llama", 32, 3072, 9216, 32, 8, 128256, 4512746496, 3724741632 },
 		{ "L3.1-Minitron-4B-Depth", "llama", 16, 4096, 14336, 32, 8, 128256, 4540469248, 3489796096 },
 		{ "Mistral-NeMo-12B", "mistral", 40, 5120, 14336, 32, 8, 131072, 12247782400, 10905605120 },
+		{ "Qwen3-8B", "qwen3", 36, 4096, 12288, 32, 8, 151936, 8190735360, 6946075648 },
+		{ "Qwen3 6.96B", "qwen3", 32, 3840, 12288, 32, 8, 151936, 6955265792, 5788397312 },
+		{ "Qwen2.5-7B", "qwen2", 28, 3584, 18944, 28, 4, 152064, 7615616512, 6525621760 },
 		{ "MN-Minitron-8B", "mistral", 40, 4096, 11520, 32, 8, 131072, 8414105600, 7340363776 },
 	};
 	(void)state;
@@ -100,10 +103,27 @@ static void test_table(void **state)
 	assert_int_equal(arch_count(&a), 134515008);
 }
 
+/* Tied, with heads of their own width */
+static void test_small_counts(void **state)
+{
+	struct arch q = shape("qwen2", 24, 896, 4864, 14, 2, 151936), g = shape("gemma3_text", 26, 1152, 6912, 4, 1, 262144);
+
+	(void)state;
+	q.tied = g.tied = 1;
+	q.head_dim = 64;
+	g.head_dim = 256;
+	assert_int_equal(arch_count(&q), 494032768);
+	assert_int_equal(arch_count(&g), 999885952);
+}
+
 #define LLAMA_SIZES "\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2," \
 	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100,\"hidden_act\":\"silu\""
 #define MISTRAL_SIZES "\"model_type\":\"mistral\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":2," \
 	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100,\"max_position_embeddings\":8192"
+#define GEMMA_SIZES "\"model_type\":\"gemma3_text\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":6," \
+	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100,\"hidden_activation\":\"gelu_pytorch_tanh\""
+#define QWEN_SIZES "\"model_type\":\"qwen2\",\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":3," \
+	"\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100"
 #define NEMOTRON_SIZES "\"model_type\":\"nemotron\",\"hidden_size\":64,\"intermediate_size\":128," \
 	"\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100"
 
@@ -177,6 +197,76 @@ static void test_nemotron_fields(void **state)
 	arch_free(&b);
 }
 
+/* Gemma's two spellings are one model; windows, rotary bases and scales by default and given. */
+static void test_gemma_fields(void **state)
+{
+	struct arch a, b;
+	struct err e;
+	float ta[5 * 256], tb[5 * 256];
+
+	(void)state;
+	assert_int_equal(load_text(&a, "{" GEMMA_SIZES ",\"rope_theta\":1e6,\"rope_local_base_freq\":5000,\"rope_scaling\":"
+		"{\"rope_type\":\"linear\",\"factor\":8.0},\"sliding_window\":512,\"sliding_window_pattern\":3}", &e), 0);
+	assert_int_equal(load_text(&b, "{" GEMMA_SIZES ",\"tie_word_embeddings\":true,\"sliding_window\":512,\"layer_types\":["
+		"\"sliding_attention\",\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"sliding_attention\","
+		"\"full_attention\"],\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":8.0},"
+		"\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":5000}}}", &e), 0);
+	for (int l = 0; l < 6; l++) {
+		assert_int_equal(arch_window(&a, l), l % 3 == 2 ? 0 : 512);
+		assert_int_equal(arch_window(&b, l), arch_window(&a, l));
+	}
+	assert_true(a.tied && b.tied && a.head_dim == 256 && a.embed_scale == 8 && a.attn_scale == 1. / 16);
+	assert_true(a.norm == NORM_RMS1P && a.act == ACT_GEGLU);
+	for (int local = 0; local < 2; local++) {
+		(local ? arch_rope_local_table : arch_rope_table)(&a, ta, 3, 5);
+		(local ? arch_rope_local_table : arch_rope_table)(&b, tb, 3, 5);
+		assert_memory_equal(ta, tb, sizeof ta);
+		assert_float_equal(ta[0], cosf(local ? 3 : 3.0f / 8), 1e-6);
+	}
+	/* sliding, full, sliding, full: P becomes 2; the first three blocks: P = 3 as before; full, sliding, full: no P */
+	json_t *c;
+	for (int i = 0; i < 2; i++) {
+		a.layers = i ? 3 : 4;
+		for (int l = 0; l < a.layers; l++)
+			arch_set_sliding(&a, l, i ? l < 2 : l % 2 == 0 && l < 3);
+		c = arch_config_new(&a);
+		assert_int_equal(json_array_size(json_object_get(c, "layer_types")), a.layers);
+		assert_string_equal(json_string_value(json_array_get(json_object_get(c, "layer_types"), 0)), "sliding_attention");
+		assert_int_equal(json_integer_value(json_object_get(c, "sliding_window_pattern")), i ? 3 : 2);
+		json_decref(c);
+	}
+	arch_set_sliding(&a, 0, false);
+	c = arch_config_new(&a);
+	assert_null(json_object_get(c, "sliding_window_pattern"));
+	json_decref(c);
+	/* made by hand: the fresh config says all of it */
+	json_decref(b.config);
+	b.config = NULL;
+	c = arch_config_new(&b);
+	char *text = json_dumps(c, 0);
+	arch_free(&a);
+	assert_int_equal(load_text(&a, text, &e), 0);
+	assert_true(a.attn_scale == b.attn_scale && a.rope_local == 5000 && a.rope_factor == 8 && a.window == 512);
+	assert_memory_equal(a.sliding, b.sliding, sizeof a.sliding);
+	free(text);
+	json_decref(c);
+	arch_free(&a);
+	arch_free(&b);
+	/* Qwen: off unless asked for, then from a block on */
+	assert_int_equal(load_text(&a, "{" QWEN_SIZES ",\"sliding_window\":32,\"max_window_layers\":1}", &e), 0);
+	assert_int_equal(a.window, 0);
+	arch_free(&a);
+	assert_int_equal(load_text(&a, "{" QWEN_SIZES ",\"sliding_window\":32,\"max_window_layers\":1,"
+		"\"use_sliding_window\":true}", &e), 0);
+	assert_true(arch_window(&a, 0) == 0 && arch_window(&a, 1) == 32);
+	a.layers = 1;
+	arch_set_sliding(&a, 0, true);
+	c = arch_config_new(&a);
+	assert_int_equal(json_integer_value(json_object_get(c, "max_window_layers")), 0);
+	json_decref(c);
+	arch_free(&a);
+}
+
 static void test_refusals(void **state)
 {
 	static const struct { const char *text, *want; } bad[] = {
@@ -193,8 +283,15 @@ static void test_refusals(void **state)
 		{ "{" LLAMA_SIZES ",\"quantization_config\":{\"bits\":4}}", "quantization_config" },
 		{ "{" NEMOTRON_SIZES ",\"hidden_act\":\"silu\"}", "hidden_act is 'silu', expected 'relu2'" },
 		{ "{" NEMOTRON_SIZES ",\"num_key_value_heads\":3}", "not a multiple of num_key_value_heads 3" },
-		{ "{" MISTRAL_SIZES "}", "'sliding_window' is 4096 by default, below max_position_embeddings 8192" },
-		{ "{" MISTRAL_SIZES ",\"sliding_window\":100}", "'sliding_window' is 100, below" },
+		{ "{" MISTRAL_SIZES ",\"sliding_window\":\"4096\"}", "'sliding_window' is not an integer" },
+		{ "{" MISTRAL_SIZES ",\"sliding_window\":0}", "'sliding_window' is 0, expected 1" },
+		{ "{" GEMMA_SIZES ",\"final_logit_softcapping\":30.0}", "'final_logit_softcapping' is set" },
+		{ "{" GEMMA_SIZES ",\"sliding_window\":null}", "'sliding_window' is null" },
+		{ "{" GEMMA_SIZES ",\"layer_types\":[\"full_attention\"]}", "'layer_types' is not a list of 6 words" },
+		{ "{" QWEN_SIZES ",\"layer_types\":[\"full_attention\",\"linear\",\"x\"]}", "layer_types[1] is 'linear'" },
+		{ "{" QWEN_SIZES ",\"attention_bias\":true}", "'attention_bias' is true" },
+		{ "{" GEMMA_SIZES ",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}}",
+			"rope type 'linear' of sliding blocks" },
 		{ "{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2}", "'intermediate_size' is missing" },
 		{ "{\"model_type\":\"llama\",\"hidden_size\":\"64\",\"num_hidden_layers\":2}", "'hidden_size' is not an integer" },
 	};
@@ -239,7 +336,8 @@ static void test_rope_and_axes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_published_counts), cmocka_unit_test(test_table),
+		cmocka_unit_test(test_published_counts), cmocka_unit_test(test_small_counts), cmocka_unit_test(test_table),
+		cmocka_unit_test(test_gemma_fields),
 		cmocka_unit_test(test_spellings), cmocka_unit_test(test_nemotron_fields),
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_rope_and_axes),
 	};

@@ -17,7 +17,9 @@
 #include "../../common/prune/metric.h"
 #include "../../common/prune/observe.h"
 
-static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron" };
+/* the first of them have statistics, the others logits only */
+static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron", "qwen3", "gemma3", "qwen2", "mistral" };
+enum { MODELS = sizeof names / sizeof *names, MEASURED = 5 };
 static const char *const devices[] = { "ref", "cpu" };
 
 struct loaded {
@@ -90,7 +92,7 @@ static void test_logits(void **s)
 {
 	(void)s;
 	for (int d = 0; d < 2; d++)
-		for (int m = 0; m < 3; m++)
+		for (int m = 0; m < MODELS; m++)
 			logits(names[m], devices[d]);
 }
 
@@ -183,7 +185,7 @@ static void test_statistics(void **s)
 {
 	(void)s;
 	for (int d = 0; d < 2; d++)
-		for (int m = 0; m < 3; m++)
+		for (int m = 0; m < MEASURED; m++)
 			statistics(names[m], devices[d]);
 }
 

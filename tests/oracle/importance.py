@@ -34,7 +34,7 @@ def capture(model, rows):
         return hook
     for i, l in enumerate(model.model.layers):
         keep(l.input_layernorm, "attn_in", i, True)
-        keep(l.post_attention_layernorm, "ffn_in", i, True)
+        keep(getattr(l, "pre_feedforward_layernorm", l.post_attention_layernorm), "ffn_in", i, True)
         keep(l.self_attn.o_proj, "attn_out", i, False)
         keep(l.mlp.down_proj, "ffn_act", i, False)
         for part in ("gate", "up"):

@@ -7,12 +7,15 @@ Writes, below OUT (tests/golden):
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
 Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
 rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
-each head rotated.  The last two have the older spelling of config.json.  Random by seed: run again, get the same bytes.
+each head rotated.  The last two have the older spelling of config.json.  qwen3 - norms of query and key heads;  gemma3 -
+norms after each part, (1 + w), scaled embeddings, GeGLU, one sliding and one full block, two rotary bases, linear rope
+scaling, the hub's older spelling;  qwen2 - biases of q, k, v, the second block slides;  mistral - all blocks slide (the last two:
+logits only).  Random by seed: run again, get the same bytes.
 """
 import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, NemotronConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, NemotronConfig, Qwen2Config, Qwen3Config
 import importance, kd_losses, kd_step
 from common import load
 
@@ -20,12 +23,15 @@ V = 96
 BASE = dict(vocab_size=V, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=None)
 LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=128)
+GEMMA = dict(hidden_activation="gelu_pytorch_tanh", sliding_window=5, query_pre_attn_scalar=10, rope_parameters={
+    "sliding_attention": dict(rope_type="default", rope_theta=100.0),
+    "full_attention": dict(rope_type="linear", rope_theta=5000.0, factor=4.0)})
 HALF = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
 
 
 def shape(layers, hidden, ffn, heads, kv, head_dim, **k):
-    return dict(BASE, num_hidden_layers=layers, hidden_size=hidden, intermediate_size=ffn, num_attention_heads=heads,
-                num_key_value_heads=kv, head_dim=head_dim, **k)
+    return dict(BASE | k, num_hidden_layers=layers, hidden_size=hidden, intermediate_size=ffn, num_attention_heads=heads,
+                num_key_value_heads=kv, head_dim=head_dim)
 
 
 MODELS = {
@@ -35,6 +41,12 @@ MODELS = {
     "llama-untied-student": (LlamaConfig, shape(2, 20, 36, 4, 4, 8, tie_word_embeddings=False, rope_parameters=LLAMA3), "bfloat16"),
     "nemotron": (NemotronConfig, shape(2, 28, 44, 4, 2, 8, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
     "nemotron-student": (NemotronConfig, shape(2, 20, 36, 2, 2, 8, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
+    "qwen3": (Qwen3Config, shape(2, 12, 14, 4, 2, 6, vocab_size=48), "bfloat16"),
+    "qwen3-student": (Qwen3Config, shape(1, 8, 10, 2, 2, 6, vocab_size=48), "bfloat16"),
+    "gemma3": (Gemma3TextConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, sliding_window_pattern=2, **GEMMA), "bfloat16"),
+    "gemma3-student": (Gemma3TextConfig, shape(2, 8, 10, 2, 2, 6, vocab_size=48, layer_types=["full_attention", "sliding_attention"], **GEMMA), "bfloat16"),
+    "qwen2": (Qwen2Config, shape(2, 12, 14, 4, 2, 6, vocab_size=48, use_sliding_window=True, sliding_window=5, max_window_layers=1), "bfloat16"),
+    "mistral": (MistralConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, sliding_window=7), "bfloat16"),
 }
 
 
@@ -47,8 +59,9 @@ def random_model(config, seed):
             r = torch.randn(p.shape, generator=g)
             if p.ndim == 2:
                 r *= 0.5 if "embed" in name else 1.3 / p.shape[1] ** 0.5
-            else:  # a gain near 1 (stored minus 1 by Nemotron), or a bias
-                r = 0.2 * r + (1.0 if config.model_type == "llama" else 0.0)
+            else:  # a gain near 1 (stored minus 1 by Nemotron and Gemma), or a bias
+                gain = name.endswith("norm.weight") and config.model_type not in ("nemotron", "gemma3_text")
+                r = 0.2 * r + (1.0 if gain else 0.0)
             p.copy_(r.bfloat16().float())
     return m
 
@@ -57,6 +70,11 @@ def old_spelling(path):
     """config.json as transformers before 5 wrote it."""
     c = json.load(open(path))
     r = c.pop("rope_parameters")
+    if "sliding_attention" in r:   # Gemma; its files say neither which blocks slide nor that embeddings are tied
+        c["rope_local_base_freq"] = r["sliding_attention"]["rope_theta"]
+        c["sliding_window_pattern"] = c.pop("layer_types").index("full_attention") + 1
+        c.pop("tie_word_embeddings", None)
+        r = r["full_attention"]
     c.update({k: r.pop(k) for k in ("rope_theta", "partial_rotary_factor") if k in r}, torch_dtype=c.pop("dtype"))
     c["rope_scaling"] = r if r["rope_type"] != "default" else None
     json.dump(c, open(path, "w"), indent=2, sort_keys=True)
@@ -73,18 +91,21 @@ def main():
         m = random_model(cls(**args), 100 + seed).to(getattr(torch, dtype))
         m.save_pretrained(d, max_shard_size="48KB" if name == "llama-untied" else "1GB")
         os.remove(os.path.join(d, "generation_config.json"))
-        if name in ("llama-untied", "nemotron"):
+        if name in ("llama-untied", "nemotron", "gemma3"):
             old_spelling(os.path.join(d, "config.json"))
     for seed, name in enumerate(n for n in MODELS if not n.endswith("-student")):
-        teacher, student = (load(os.path.join(out, "models", n), attn="eager") for n in (name, name + "-student"))
-        ids = torch.randint(0, V, (2, 17), generator=torch.Generator().manual_seed(200 + seed))
+        teacher = load(os.path.join(out, "models", name), attn="eager")
+        ids = torch.randint(0, teacher.config.vocab_size, (2, 17), generator=torch.Generator().manual_seed(200 + seed))
         with torch.no_grad():
             t = {"ids": ids.int(), "logits": teacher(ids, use_cache=False).logits}
-        t.update(importance.fixture(teacher, ids))
+        if name + "-student" in MODELS:
+            t.update(importance.fixture(teacher, ids))
         save_file({k: v.contiguous() for k, v in t.items()}, os.path.join(out, name + ".safetensors"))
-        if name != "llama-untied":
-            save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
-        save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
+        if name + "-student" in MODELS:
+            student = load(os.path.join(out, "models", name + "-student"), attn="eager")
+            if name in ("llama-tied-gqa", "nemotron"):
+                save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
+            save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
 
 
 if __name__ == "__main__":

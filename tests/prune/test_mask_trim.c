@@ -1,7 +1,7 @@
 /*
  * test_mask_trim.c - the masked model is the trimmed model
  *
- * Random models (both families, GQA, tied and untied, explicit head_dim) are ranked at random and cut by the `trim`
+ * Random models (all families, sliding windows, GQA, tied and untied, explicit head_dim) are ranked at random and cut by the `trim`
  * program; the uncut model runs with 0/1 masks at its sites instead (heads, neurons), with dropped layers, and with the
  * hidden mask whose norms divide by the kept width.  Logits agree to fp32 rounding.  Keeping everything gives the same
  * weights, byte for byte.  Expects mkmodel and trim on PATH, as tests/run.sh arranges.
@@ -50,9 +50,10 @@ static void make_model(int k, struct arch *a)
 {
 	struct err e = { 0 };
 	int64_t kv = 1 + (int64_t)pick(k, 1, 3), per = 1 + (int64_t)pick(k, 2, 3);
-	sh("mkmodel -q -f --family %s --layers %d --hidden %d --ffn %d --heads %d --kv-heads %d --head-dim %d --vocab %d %s --seed %d "
-	   "-o %s/m%d", k % 3 == 2 ? "nemotron" : "llama", 2 + (int)pick(k, 3, 3), 8 + (int)pick(k, 4, 9), 5 + (int)pick(k, 5, 12),
-	   (int)(kv * per), (int)kv, 4 + 2 * (int)pick(k, 6, 3), 19 + (int)pick(k, 7, 10), k & 1 ? "--tied" : "", k, dir, k);
+	static const char *const families[] = { "llama", "nemotron", "qwen2", "qwen3", "gemma3_text", "mistral" };
+	sh("mkmodel -q -f --family %s --window 4 --window-pattern 2 --layers %d --hidden %d --ffn %d --heads %d --kv-heads %d --head-dim %d --vocab %d %s --seed %d "
+	   "-o %s/m%d", families[k % 6], 2 + (int)pick(k, 3, 3), 8 + (int)pick(k, 4, 9), 5 + (int)pick(k, 5, 12),
+	   (int)(kv * per), (int)kv, 4 + 2 * (int)pick(k, 6, 3), 19 + (int)pick(k, 7, 10), (k / 6 + k) & 1 ? "--tied" : "", k, dir, k);
 	char path[128];
 	snprintf(path, sizeof path, "%s/m%d", dir, k);
 	if (arch_load(a, path, &e))

@@ -10,17 +10,20 @@
 
 struct arch tiny_arch(const struct tiny *d)
 {
-	int llama = !strcmp(d->family, "llama");
+	struct err e;
 	struct arch a = { .family = family_find(d->family), .layers = d->layers, .hidden = d->hidden, .ffn = d->ffn,
 			  .heads = d->heads, .kv_heads = d->kv_heads, .head_dim = d->head_dim, .vocab = d->vocab, .tied = d->tied };
-	a.norm = llama ? NORM_RMS : NORM_LAYER1P;
-	a.act = llama ? ACT_SWIGLU : ACT_RELU2;
-	a.norm_eps = 1e-5;
 	a.rope_theta = 10000;
+	a.rope_local = a.family->rope_local > 0 ? 100 : 0;
+	json_t *cfg = json_pack("{s:i,s:i,s:b}", "sliding_window", 3, "sliding_window_pattern", 2, "tie_word_embeddings", d->tied);
+	if (a.family->configure(&a, cfg, &e))
+		BUG("%s", e.msg);
+	json_decref(cfg);
+	a.norm_eps = 1e-5;
 	a.rope_frac = d->rope_frac > 0 ? d->rope_frac : 1;
 	a.max_positions = 256;
 	a.bos = a.eos = a.pad = -1;
-	a.embed_scale = 1;
+	a.embed_scale = arch_embed_scale(&a);
 	return a;
 }
 
@@ -29,8 +32,8 @@ void tiny_fill(const struct ptable *t, void *dst, int dtype, uint64_t seed)
 	memset(dst, 0, (size_t)t->elems * dtype_size(dtype));
 	for (int i = 0; i < t->n; i++) {
 		const struct param *p = &t->p[i];
-		double scale = p->rows == 1 ? 0.2 : strcmp(p->name, "embed") ? 1.2 / sqrt((double)p->cols) : 0.5;
-		double mid = p->rows == 1 && t->arch.norm == NORM_RMS ? 1 : 0;
+		double scale = row_is_vector(p->row) ? 0.2 : strcmp(p->name, "embed") ? 1.2 / sqrt((double)p->cols) : 0.5;
+		double mid = p->rows == 1 && t->arch.norm == NORM_RMS ? 1 : 0; /* gains; a bias has one column */
 		for (int64_t k = 0; k < p->rows * p->cols; k++) {
 			float x = (float)(mid + scale * rng_normal(seed, (uint64_t)i, (uint64_t)k));
 			if (dtype == DT_F32)

@@ -15,7 +15,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron" };
+static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron", "qwen3", "gemma3" };
+enum { MODELS = sizeof names / sizeof *names };
 static const struct {
 	const char *word;
 	double kl, ce, tau;
@@ -35,7 +36,7 @@ static void open_job(struct job *j, const char *name, int c)
 static void test_one_step(void **state)
 {
 	(void)state;
-	for (int m = 0; m < 3; m++)
+	for (int m = 0; m < MODELS; m++)
 		for (int c = 0; c < 4; c++) {
 			struct job j;
 			struct step_result r;
@@ -68,7 +69,7 @@ static void count_far(const char *name, const float *got, const float *want, int
 static void test_adamw_steps(void **state)
 {
 	(void)state;
-	for (int m = 0; m < 3; m++) {
+	for (int m = 0; m < MODELS; m++) {
 		struct job j;
 		struct step_result r;
 		open_job(&j, names[m], 2);

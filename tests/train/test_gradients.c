@@ -2,7 +2,7 @@
  * test_gradients.c - the gradient of the whole model, through the program that trains it
  *
  * Every parameter matrix is moved along its own gradient plus a random direction; the slope of the loss there, by a
- * five-point difference, must be the scalar product.  Both families, tied and untied, grouped heads, KL, reverse KL, CE
+ * five-point difference, must be the scalar product.  All families, tied and untied, grouped heads, KL, reverse KL, CE
  * and a mix at another temperature.  Recomputation and micro-batches must not change what is computed.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -21,12 +21,21 @@ static const struct tiny shapes[] = {
 	{ "llama", 0, 2, 16, 12, 2, 1, 8, 19, 1 },
 	{ "nemotron", 0, 2, 12, 20, 4, 2, 4, 23, 0.5 },
 	{ "nemotron", 1, 1, 16, 18, 2, 2, 8, 17, 0.5 },
+	{ "qwen2", 0, 2, 12, 20, 4, 2, 4, 23, 1 },
+	{ "qwen3", 1, 2, 12, 20, 4, 2, 4, 19, 1 },
+	{ "gemma3_text", 1, 2, 12, 18, 4, 2, 6, 23, 1 },
+	{ "mistral", 0, 1, 12, 16, 2, 1, 8, 17, 1 },
 };
+enum { SHAPES = sizeof shapes / sizeof *shapes };
 static const struct tiny wider[] = { /* teachers */
 	{ "llama", 0, 1, 20, 24, 2, 2, 8, 23, 1 },
 	{ "llama", 1, 2, 12, 20, 4, 2, 4, 19, 1 },
 	{ "nemotron", 0, 1, 20, 24, 3, 1, 8, 23, 0.5 },
 	{ "llama", 0, 1, 12, 16, 2, 2, 8, 17, 1 },
+	{ "qwen2", 1, 1, 16, 24, 2, 2, 8, 23, 1 },
+	{ "llama", 1, 2, 12, 20, 4, 2, 4, 19, 1 },
+	{ "gemma3_text", 1, 3, 16, 20, 2, 1, 8, 23, 1 },
+	{ "mistral", 0, 2, 16, 16, 2, 1, 8, 17, 1 },
 };
 enum { SEQ = 7, BATCH = 4 };
 static struct engine eng;
@@ -97,7 +106,7 @@ static void check_model(const struct tiny *student, const struct tiny *teacher, 
 static void test_differences(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < SHAPES; i++)
 		check_model(&shapes[i], &wider[i], spec(1, 0, 0, 1));
 }
 
@@ -146,7 +155,7 @@ static int64_t table_elems(const struct tiny *s)
 static void test_recompute_bitwise(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < SHAPES; i++)
 		for (int dtype = DT_F32; dtype <= DT_BF16; dtype++) {
 			struct step_result r, q;
 			float *a = gradients(&shapes[i], &wider[i], dtype, 2, 0, &r);
@@ -161,7 +170,7 @@ static void test_recompute_bitwise(void **state)
 static void test_micro_batches_add(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < SHAPES; i++) {
 		struct step_result r, q;
 		float *a = gradients(&shapes[i], &wider[i], DT_F32, BATCH, 0, &r);
 		float *b = gradients(&shapes[i], &wider[i], DT_F32, 1, 0, &q);
@@ -181,7 +190,7 @@ static void test_micro_batches_add(void **state)
 static void test_teacher_is_student(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < SHAPES; i++) {
 		struct trainer t;
 		struct trainer_spec o = spec(1, 1, 0, 1);
 		struct step_result r;
