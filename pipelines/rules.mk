@@ -51,9 +51,9 @@ quoted = '$(subst ','\'',$1)'
 # what PROGRAM is, when its contents matter
 digest = $(if $(TRACK_PROGRAMS), (cksum $(firstword $(shell PATH="$(BIN):$$PATH" && cksum <"$$(command -v $(firstword $1))"))))
 
-# $(call stamp,FILE,TEXT): FILE holds TEXT; rewritten only when it does not
+# $(call stamp,FILE,TEXT): FILE holds TEXT; rewritten only when it does not (make 4.3 keeps the last newline at times: strip)
 define stamp
-$1: $(if $(call same,$(file <$1),$2),,FORCE)
+$1: $(if $(call same,$(strip $(file <$1)),$(strip $2)),,FORCE)
 	@mkdir -p $(dir $1) && rm -f $(1:.cmd=.log) && printf '%s\n' $(subst $$,$$$$,$(call quoted,$2)) >$1
 endef
 

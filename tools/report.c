@@ -3,7 +3,7 @@
  *
  * A run is a directory as pipelines/minitron.mk and kd-train make them; whatever is there is shown:
  *
- *	config.json, student/, kd/student/, model/   the model (the first that exists gives shape and parameter counts)
+ *	config.json, student/, kd/student/, model/, trimmed/   the model (the first that exists gives shape and parameter counts)
  *	metrics.jsonl, kd/metrics.jsonl              training: tokens, FLOPs, loss per step
  *	trimmed.json                                 scores before training (the merely trimmed model)
  *	results.json                                 scores of the model
@@ -23,7 +23,10 @@
 #include <string.h>
 #include <unistd.h>
 
+static const char *notes;
+
 static const struct opt opts[] = {
+	OPT_STR(0, "notes", &notes, "FILE", "text to show on the page as it is, like the table of pick"),
 	OPT_OUT_ROW("HTML page to write as well"),
 	OPT_COMMON_ROWS,
 	OPT_END,
@@ -47,8 +50,8 @@ struct run {
 	struct arch arch;
 	double params, nonembedding;
 	double tokens, flops;
-	struct point *pt;
-	int n_pt;
+	struct point *pt, *held;       /* training loss; held-out loss where it was measured */
+	int n_pt, n_held;
 	json_t *before, *after;        /* the "results" objects, or NULL */
 };
 struct row {                           /* one line of the table */
@@ -92,6 +95,15 @@ static json_t *scores_of(const char *dir, const char *file)
 	return r;
 }
 
+static void add_point(struct point **pt, int *n, double tokens, const json_t *loss)
+{
+	if (!json_is_number(loss))
+		return;
+	if (!(*n & (*n - 1)))
+		*pt = xrealloc(*pt, (size_t)(*n ? *n * 2 : 1), sizeof **pt);
+	(*pt)[(*n)++] = (struct point){ tokens, json_number_value(loss) };
+}
+
 static void read_metrics(struct run *r, const char *path)
 {
 	struct err e;
@@ -101,7 +113,7 @@ static void read_metrics(struct run *r, const char *path)
 		die_err(&e);
 	int line = 0;
 	for (char *save = NULL, *s = strtok_r(text, "\n", &save); s; s = strtok_r(NULL, "\n", &save)) {
-		json_t *o = json_loads(s, 0, NULL), *loss = json_object_get(o, "loss");
+		json_t *o = json_loads(s, 0, NULL);
 		line++;
 		if (!o && *save)       /* the last line may be half written */
 			die(EXIT_DATA, "%s: line %d is not a JSON object", path, line);
@@ -109,11 +121,8 @@ static void read_metrics(struct run *r, const char *path)
 		double flops = json_number_value(json_object_get(o, "flops"));
 		r->tokens = fmax(r->tokens, tokens);
 		r->flops = fmax(r->flops, flops);
-		if (json_is_number(loss)) {
-			if (!(r->n_pt & (r->n_pt - 1)))
-				r->pt = xrealloc(r->pt, (size_t)(r->n_pt ? r->n_pt * 2 : 1), sizeof *r->pt);
-			r->pt[r->n_pt++] = (struct point){ tokens, json_number_value(loss) };
-		}
+		add_point(&r->pt, &r->n_pt, tokens, json_object_get(o, "loss"));
+		add_point(&r->held, &r->n_held, tokens, json_object_get(o, "valid/loss"));
 		json_decref(o);
 	}
 	free(text);
@@ -122,7 +131,7 @@ static void read_metrics(struct run *r, const char *path)
 static void read_run(struct run *r, const char *dir)
 {
 	static const char *const models[] = { "config.json", "student/config.json", "kd/student/config.json",
-		"model/config.json", NULL };
+		"model/config.json", "trimmed/config.json", NULL };
 	static const char *const logs[] = { "metrics.jsonl", "kd/metrics.jsonl", NULL };
 	char path[4096];
 	struct err e;
@@ -156,6 +165,7 @@ static void free_run(struct run *r)
 	if (r->shaped)
 		arch_free(&r->arch);
 	free(r->pt);
+	free(r->held);
 	json_decref(r->before);
 	json_decref(r->after);
 }
@@ -349,10 +359,10 @@ static double py(const struct frame_of *f, double y)
 	return TOP + (H - TOP - BOTTOM) * (f->y1 - y) / (f->y1 - f->y0);
 }
 
-static int put_axes(struct outfile *o, const struct frame_of *f, struct err *e)
+static int put_axes(struct outfile *o, const struct frame_of *f, const char *what, struct err *e)
 {
 	char text[32];
-	int rc = outfile_printf(o, e, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"training loss by tokens\">\n", W, H);
+	int rc = outfile_printf(o, e, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s loss by tokens\">\n", W, H, what);
 	for (int i = 0; i <= 4 && !rc; i++) {
 		double x = f->x1 * i / 4, y = f->y0 + (f->y1 - f->y0) * i / 4;
 		rc = outfile_printf(o, e, "<path class=\"grid\" d=\"M%d %.1fH%d\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g</text>\n"
@@ -360,41 +370,61 @@ static int put_axes(struct outfile *o, const struct frame_of *f, struct err *e)
 				    LEFT - 6, py(f, y) + 4, y, px(f, x), H - BOTTOM + 18, i < 4 ? "middle" : "end",
 				    fmt_count(text, x));
 	}
-	return rc || outfile_printf(o, e, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">tokens; y: training loss</text>\n",
-				    W / 2, H - 4);
+	return rc || outfile_printf(o, e, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">tokens; y: %s loss</text>\n",
+				    W / 2, H - 4, what);
 }
 
-static int put_curves(struct outfile *o, const struct run *run, int n, struct err *e)
+static const struct point *series(const struct run *r, bool held, int *n)
+{
+	*n = held ? r->n_held : r->n_pt;
+	return held ? r->held : r->pt;
+}
+
+/* One line a run: training loss, or held-out loss. */
+static int put_curves(struct outfile *o, const struct run *run, int n, bool held, struct err *e)
 {
 	struct frame_of f = { 0, INFINITY, -INFINITY };
-	for (int i = 0; i < n; i++)
-		for (int j = 0; j < run[i].n_pt; j++) {
-			f.x1 = fmax(f.x1, run[i].pt[j].tokens);
-			f.y0 = fmin(f.y0, run[i].pt[j].loss);
-			f.y1 = fmax(f.y1, run[i].pt[j].loss);
+	const struct point *pt;
+	int k;
+	for (int i = 0; i < n; i++) {
+		pt = series(&run[i], held, &k);
+		for (int j = 0; j < k; j++) {
+			f.x1 = fmax(f.x1, pt[j].tokens);
+			f.y0 = fmin(f.y0, pt[j].loss);
+			f.y1 = fmax(f.y1, pt[j].loss);
 		}
+	}
 	if (!(f.x1 > 0) || !(f.y1 >= f.y0))
 		return 0;
 	if (f.y1 == f.y0)
 		f.y1 += 1;
-	if (put_axes(o, &f, e))
+	if (put_axes(o, &f, held ? "held-out" : "training", e))
 		return -1;
 	for (int i = 0, shown = 0; i < n; i++) {
-		const struct run *r = &run[i];
-		if (!r->n_pt)
+		pt = series(&run[i], held, &k);
+		if (!k)
 			continue;
 		const char *c = color[shown % 6];
 		if (outfile_printf(o, e, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"1.6\" points=\"", c))
 			return -1;
-		int step = r->n_pt / 1000 + 1;
-		for (int j = 0; j < r->n_pt; j += step)
-			if (outfile_printf(o, e, "%.1f,%.1f ", px(&f, r->pt[j].tokens), py(&f, r->pt[j].loss)))
+		int step = k / 1000 + 1;
+		for (int j = 0; j < k; j += step)
+			if (outfile_printf(o, e, "%.1f,%.1f ", px(&f, pt[j].tokens), py(&f, pt[j].loss)))
 				return -1;
 		if (outfile_printf(o, e, "\"/>\n<text x=\"%d\" y=\"%d\" text-anchor=\"end\" style=\"fill:%s\">", W - RIGHT - 8,
-				   TOP + 16 + 18 * shown++, c) || put_escaped(o, r->name, e) || outfile_printf(o, e, "</text>\n"))
+				   TOP + 16 + 18 * shown++, c) || put_escaped(o, run[i].name, e) || outfile_printf(o, e, "</text>\n"))
 			return -1;
 	}
 	return outfile_printf(o, e, "</svg>\n");
+}
+
+static int put_notes(struct outfile *o, struct err *e)
+{
+	size_t n;
+	char *text = notes ? file_read_new(notes, 1 << 24, &n, e) : NULL;
+	int rc = notes ? !text || outfile_printf(o, e, "<pre>") || put_escaped(o, text, e) || outfile_printf(o, e, "</pre>\n") : 0;
+	free(text);
+	return rc ? -1 : 0;
 }
 
 static int write_page(const char *path, const struct table *t, const struct run *run, int n, struct err *e)
@@ -415,7 +445,8 @@ static int write_page(const char *path, const struct table *t, const struct run 
 		"border-bottom:1px solid #ddd;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
 		"svg{width:100%%;max-width:%dpx;margin-top:1.5rem}svg text{font-size:12px;fill:#555}.grid{stroke:#ddd}"
 		"pre{color:#555}</style>\n<h1>Compression report</h1>\n", W) ||
-		put_table(o, t, e) || put_curves(o, run, n, e) || outfile_printf(o, e, "<h2>Time</h2>\n<pre>") ||
+		put_table(o, t, e) || put_notes(o, e) || put_curves(o, run, n, false, e) || put_curves(o, run, n, true, e) ||
+		 outfile_printf(o, e, "<h2>Time</h2>\n<pre>") ||
 		put_escaped(o, times, e) || outfile_printf(o, e, "</pre>\n</html>\n");
 	free(times);
 	if (!rc)
