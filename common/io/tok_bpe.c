@@ -1,10 +1,13 @@
 /*
- * tok_bpe.c - byte-level BPE: vocabulary index, merge table, and the ids of one word
+ * tok_bpe.c - BPE: vocabulary index, merge table, and the ids of one word
  *
- * A word is a run of bytes.  Each byte is one character of the vocabulary's alphabet; then the pair of neighbours with the
- * lowest merge rank is joined, the leftmost first, until no pair has a rank.  Short words scan for the minimum, long
+ * A word is a run of bytes.  Each byte (byte-level) or each character (SentencePiece's way) is a symbol; then the pair of
+ * neighbours with the lowest merge rank is joined, the leftmost first, until no pair has a rank.  Short words scan for the minimum, long
  * ones keep a heap, so a megabyte of one letter is no trap.  Almost all words of a text have been seen before: a
  * direct-mapped cache with one line per word answers those.
+ *
+ * Where a whole text is one word (no pre-tokenizer), it is cut before each U+2581 that no merge can join to what comes
+ * before it: merges on both sides then do not see each other, and the cache works.
  *
  * Pitfall: bytes whose character is missing from the vocabulary vanish before merging (SmolLM2 lacks 21), so that
  * their neighbours may join.
@@ -100,18 +103,55 @@ void bpe_finish(struct bpe *b)
 	}
 }
 
+const struct merge_slot *bpe_merge_find(const struct bpe *b, uint32_t left, uint32_t right)
+{
+	uint64_t pair = (uint64_t)left << 32 | right;
+	for (uint64_t k = pair_slot(b, pair); b->mslot[k].pair != NO_PAIR; k = (k + 1) & b->mmask)
+		if (b->mslot[k].pair == pair)
+			return &b->mslot[k];
+	return NULL;
+}
+
+/* The symbols of MODEL_CHARS, and where texts may be cut. */
+void bpe_finish_chars(struct bpe *b)
+{
+	static const char mark[] = "\xe2\x96\x81";
+	unsigned k;
+	b->char_id = xmalloc(0x10000 * sizeof *b->char_id);
+	for (size_t i = 0; i < 0x10000; i++)
+		b->char_id[i] = NO_ID;
+	for (uint32_t id = 0; id < b->n_ids; id++) {
+		const struct tok_entry *t = &b->tok[id];
+		uint32_t cp = t->spell_len ? utf8_cp((const uint8_t *)t->spell, &k) : 0x10000;
+		if (cp < 0x10000 && k == t->spell_len)
+			b->char_id[cp] = id;
+	}
+	b->cut = !b->ignore_merges && b->char_id[0x2581] != NO_ID;
+	for (uint64_t i = 0; i <= b->mmask; i++) {
+		if (b->mslot[i].pair == NO_PAIR)
+			continue;
+		const struct tok_entry *t = &b->tok[b->mslot[i].id];
+		for (const char *p = t->spell; (p = memmem(p, (size_t)(t->spell + t->spell_len - p), mark, 3)); p++)
+			if (p > t->spell)
+				b->joins_space[(uint8_t)p[-1]] = true;
+	}
+}
+
+void bpe_fallback_init(struct bpe *b)
+{
+	char name[8];
+	for (unsigned c = 0; c < 256; c++) {
+		snprintf(name, sizeof name, "<0x%02X>", c);
+		b->fallback[c] = bpe_find(b, name, 6);
+	}
+}
+
 static inline void pair_look(const struct bpe *b, struct sym *v, int32_t i)
 {
-	v[i].rank = NO_ID;
-	if (v[i].next < 0)
-		return;
-	uint64_t pair = (uint64_t)v[i].id << 32 | v[v[i].next].id;
-	for (uint64_t k = pair_slot(b, pair); b->mslot[k].pair != NO_PAIR; k = (k + 1) & b->mmask)
-		if (b->mslot[k].pair == pair) {
-			v[i].rank = b->mslot[k].rank;
-			v[i].new_id = b->mslot[k].id;
-			return;
-		}
+	const struct merge_slot *m = v[i].next < 0 ? NULL : bpe_merge_find(b, v[i].id, v[v[i].next].id);
+	v[i].rank = m ? m->rank : NO_ID;
+	if (m)
+		v[i].new_id = m->id;
 }
 
 /* Joins symbol i with its next and looks both new pairs up. */
@@ -194,8 +234,54 @@ static void merge_long(struct tok_scratch *s, struct sym *v, int32_t n)
 	}
 }
 
+static inline void sym_add(struct sym *v, int32_t *k, uint32_t id, size_t lo, size_t hi)
+{
+	v[*k] = (struct sym){ .id = id, .lo = (uint32_t)lo, .hi = (uint32_t)hi, .prev = *k - 1, .next = *k + 1 };
+	++*k;
+}
+
+/* Characters of the vocabulary, or their bytes, or the unknown token.  An unknown one waits for the next known character:
+ * bytes overtake it, as in the reference. */
+static int32_t symbols_chars(struct tok_scratch *s, const uint8_t *w, size_t n)
+{
+	const struct bpe *b = &s->t->bpe;
+	s->sym = tok_grow(s->sym, &s->sym_cap, n, sizeof *s->sym);
+	struct sym *v = s->sym;
+	int32_t k = 0;
+	size_t lo = 0, hi = 0;         /* of the unknown token that waits */
+	unsigned len;
+	for (size_t i = 0; i < n; i += len) {
+		uint32_t cp = utf8_cp(w + i, &len), id = cp < 0x10000 ? b->char_id[cp] : bpe_find(b, (const char *)w + i, len);
+		bool bytes = id == NO_ID;
+		for (unsigned j = 0; j < len && bytes; j++)
+			bytes = b->fallback[w[i + j]] != NO_ID;
+		for (unsigned j = 0; j < len && bytes; j++)
+			sym_add(v, &k, b->fallback[w[i + j]], i + j, i + j + 1);
+		if (bytes || (id == NO_ID && b->unk == NO_ID))
+			continue;
+		if (id == NO_ID && b->fuse_unk && hi) {
+			hi = i + len;
+			continue;
+		}
+		if (hi)
+			sym_add(v, &k, b->unk, lo, hi);
+		hi = 0;
+		if (id != NO_ID) {
+			sym_add(v, &k, id, i, i + len);
+		} else {
+			lo = i;
+			hi = i + len;
+		}
+	}
+	if (hi)
+		sym_add(v, &k, b->unk, lo, hi);
+	if (k)
+		v[k - 1].next = -1;
+	return k;
+}
+
 /* The word's first symbols; returns how many. */
-static int32_t symbols(struct tok_scratch *s, const uint8_t *w, size_t n)
+static int32_t symbols_bytes(struct tok_scratch *s, const uint8_t *w, size_t n)
 {
 	const struct bpe *b = &s->t->bpe;
 	s->sym = tok_grow(s->sym, &s->sym_cap, n, sizeof *s->sym);
@@ -210,24 +296,22 @@ static int32_t symbols(struct tok_scratch *s, const uint8_t *w, size_t n)
 			v[k - 1].hi = (uint32_t)i + 1;
 			continue;
 		}
-		v[k] = (struct sym){ .id = unknown ? b->unk : id, .lo = (uint32_t)i, .hi = (uint32_t)i + 1,
-				     .prev = k - 1, .next = k + 1 };
-		k++;
+		sym_add(v, &k, unknown ? b->unk : id, i, i + 1);
 	}
 	if (k)
 		v[k - 1].next = -1;
 	return k;
 }
 
-static void emit(struct tok_scratch *s, uint32_t id, size_t lo, size_t hi)
+void model_emit(struct tok_scratch *s, uint32_t id, size_t lo, size_t hi)
 {
 	ids_push(s->ids, id);
 	if (!s->spans)
 		return;
-	if (s->at_lo)
-		spans_push(s->spans, s->at_lo[lo], s->at_hi[hi - 1]);
+	if (s->v.at_lo)
+		spans_push(s->spans, s->v.at_lo[lo], s->v.at_hi[hi - 1]);
 	else
-		spans_push(s->spans, s->base + (int64_t)lo, s->base + (int64_t)hi);
+		spans_push(s->spans, s->v.base + (int64_t)lo, s->v.base + (int64_t)hi);
 }
 
 /* ignore_merges: a word that is in the vocabulary as a whole is that token. */
@@ -235,6 +319,8 @@ static uint32_t whole_word(const struct bpe *b, const uint8_t *w, size_t n)
 {
 	char buf[512];
 	size_t k = 0;
+	if (b->kind == MODEL_CHARS)
+		return bpe_find(b, (const char *)w, n);
 	if (n > sizeof buf / 2)
 		return NO_ID;
 	for (size_t i = 0; i < n; i++)
@@ -245,13 +331,17 @@ static uint32_t whole_word(const struct bpe *b, const uint8_t *w, size_t n)
 static void word_uncached(struct tok_scratch *s, size_t lo, size_t n)
 {
 	const struct bpe *b = &s->t->bpe;
-	const uint8_t *w = (const uint8_t *)s->buf + lo;
-	uint32_t id = b->ignore_merges ? whole_word(b, w, n) : NO_ID;
-	if (id != NO_ID) {
-		emit(s, id, lo, lo + n);
+	const uint8_t *w = (const uint8_t *)s->v.buf + lo;
+	if (b->kind == MODEL_UNIGRAM) {
+		unigram_word(s, lo, n);
 		return;
 	}
-	int32_t k = symbols(s, w, n);
+	uint32_t id = b->ignore_merges ? whole_word(b, w, n) : NO_ID;
+	if (id != NO_ID) {
+		model_emit(s, id, lo, lo + n);
+		return;
+	}
+	int32_t k = b->kind == MODEL_CHARS ? symbols_chars(s, w, n) : symbols_bytes(s, w, n);
 	struct sym *v = s->sym;
 	if (!k)
 		return;
@@ -262,17 +352,22 @@ static void word_uncached(struct tok_scratch *s, size_t lo, size_t n)
 	else
 		merge_long(s, v, k);
 	for (int32_t i = 0; i >= 0; i = v[i].next)
-		emit(s, v[i].id, lo + v[i].lo, lo + v[i].hi);
+		model_emit(s, v[i].id, lo + v[i].lo, lo + v[i].hi);
 }
 
 void bpe_word(struct tok_scratch *s, size_t lo, size_t hi)
 {
 	size_t n = hi - lo;
-	const char *w = s->buf + lo;
+	const char *w = s->v.buf + lo;
 	if (n > CACHE_KEY || s->spans) {
 		/* symbols count in 32 bits; a longer word than this does not fit the id list of one call anyway */
-		for (; n > (1u << 30); lo += 1u << 30, n -= 1u << 30)
-			word_uncached(s, lo, 1u << 30);
+		while (n > (1u << 30)) {
+			size_t part = utf8_prev((const uint8_t *)w, (1u << 30) + 1);
+			word_uncached(s, lo, part);
+			lo += part;
+			w += part;
+			n -= part;
+		}
 		word_uncached(s, lo, n);
 		return;
 	}
@@ -297,4 +392,21 @@ void bpe_word(struct tok_scratch *s, size_t lo, size_t hi)
 	}
 	memcpy(s->ids->v + s->ids->n, c->id, sizeof c->id);
 	s->ids->n += c->n;
+}
+
+void bpe_text(struct tok_scratch *s, size_t lo, size_t hi)
+{
+	const struct bpe *b = &s->t->bpe;
+	const uint8_t *p = (const uint8_t *)s->v.buf;
+	for (size_t i = lo + 1; b->cut && i + 2 < hi; i++) {
+		const uint8_t *f = memchr(p + i, 0xE2, hi - i - 2);
+		if (!f)
+			break;
+		i = (size_t)(f - p);
+		if (f[1] != 0x96 || f[2] != 0x81 || b->joins_space[f[-1]])
+			continue;
+		bpe_word(s, lo, i);
+		lo = i;
+	}
+	bpe_word(s, lo, hi);
 }

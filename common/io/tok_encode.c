@@ -40,6 +40,15 @@ static bool space_at(const uint8_t *p, unsigned *k)
 
 struct hit { size_t lo, hi; uint32_t id; };
 
+const struct added *added_at(const struct added_set *set, const char *p, size_t n, size_t i)
+{
+	int c = (uint8_t)p[i];
+	for (int k = set->first[c]; k < set->first[c + 1]; k++)
+		if (set->v[k]->len <= n - i && !memcmp(set->v[k]->text, p + i, set->v[k]->len))
+			return set->v[k];
+	return NULL;
+}
+
 /* First added token of the set in p[from, n), leftmost then longest; single_word ones that touch a word do not count. */
 static const struct added *find_added(const struct added_set *set, const char *p, size_t n, size_t *from)
 {
@@ -50,16 +59,11 @@ static const struct added *find_added(const struct added_set *set, const char *p
 				return NULL;
 			i = (size_t)(f - p);
 		}
-		int c = (uint8_t)p[i];
-		for (int k = set->first[c]; k < set->first[c + 1]; k++) {
-			const struct added *a = set->v[k];
-			if (a->len > n - i || memcmp(a->text, p + i, a->len))
-				continue;
-			if (a->single_word && ((i && word_at(p + utf8_prev((const uint8_t *)p, i), p + n)) ||
-					       word_at(p + i + a->len, p + n))) {
-				i += a->len - 1;   /* the reference goes on after what matched */
-				break;
-			}
+		const struct added *a = added_at(set, p, n, i);
+		if (a && a->single_word && ((i && word_at(p + utf8_prev((const uint8_t *)p, i), p + n)) ||
+					    word_at(p + i + a->len, p + n))) {
+			i += a->len - 1;       /* the reference goes on after what matched */
+		} else if (a) {
 			*from = i;
 			return a;
 		}
@@ -80,59 +84,23 @@ static struct hit widen(const struct added *a, const char *text, size_t n, size_
 	return h;
 }
 
-static void emit_added(struct tok_scratch *s, struct hit h)
-{
-	ids_push(s->ids, h.id);
-	if (s->spans && s->at_lo)
-		spans_push(s->spans, s->at_lo[h.lo], s->at_hi[h.hi - 1]);
-	else if (s->spans)
-		spans_push(s->spans, s->base + (int64_t)h.lo, s->base + (int64_t)h.hi);
-}
-
-/* Text without added tokens, s->buf[lo, hi): prefix space, then the pre-tokenizer. */
+/* Text without added tokens goes to the pre-tokenizer. */
 static int plain(struct tok_scratch *s, size_t lo, size_t hi)
 {
-	if (lo == hi)
-		return 0;
-	if (!s->t->prefix_space || s->buf[lo] == ' ')
-		return pretok_run(s, 0, lo, hi);
-	const char *buf = s->buf;
-	int64_t base = s->base, *at_lo = s->at_lo, *at_hi = s->at_hi, *places = NULL;
-	size_t n = hi - lo;
-	char *w = xmalloc(n + 1);
-	w[0] = ' ';
-	memcpy(w + 1, buf + lo, n);
-	if (s->spans) {          /* the space belongs to no byte: it starts and ends where the text starts */
-		places = xmalloc((n + 1) * 2 * sizeof *places);
-		for (size_t i = 0; i < n; i++) {
-			places[i + 1] = at_lo ? at_lo[lo + i] : base + (int64_t)(lo + i);
-			places[n + 2 + i] = at_hi ? at_hi[lo + i] : base + (int64_t)(lo + i) + 1;
-		}
-		places[0] = places[n + 1] = places[1];
-	}
-	s->buf = w;
-	s->at_lo = places;
-	s->at_hi = places ? places + n + 1 : NULL;
-	int rc = pretok_run(s, 0, 0, n + 1);
-	s->buf = buf;
-	s->at_lo = at_lo;
-	s->at_hi = at_hi;
-	free(places);
-	free(w);
-	return rc;
+	return pretok_next(s, 0, lo, hi);
 }
 
-/* One pass over s->buf[0, n): added tokens of the set become ids, what is between goes to `rest`. */
+/* One pass over s->v.buf[0, n): added tokens of the set become ids, what is between goes to `rest`. */
 static int cut_added(struct tok_scratch *s, const struct added_set *set, size_t n,
 		     int (*rest)(struct tok_scratch *, size_t, size_t))
 {
 	size_t done = 0, at = 0;
 	const struct added *a;
-	while (set->n && (a = find_added(set, s->buf, n, &at))) {
-		struct hit h = widen(a, s->buf, n, at, done);
+	while (set->n && (a = find_added(set, s->v.buf, n, &at))) {
+		struct hit h = widen(a, s->v.buf, n, at, done);
 		if (h.lo > done && rest(s, done, h.lo))
 			return -1;
-		emit_added(s, h);
+		model_emit(s, h.id, h.lo, h.hi);
 		done = at = h.hi;
 	}
 	return done < n ? rest(s, done, n) : 0;
@@ -140,32 +108,14 @@ static int cut_added(struct tok_scratch *s, const struct added_set *set, size_t 
 
 static int normalised(struct tok_scratch *s, size_t lo, size_t hi)
 {
-	const char *buf = s->buf;
-	int64_t base = s->base, *at_lo = s->at_lo, *at_hi = s->at_hi;
-	if (!s->t->nfc && !lo)
-		return cut_added(s, &s->t->norm, hi, plain);
-	s->base = base + (int64_t)lo;
-	s->buf = buf + lo;
-	int rc;
-	size_t n = hi - lo;
-	if (s->t->nfc) {
-		struct tok_scratch w = { .work = s->work, .work_cap = s->work_cap };
-		n = nfc_run(&w, buf + lo, n, s->base, s->spans != NULL);
-		s->work = w.work;
-		s->work_cap = w.work_cap;
-		s->buf = s->work;
-		s->at_lo = w.at_lo;
-		s->at_hi = w.at_hi;
-	}
-	rc = cut_added(s, &s->t->norm, n, plain);
-	if (s->t->nfc) {
-		free(s->at_lo);
-		free(s->at_hi);
-	}
-	s->buf = buf;
-	s->base = base;
-	s->at_lo = at_lo;
-	s->at_hi = at_hi;
+	struct tok_view was = s->v, v;
+	size_t n;
+	if (norm_run(s, lo, hi, &v, &n))
+		return -1;
+	s->v = v;
+	/* SentencePiece's Unigram has its user-defined pieces in the model, where others may win */
+	int rc = s->t->bpe.single ? plain(s, 0, n) : cut_added(s, &s->t->norm, n, plain);
+	s->v = was;
 	return rc;
 }
 
@@ -224,12 +174,11 @@ int64_t tok_encode_spans(const struct tokenizer *t, struct tok_scratch *s, const
 	s->ids = ids;
 	s->spans = spans;
 	s->e = e;
-	s->buf = text;
-	s->base = 0;
+	s->v = (struct tok_view){ .buf = text, .first = true };
 	utf8_valid((const uint8_t *)text, n, &bad);
 	if (bad) {
 		len = repair(s, text, n);
-		s->buf = s->clean;
+		s->v.buf = s->clean;
 	}
 	for (int i = 0; special && i < t->n_pre; i++) {
 		ids_push(ids, t->pre[i]);

@@ -1,9 +1,9 @@
 /*
  * tok_impl.h - inside of the tokenizer, shared by tok_*.c and tokenizer.c only
  *
- * Text flows   added tokens -> normalizer -> pre-tokenizer steps -> byte-level BPE   piece by piece, with no list of
- * words in between: each step hands sub-pieces to the next (tok_pretok.c), the last one asks the word cache
- * (tok_bpe.c).
+ * Text flows   added tokens -> normalizers -> pre-tokenizer steps -> model   piece by piece, with no list of words in
+ * between: each step hands sub-pieces to the next (tok_pretok.c, tok_steps.c), the last one asks the word cache
+ * (tok_bpe.c), which asks BPE or Unigram (tok_unigram.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,8 +15,8 @@
 
 /* ---- Unicode classes (tok_unicode.c has the data) */
 struct tok_range { uint32_t lo, hi; };
-extern const struct tok_range tok_uni_letter[], tok_uni_number[], tok_uni_space[], tok_uni_numeric_more[];
-extern const size_t tok_uni_letter_n, tok_uni_number_n, tok_uni_space_n, tok_uni_numeric_more_n;
+extern const struct tok_range tok_uni_letter[], tok_uni_number[], tok_uni_space[], tok_uni_numeric_more[], tok_uni_word[], tok_uni_punct[];
+extern const size_t tok_uni_letter_n, tok_uni_number_n, tok_uni_space_n, tok_uni_numeric_more_n, tok_uni_word_n, tok_uni_punct_n;
 enum tok_class { TC_OTHER = 0, TC_LETTER = 1, TC_NUMBER = 2, TC_SPACE = 3, TC_NUMERIC_MORE = 4 };
 void tok_unicode_init(void);                          /* idempotent, thread-safe */
 extern uint8_t tok_class_bmp[0x10000];                /* valid after tok_unicode_init */
@@ -49,7 +49,8 @@ size_t utf8_prev(const uint8_t *p, size_t i);         /* start of the code point
 int utf8_put(char *dst, uint32_t cp);                 /* bytes written, at most 4 */
 /* Length of the valid prefix; *bad = bytes of the maximal ill-formed part after it (0: all valid). */
 size_t utf8_valid(const uint8_t *p, size_t n, size_t *bad);
-bool tok_is_word(uint32_t cp);                        /* \w of single_word added tokens */
+bool tok_is_word(uint32_t cp);                        /* \w of single_word added tokens and of Whitespace */
+bool tok_is_punct(uint32_t cp);                       /* of Punctuation */
 
 /* ---- vocabulary and merges */
 struct vocab_slot { uint64_t hash; uint32_t id, used; };
@@ -62,7 +63,13 @@ struct tok_entry {             /* one id: both forms live in the text arena, NUL
 	uint32_t spell_len, bytes_len;
 	bool special;
 };
-struct bpe {
+enum model_kind {
+	MODEL_BYTES,           /* BPE over the byte alphabet */
+	MODEL_CHARS,           /* BPE over characters */
+	MODEL_UNIGRAM
+};
+struct bpe {                   /* of any kind: Unigram keeps its trie in the merge table */
+	enum model_kind kind;
 	struct tok_entry *tok;     /* [n_ids]; spell NULL: a hole */
 	uint32_t n_ids;
 	struct vocab_slot *vslot;  /* model vocabulary by spelling; vmask + 1 slots */
@@ -72,6 +79,17 @@ struct bpe {
 	uint32_t byte_id[256];     /* id of each byte's character, NO_ID: not in the vocabulary */
 	uint32_t unk;              /* NO_ID: unknown characters vanish */
 	bool fuse_unk, ignore_merges;
+	/* MODEL_CHARS and MODEL_UNIGRAM */
+	uint32_t fallback[256];    /* id of <0xXX>; all NO_ID without byte_fallback */
+	uint32_t *char_id;         /* [0x10000] id of each character as a symbol of its own */
+	bool cut;                  /* a text falls into words before each U+2581 ... */
+	bool joins_space[256];     /* ... but not after these bytes, which some merge has before one */
+	/* MODEL_UNIGRAM */
+	double *score;             /* [n_ids] */
+	uint32_t *leaf;            /* [nodes] id of the token that ends there, NO_ID */
+	uint32_t nodes;
+	double unk_score;
+	bool single;               /* best sums are rounded to float, as SentencePiece does */
 };
 
 /* ---- added tokens */
@@ -88,16 +106,71 @@ struct added_set {             /* one pass: the tokens of one `normalized` value
 	int only;                  /* the one starting byte, or -1 */
 };
 
+/* ---- patterns: a regex or a string */
+struct pattern {
+	pcre2_code *re;
+	char *literal;             /* when re is NULL */
+	size_t literal_len;
+};
+
+/* ---- normalizers */
+enum norm_kind { NORM_NFC, NORM_NFD, NORM_NFKC, NORM_NFKD, NORM_LOWER, NORM_STRIP, NORM_PREPEND, NORM_REPLACE, NORM_NMT,
+		 NORM_CHARSMAP, NORM_SPM };
+struct charsmap {              /* SentencePiece's table of replacements: a double array over UTF-8, and the new texts */
+	uint32_t *trie;            /* [units] */
+	size_t units;
+	char *text;                /* NUL-terminated replacements, text_n bytes */
+	size_t text_n;
+	bool same[128];            /* this ASCII character stays */
+};
+struct norm {
+	enum norm_kind kind;
+	bool left, right;          /* STRIP; SPM: add_dummy_prefix, remove_extra_whitespaces */
+	char *text;                /* PREPEND, REPLACE: what comes in */
+	size_t text_n;
+	struct pattern find;       /* REPLACE */
+	struct charsmap *map;      /* CHARSMAP, SPM (NULL: none) */
+};
+enum { MAX_NORMS = 16 };
+
+/* Text in work: place of byte i in the user's text is [at_lo[i], at_hi[i]), or base + i without those. */
+struct tok_view {
+	const char *buf;
+	int64_t base;
+	const int64_t *at_lo, *at_hi;
+	bool first;                /* buf starts where the user's text starts */
+};
+struct norm_buf {              /* what a normalizer or a Metaspace step writes */
+	char *p;
+	size_t n, cap;
+	int64_t *lo, *hi;          /* places, when asked for */
+	size_t lo_cap, hi_cap;
+};
+
+/* ---- decoder */
+enum deco_kind { DECO_BYTE_LEVEL, DECO_REPLACE, DECO_BYTE_FALLBACK, DECO_FUSE, DECO_STRIP, DECO_METASPACE };
+struct deco {
+	enum deco_kind kind;
+	struct pattern find;       /* REPLACE */
+	char *text;                /* REPLACE: what comes in; STRIP, METASPACE: the character */
+	size_t text_n;
+	int64_t start, stop;       /* STRIP; METASPACE: start 0 keeps the first space */
+};
+enum { MAX_DECOS = 16 };
+
 /* ---- pre-tokenizer */
-enum step_kind { STEP_DIGITS, STEP_SPLIT, STEP_GPT2, STEP_LLAMA3, STEP_QWEN2, STEP_BYTES };
+enum step_kind { STEP_DIGITS, STEP_SPLIT, STEP_PUNCT, STEP_GPT2, STEP_LLAMA3, STEP_QWEN2, STEP_BYTES, STEP_PREFIX, STEP_METASPACE,
+		 STEP_WORDS, STEP_NOSPACE };
+enum prepend_scheme { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER };
 enum split_behaviour { SPLIT_REMOVED, SPLIT_ISOLATED, SPLIT_PREVIOUS, SPLIT_NEXT, SPLIT_CONTIGUOUS };
 struct step {
 	enum step_kind kind;
 	enum split_behaviour how;
 	bool invert;
-	pcre2_code *re;            /* STEP_SPLIT by regex */
-	char *literal;             /* STEP_SPLIT by string */
-	size_t literal_len;
+	struct pattern find;       /* STEP_SPLIT */
+	enum prepend_scheme prepend;   /* STEP_METASPACE */
+	bool split;                /* STEP_METASPACE: a word at each mark */
+	char mark[5];              /* STEP_METASPACE: what a space becomes */
 };
 enum { MAX_STEPS = 8 };
 
@@ -109,7 +182,10 @@ struct tokenizer {
 	struct added *added;
 	int n_added;
 	struct added_set raw, norm; /* matched before and after the normalizer */
-	bool nfc, prefix_space;
+	struct norm norm_op[MAX_NORMS];
+	int n_norms;
+	struct deco deco[MAX_DECOS];
+	int n_decos;               /* 0: tokens are joined by spaces */
 	struct step step[MAX_STEPS];
 	int n_steps;
 	uint32_t *pre, *post;      /* ids that the post-processor puts around the text */
@@ -131,6 +207,7 @@ struct sym {                   /* a symbol of the word in work: doubly linked li
 };
 struct heap_item { uint32_t rank; int32_t pos; uint32_t new_id; };
 struct piece { size_t lo, hi; bool match; };
+struct best { double score; uint32_t len, id; };  /* best way to a byte of the word: its last token */
 struct tok_scratch {
 	struct cache_slot *cache;
 	struct sym *sym;
@@ -139,17 +216,18 @@ struct tok_scratch {
 	size_t heap_n, heap_cap;
 	struct piece *piece[MAX_STEPS];  /* of a split step with a behaviour that needs its neighbours */
 	size_t piece_cap[MAX_STEPS];
-	pcre2_match_data *md[MAX_STEPS];
-	char *clean, *work;        /* repaired text; normalised or prefixed piece */
-	size_t clean_cap, work_cap;
+	pcre2_match_data *md;
+	struct best *best;
+	size_t best_cap;
+	struct norm_buf step_buf[MAX_STEPS];  /* of steps that change the text */
+	struct norm_buf norm_buf[2];
+	char *clean;               /* repaired text */
+	size_t clean_cap;
 	/* the call in progress */
 	const struct tokenizer *t;
 	struct tok_ids *ids;
 	struct tok_spans *spans;   /* NULL: not asked for, the cache may answer */
-	int64_t *at_lo, *at_hi;    /* per byte of work: place in the text; NULL: base + offset */
-	size_t at_cap;
-	const char *buf;           /* what piece offsets count in */
-	int64_t base;              /* place of buf[0] in the text, when at_lo is NULL */
+	struct tok_view v;         /* what piece offsets count in */
 	struct err *e;
 };
 
@@ -170,14 +248,34 @@ void bpe_index_vocab(struct bpe *b);
 uint32_t bpe_find(const struct bpe *b, const char *spell, size_t n);      /* model vocabulary only; NO_ID */
 void bpe_merges_init(struct bpe *b, size_t n);
 void bpe_merge_add(struct bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
-void bpe_finish(struct bpe *b);
-void bpe_word(struct tok_scratch *s, size_t lo, size_t hi);               /* bytes of s->buf -> ids */
+const struct merge_slot *bpe_merge_find(const struct bpe *b, uint32_t left, uint32_t right);  /* NULL: none */
+void bpe_finish(struct bpe *b);                                           /* MODEL_BYTES */
+void bpe_finish_chars(struct bpe *b);
+void bpe_word(struct tok_scratch *s, size_t lo, size_t hi);               /* bytes of s->v.buf -> ids */
+void bpe_text(struct tok_scratch *s, size_t lo, size_t hi);               /* the same, cut into words first where it can be */
+void model_emit(struct tok_scratch *s, uint32_t id, size_t lo, size_t hi);
 int byte_char(char *dst, uint8_t b);                                      /* the byte's character in UTF-8 */
 int char_byte(uint32_t cp);                                               /* the inverse, -1: no byte's character */
+void bpe_fallback_init(struct bpe *b);                                    /* fills b->fallback from <0x00> .. <0xFF> */
 
-/* tok_pretok.c */
-int pretok_run(struct tok_scratch *s, int step, size_t lo, size_t hi);    /* s->buf[lo, hi) */
-int split_compile(struct step *st, const char *pattern, const char *path, struct err *e);
+/* tok_unigram.c */
+void unigram_start(struct bpe *b, size_t bytes);                          /* bytes: of all spellings, an upper bound of nodes */
+void unigram_add(struct bpe *b, const char *spell, size_t n, uint32_t id);
+void unigram_word(struct tok_scratch *s, size_t lo, size_t n);
+
+/* tok_pretok.c, tok_steps.c */
+int pretok_run(struct tok_scratch *s, int step, size_t lo, size_t hi);    /* s->v.buf[lo, hi) */
+int pretok_next(struct tok_scratch *s, int next, size_t lo, size_t hi);   /* nothing for an empty piece; the model after the last step */
+int step_rewrite(struct tok_scratch *s, int i, size_t lo, size_t hi);     /* PREFIX, METASPACE */
+int step_words(struct tok_scratch *s, int i, size_t lo, size_t hi);
+int step_nospace(struct tok_scratch *s, int i, size_t lo, size_t hi);
+
+/* tok_pattern.c */
+int pattern_compile(struct pattern *p, const char *re, const char *path, const char *part, struct err *e);
+/* Next match in text[0, hi) at or after `at` (look-behind does not go before lo): 1, 0 none, -1 error. Never empty. */
+int pattern_find(const struct pattern *p, pcre2_match_data **md, const char *text, size_t lo, size_t hi, size_t at, size_t *mlo,
+		 size_t *mhi, struct err *e);
+void pattern_free(struct pattern *p);
 
 /* tok_json.c: cuts "vocab" and "merges" out of the JSON text, for they are too large for a DOM */
 struct json_cut { const char *vocab, *vocab_end, *merges, *merges_end; };
@@ -189,12 +287,38 @@ void json_space(const char **p, const char *end);                    /* moves ov
 /* tok_load.c */
 void tok_set_entry(struct tokenizer *t, uint32_t id, const char *spell, size_t n);
 int tok_load_vocab(struct tokenizer *t, const struct json_cut *c, struct err *e);
+int tok_load_unigram(struct tokenizer *t, const struct json_cut *c, struct err *e);
+void tok_fill_bytes(struct tokenizer *t);                            /* tok_entry.bytes, when all is loaded */
 
-/* tok_parts.c: everything of tokenizer.json but vocab and merges */
+/* tok_parts.c, tok_parts_text.c: everything of tokenizer.json but vocab and merges */
 struct json_t;
 int tok_load_parts(struct tokenizer *t, const struct json_t *root, struct err *e);
+int tok_load_added(struct tokenizer *t, const struct json_t *list, struct err *e);
+int tok_load_normalizer(struct tokenizer *t, const struct json_t *o, struct err *e);
+int tok_load_decoder(struct tokenizer *t, const struct json_t *o, struct err *e);
+int tok_refuse(const struct tokenizer *t, const char *part, const char *what, struct err *e);
+bool tok_part_is(const struct json_t *o, const char *type);
+const char *tok_part_type(const struct json_t *o);
+bool tok_flag(const struct json_t *o, const char *key, bool absent);
+int tok_load_pattern(const struct tokenizer *t, struct pattern *p, const struct json_t *o, const char *part, struct err *e);
+void tok_around(struct tokenizer *t, bool after, uint32_t id);       /* one more id before or after the text */
 
-/* tok_norm.c: NFC; fills s->work and, when asked, s->at_*; returns its length */
-size_t nfc_run(struct tok_scratch *s, const char *p, size_t n, int64_t base, bool places);
-char *nfc_new(const char *p, size_t n, size_t *len);
+/* tok_spm.c: SentencePiece's .model */
+int tok_load_spm(struct tokenizer *t, const char *data, size_t n, struct err *e);
+
+/* tok_norm.c: all normalizers over v->buf[lo, hi); *out shows the result (in the scratch, or in the text itself) */
+int norm_run(struct tok_scratch *s, size_t lo, size_t hi, struct tok_view *out, size_t *n);
+/* To write into a buffer: bytes as they are, or bytes that stand for [i, j) of the source. */
+void norm_copy(struct norm_buf *o, const struct tok_view *v, size_t i, size_t k, bool places);
+void norm_put(struct norm_buf *o, const struct tok_view *v, const char *text, size_t k, size_t i, size_t j, bool places);
+void norm_buf_free(struct norm_buf *o);
+
+/* tok_charsmap.c */
+struct charsmap *charsmap_new(const char *blob, size_t n);               /* NULL: broken */
+void charsmap_free(struct charsmap *m);
+void charsmap_run(const struct charsmap *m, struct norm_buf *o, const struct tok_view *v, size_t n, bool places);
+void spm_normalize(const struct tokenizer *t, const struct norm *op, struct norm_buf *o, const struct tok_view *v, size_t n, bool places);
+
+/* tok_encode.c */
+const struct added *added_at(const struct added_set *set, const char *p, size_t n, size_t i);  /* longest that starts at i; NULL */
 #endif

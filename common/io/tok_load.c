@@ -1,12 +1,13 @@
 /*
  * tok_load.c - reads the two large parts of tokenizer.json: the vocabulary and the merges
  *
- * vocab is {"token": id, ...}; merges is ["a b", ...] or, since tokenizers 0.20, [["a", "b"], ...]; both may occur.
+ * vocab is {"token": id, ...}, of Unigram [["token", score], ...]; merges is ["a b", ...] or, since tokenizers 0.20, [["a", "b"], ...]; both may occur.
  * A merge's rank is its place in the list; its result is the token spelled left+right, which must exist.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tok_impl.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,18 +42,47 @@ void tok_set_entry(struct tokenizer *t, uint32_t id, const char *spell, size_t n
 		memset(b->tok + b->n_ids, 0, (id + 1 - b->n_ids) * sizeof *b->tok);
 		b->n_ids = id + 1;
 	}
-	char *s = arena_alloc(&t->text, 2 * n + 2), *raw = s + n + 1;
+	char *s = arena_alloc(&t->text, n + 1);
 	memcpy(s, spell, n);
-	b->tok[id] = (struct tok_entry){ .spell = s, .spell_len = (uint32_t)n, .bytes = raw,
-					 .bytes_len = to_bytes(s, n, raw) };
+	b->tok[id] = (struct tok_entry){ .spell = s, .spell_len = (uint32_t)n };
+}
+
+/* What a token of characters stands for: U+2581 is a space, <0xXX> a byte. */
+static uint32_t chars_to_bytes(const struct tok_entry *x, char *dst)
+{
+	uint32_t k = 0;
+	unsigned byte;
+	char end;
+	if (x->spell_len == 6 && sscanf(x->spell, "<0x%02X%c", &byte, &end) == 2 && end == '>') {
+		dst[0] = (char)byte;
+		return 1;
+	}
+	for (uint32_t i = 0; i < x->spell_len; i++) {
+		bool mark = x->spell_len - i >= 3 && !memcmp(x->spell + i, "\xe2\x96\x81", 3);
+		dst[k++] = mark ? ' ' : x->spell[i];
+		i += mark ? 2 : 0;
+	}
+	return k;
+}
+
+void tok_fill_bytes(struct tokenizer *t)
+{
+	for (uint32_t id = 0; id < t->bpe.n_ids; id++) {
+		struct tok_entry *x = &t->bpe.tok[id];
+		if (!x->spell)
+			continue;
+		char *raw = arena_alloc(&t->text, x->spell_len + 1);
+		x->bytes_len = t->bpe.kind == MODEL_BYTES ? to_bytes(x->spell, x->spell_len, raw) : chars_to_bytes(x, raw);
+		x->bytes = raw;
+	}
 }
 
 /* Room for the ids ahead, so that tok_set_entry does not grow the table one by one. */
-static void reserve_ids(struct bpe *b, const char *p, const char *end)
+static void reserve_ids(struct bpe *b, const char *p, const char *end, char each)
 {
 	uint32_t n = 0;
 	for (const char *q = p; q < end; q++)
-		n += *q == ':';        /* at least one a token */
+		n += *q == each;       /* at least one a token */
 	n = n > MAX_ID ? MAX_ID : n;
 	b->tok = xcalloc((size_t)n + 1, sizeof *b->tok);
 	b->n_ids = n;
@@ -65,7 +95,7 @@ static int load_vocab(struct tokenizer *t, const char *p, const char *end, struc
 	int rc = -1;
 	if (p == end || *p++ != '{')
 		return broken(t, "vocab", e);
-	reserve_ids(&t->bpe, p, end);
+	reserve_ids(&t->bpe, p, end, ':');
 	for (json_space(&p, end); p < end && *p != '}';) {
 		char *stop;
 		size_t bad;
@@ -169,5 +199,59 @@ int tok_load_vocab(struct tokenizer *t, const struct json_cut *c, struct err *e)
 	if (load_merges(t, c->merges, c->merges_end, e))
 		return -1;
 	bpe_finish(&t->bpe);
+	return 0;
+}
+
+/* One ["token", score] of Unigram. */
+static int read_scored(struct jbuf *k, double *score, const char **p, const char *end)
+{
+	char *stop;
+	if (*p >= end || *(*p)++ != '[' || js_string(k, p, end))
+		return -1;
+	json_space(p, end);
+	if (*p >= end || *(*p)++ != ',')
+		return -1;
+	*score = strtod(*p, &stop);
+	if (stop == *p || stop > end || !isfinite(*score))
+		return -1;
+	*p = stop;
+	json_space(p, end);
+	return *p < end && *(*p)++ == ']' ? 0 : -1;
+}
+
+int tok_load_unigram(struct tokenizer *t, const struct json_cut *c, struct err *e)
+{
+	struct bpe *b = &t->bpe;
+	struct jbuf k = { 0 };
+	const char *p = c->vocab, *end = c->vocab_end;
+	uint32_t n = 0;
+	size_t bytes = 0, bad;
+	double low = INFINITY;
+	if (!p || p == end || *p++ != '[')
+		return broken(t, "vocab", e);
+	reserve_ids(b, p, end, '[');
+	b->score = xcalloc((size_t)b->n_ids + 1, sizeof *b->score);
+	for (json_space(&p, end); p < end && *p == '['; n++) {
+		double score;
+		if (n >= b->n_ids || read_scored(&k, &score, &p, end) || (utf8_valid((uint8_t *)k.s, k.n, &bad), bad))
+			break;
+		tok_set_entry(t, n, k.s, k.n);
+		b->score[n] = score;
+		low = score < low ? score : low;
+		bytes += k.n;
+		json_space(&p, end);
+		if (p < end && *p == ',')
+			p++;
+		json_space(&p, end);
+	}
+	free(k.s);
+	if (p >= end || *p != ']' || !n)
+		return broken(t, "vocab", e);
+	b->n_ids = n;
+	b->unk_score = low - 10;
+	bpe_index_vocab(b);
+	unigram_start(b, bytes);
+	for (uint32_t id = 0; id < n; id++)
+		unigram_add(b, b->tok[id].spell, b->tok[id].spell_len, id);
 	return 0;
 }

@@ -1,194 +1,208 @@
 /*
- * tok_norm.c - UTF-8 checks, code point classes, NFC
+ * tok_norm.c - the normalizers: Unicode forms, Lowercase, Strip, Prepend, Replace, Nmt
  *
- * NFC is run only on the stretches that can change: every code point below U+0300 is stable and joins nothing before
- * it, so a stretch starts at the last such code point before one from U+0300 on, and ends before the next.
+ * Each reads one buffer and writes the next, with the place in the user's text beside every byte when places are asked
+ * for.  Unicode forms run only on the stretches that can change: code points below a limit (U+0300 for NFC) are stable
+ * and join nothing before them, so a stretch starts at the last such code point before one from the limit on.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tok_impl.h"
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
-uint8_t tok_class_bmp[0x10000];
-
-static bool in_ranges(const struct tok_range *r, size_t n, uint32_t cp)
+static void places_reserve(struct norm_buf *o, size_t more)
 {
-	size_t lo = 0, hi = n;
-	while (lo < hi) {
-		size_t m = (lo + hi) / 2;
-		if (cp > r[m].hi)
-			lo = m + 1;
-		else
-			hi = m;
-	}
-	return lo < n && cp >= r[lo].lo;
+	o->lo = tok_grow(o->lo, &o->lo_cap, o->n + more, sizeof *o->lo);
+	o->hi = tok_grow(o->hi, &o->hi_cap, o->n + more, sizeof *o->hi);
 }
 
-/* Bit 31 asks for numbers beyond \p{N} too. */
-enum tok_class tok_class_high(uint32_t cp)
+static inline int64_t place_lo(const struct tok_view *v, size_t i)
 {
-	uint32_t c = cp & 0x7FFFFFFF;
-	if (cp >> 31 && in_ranges(tok_uni_numeric_more, tok_uni_numeric_more_n, c))
-		return TC_NUMERIC_MORE;
-	if (in_ranges(tok_uni_letter, tok_uni_letter_n, c))
-		return TC_LETTER;
-	return in_ranges(tok_uni_number, tok_uni_number_n, c) ? TC_NUMBER : TC_OTHER;
+	return v->at_lo ? v->at_lo[i] : v->base + (int64_t)i;
 }
 
-static void fill(const struct tok_range *r, size_t n, enum tok_class c)
+static inline int64_t place_hi(const struct tok_view *v, size_t i)
 {
-	for (size_t i = 0; i < n && r[i].lo < 0x10000; i++)
-		memset(tok_class_bmp + r[i].lo, (int)c, (r[i].hi > 0xFFFF ? 0xFFFF : r[i].hi) - r[i].lo + 1);
+	return v->at_hi ? v->at_hi[i] : v->base + (int64_t)i + 1;
 }
 
-static void init_once(void)
+void norm_copy(struct norm_buf *o, const struct tok_view *v, size_t i, size_t k, bool places)
 {
-	fill(tok_uni_letter, tok_uni_letter_n, TC_LETTER);
-	fill(tok_uni_number, tok_uni_number_n, TC_NUMBER);
-	fill(tok_uni_space, tok_uni_space_n, TC_SPACE);
-}
-
-void tok_unicode_init(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	pthread_once(&once, init_once);
-}
-
-bool tok_is_word(uint32_t cp)
-{
-	if (cp < 0x80)
-		return (cp >= '0' && cp <= '9') || ((cp | 0x20) >= 'a' && (cp | 0x20) <= 'z') || cp == '_';
-	if (cp == 0x200C || cp == 0x200D || (cp >= 0x24B6 && cp <= 0x24E9))
-		return true;
-	switch (utf8proc_category((utf8proc_int32_t)cp)) {
-	case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
-	case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
-	case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC:
-		return true;
-	default:
-		return false;
-	}
-}
-
-size_t utf8_prev(const uint8_t *p, size_t i)
-{
-	do
-		i--;
-	while (i && (p[i] & 0xC0) == 0x80);
-	return i;
-}
-
-int utf8_put(char *dst, uint32_t cp)
-{
-	if (cp < 0x80) {
-		dst[0] = (char)cp;
-		return 1;
-	}
-	int n = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
-	for (int i = n - 1; i > 0; i--, cp >>= 6)
-		dst[i] = (char)(0x80 | (cp & 0x3F));
-	dst[0] = (char)((0xF00 >> n & 0xFF) | cp);
-	return n;
-}
-
-size_t utf8_valid(const uint8_t *p, size_t n, size_t *bad)
-{
-	size_t i = 0;
-	*bad = 0;
-	while (i < n) {
-		uint64_t w;
-		while (n - i >= 8 && (memcpy(&w, p + i, 8), !(w & 0x8080808080808080u)))
-			i += 8;
-		if (i == n)
-			break;
-		uint8_t c = p[i];
-		if (c < 0x80) {
-			i++;
-			continue;
+	o->p = tok_grow(o->p, &o->cap, o->n + k + 1, 1);
+	memcpy(o->p + o->n, v->buf + i, k);
+	if (places) {
+		places_reserve(o, k);
+		for (size_t j = 0; j < k; j++) {
+			o->lo[o->n + j] = place_lo(v, i + j);
+			o->hi[o->n + j] = place_hi(v, i + j);
 		}
-		/* allowed range of the second byte keeps out overlong forms, surrogates and beyond U+10FFFF */
-		int more = c >= 0xC2 && c <= 0xDF ? 1 : c >= 0xE0 && c <= 0xEF ? 2 : c >= 0xF0 && c <= 0xF4 ? 3 : 0;
-		uint8_t lo = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80, hi = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
-		size_t k = 1;
-		for (; (int)k <= more && i + k < n && p[i + k] >= lo && p[i + k] <= hi; k++)
-			lo = 0x80, hi = 0xBF;
-		if (!more || (int)k <= more) {
-			*bad = k;
-			return i;
+	}
+	o->n += k;
+}
+
+/* An insertion (i == j) starts and ends where the text at i starts. */
+void norm_put(struct norm_buf *o, const struct tok_view *v, const char *text, size_t k, size_t i, size_t j, bool places)
+{
+	o->p = tok_grow(o->p, &o->cap, o->n + k + 1, 1);
+	memcpy(o->p + o->n, text, k);
+	if (places) {
+		places_reserve(o, k);
+		for (size_t m = o->n; m < o->n + k; m++) {
+			o->lo[m] = place_lo(v, i);
+			o->hi[m] = j > i ? place_hi(v, j - 1) : o->lo[m];
 		}
-		i += k;
 	}
-	return n;
+	o->n += k;
 }
 
-/* Lead bytes from 0xCC on begin U+0300 and above. */
-static bool may_change(uint8_t c)
+void norm_buf_free(struct norm_buf *o)
 {
-	return c >= 0xCC;
+	free(o->p);
+	free(o->lo);
+	free(o->hi);
 }
 
-static void put_place(struct tok_scratch *s, size_t from, size_t to, int64_t lo, int64_t hi, bool exact)
+static void unicode_form(enum norm_kind kind, struct norm_buf *o, const struct tok_view *v, size_t n, bool places)
 {
-	for (size_t k = from; k < to; k++) {
-		s->at_lo[k] = exact ? lo + (int64_t)(k - from) : lo;
-		s->at_hi[k] = exact ? lo + (int64_t)(k - from) + 1 : hi;
-	}
-}
-
-static void work_reserve(struct tok_scratch *s, size_t n, bool places)
-{
-	s->work = tok_grow(s->work, &s->work_cap, n + 1, 1);
-	if (!places)
-		return;
-	size_t cap = s->at_cap;
-	s->at_lo = tok_grow(s->at_lo, &cap, n, sizeof *s->at_lo);
-	s->at_hi = tok_grow(s->at_hi, &s->at_cap, n, sizeof *s->at_hi);
-}
-
-size_t nfc_run(struct tok_scratch *s, const char *text, size_t n, int64_t base, bool places)
-{
-	const uint8_t *p = (const uint8_t *)text;
-	size_t i = 0, o = 0;
-	while (i < n) {
+	const uint8_t *p = (const uint8_t *)v->buf;
+	bool compose = kind == NORM_NFC || kind == NORM_NFKC, compat = kind == NORM_NFKC || kind == NORM_NFKD;
+	uint8_t limit = compat ? 0xC2 : compose ? 0xCC : 0xC3;   /* lead bytes of U+0080, U+0300, U+00C0 */
+	int how = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
+	for (size_t i = 0, stop; i < n; i = stop) {
 		size_t q = i;
-		while (q < n && !may_change(p[q]))
+		while (q < n && p[q] < limit)
 			q++;
 		size_t keep = q < n && q > i ? utf8_prev(p, q) : q;   /* the last stable one may compose with what follows */
-		size_t stop = q;
-		while (stop < n && (may_change(p[stop]) || (p[stop] & 0xC0) == 0x80))
-			stop++;
-		work_reserve(s, o + (keep - i), places);
-		memcpy(s->work + o, p + i, keep - i);
-		if (places)
-			put_place(s, o, o + (keep - i), base + (int64_t)i, 0, true);
-		o += keep - i;
-		if (stop > keep) {
-			utf8proc_uint8_t *r = NULL;
-			utf8proc_ssize_t len = utf8proc_map(p + keep, (utf8proc_ssize_t)(stop - keep), &r,
-							    UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-			const uint8_t *src = len < 0 ? p + keep : r;   /* it fails on no valid text; keep it then */
-			size_t k = len < 0 ? stop - keep : (size_t)len;
-			bool same = k == stop - keep && !memcmp(src, p + keep, k);
-			work_reserve(s, o + k, places);
-			memcpy(s->work + o, src, k);
-			if (places)
-				put_place(s, o, o + k, base + (int64_t)keep, base + (int64_t)stop, same);
-			o += k;
-			free(r);
-		}
-		i = stop;
+		for (stop = q; stop < n && (p[stop] >= limit || (p[stop] & 0xC0) == 0x80); stop++)
+			;
+		norm_copy(o, v, i, keep - i, places);
+		if (stop == keep)
+			continue;
+		utf8proc_uint8_t *r = NULL;
+		utf8proc_ssize_t len = utf8proc_map(p + keep, (utf8proc_ssize_t)(stop - keep), &r, (utf8proc_option_t)how);
+		if (len < 0 || ((size_t)len == stop - keep && !memcmp(r, p + keep, (size_t)len)))
+			norm_copy(o, v, keep, stop - keep, places);   /* it fails on no valid text */
+		else
+			norm_put(o, v, (char *)r, (size_t)len, keep, stop, places);
+		free(r);
 	}
-	work_reserve(s, o, places);
-	s->work[o] = 0;
-	return o;
 }
 
-char *nfc_new(const char *p, size_t n, size_t *len)
+static void lowercase(struct norm_buf *o, const struct tok_view *v, size_t n, bool places)
 {
-	struct tok_scratch s = { 0 };
-	*len = nfc_run(&s, p, n, 0, false);
-	return s.work;
+	const uint8_t *p = (const uint8_t *)v->buf;
+	unsigned k;
+	char u[4];
+	for (size_t i = 0; i < n; i += k) {
+		uint32_t cp = utf8_cp(p + i, &k), low = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+		if (cp == 0x130)               /* the only one that becomes two */
+			norm_put(o, v, "i\xcc\x87", 3, i, i + k, places);
+		else
+			norm_put(o, v, u, (size_t)utf8_put(u, low), i, i + k, places);
+	}
+}
+
+static void strip(const struct norm *op, struct norm_buf *o, const struct tok_view *v, size_t n, bool places)
+{
+	const uint8_t *p = (const uint8_t *)v->buf;
+	size_t lo = 0;
+	unsigned k;
+	while (op->left && lo < n && utf8_class(p + lo, &k) == TC_SPACE)
+		lo += k;
+	while (op->right && n > lo && utf8_class(p + utf8_prev(p, n), &k) == TC_SPACE)
+		n = utf8_prev(p, n);
+	norm_copy(o, v, lo, n - lo, places);
+}
+
+static int replace(struct tok_scratch *s, const struct norm *op, struct norm_buf *o, const struct tok_view *v, size_t n)
+{
+	size_t at = 0, lo, hi;
+	bool places = s->spans != NULL;
+	int rc;
+	while ((rc = pattern_find(&op->find, &s->md, v->buf, 0, n, at, &lo, &hi, s->e)) == 1) {
+		norm_copy(o, v, at, lo - at, places);
+		norm_put(o, v, op->text, op->text_n, lo, hi, places);
+		at = hi;
+	}
+	norm_copy(o, v, at, n - at, places);
+	return rc;
+}
+
+/* SentencePiece's Nmt rule: control characters go, odd white space becomes a space. */
+static void nmt(struct norm_buf *o, const struct tok_view *v, size_t n, bool places)
+{
+	const uint8_t *p = (const uint8_t *)v->buf;
+	unsigned k;
+	for (size_t i = 0; i < n; i += k) {
+		uint32_t c = utf8_cp(p + i, &k);
+		if ((c >= 1 && c <= 8) || c == 0xB || (c >= 0xE && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F)
+			continue;
+		if (c == 9 || c == 0xA || c == 0xC || c == 0xD || c == 0x1680 || (c >= 0x200B && c <= 0x200F) || c == 0x2028 ||
+		    c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD)
+			norm_put(o, v, " ", 1, i, i + k, places);
+		else
+			norm_copy(o, v, i, k, places);
+	}
+}
+
+static int run_one(struct tok_scratch *s, const struct norm *op, struct norm_buf *o, const struct tok_view *v, size_t n)
+{
+	bool places = s->spans != NULL;
+	switch (op->kind) {
+	case NORM_NFC:
+	case NORM_NFD:
+	case NORM_NFKC:
+	case NORM_NFKD:
+		unicode_form(op->kind, o, v, n, places);
+		return 0;
+	case NORM_LOWER:
+		lowercase(o, v, n, places);
+		return 0;
+	case NORM_STRIP:
+		strip(op, o, v, n, places);
+		return 0;
+	case NORM_PREPEND:
+		if (n)
+			norm_put(o, v, op->text, op->text_n, 0, 0, places);
+		norm_copy(o, v, 0, n, places);
+		return 0;
+	case NORM_REPLACE:
+		return replace(s, op, o, v, n);
+	case NORM_NMT:
+		nmt(o, v, n, places);
+		return 0;
+	case NORM_CHARSMAP:
+		charsmap_run(op->map, o, v, n, places);
+		return 0;
+	case NORM_SPM:
+		spm_normalize(s->t, op, o, v, n, places);
+		return 0;
+	}
+	BUG("normalizer %d", (int)op->kind);
+}
+
+int norm_run(struct tok_scratch *s, size_t lo, size_t hi, struct tok_view *out, size_t *n)
+{
+	*out = s->v;
+	out->buf += lo;
+	out->base += (int64_t)lo;
+	out->first = s->v.first && !lo;
+	if (out->at_lo) {
+		out->at_lo += lo;
+		out->at_hi += lo;
+	}
+	*n = hi - lo;
+	for (int i = 0; i < s->t->n_norms; i++) {
+		struct norm_buf *o = &s->norm_buf[i & 1];
+		o->n = 0;
+		if (run_one(s, &s->t->norm_op[i], o, out, *n))
+			return -1;
+		out->buf = o->p;
+		out->at_lo = s->spans ? o->lo : NULL;
+		out->at_hi = s->spans ? o->hi : NULL;
+		*n = o->n;
+	}
+	return 0;
 }

@@ -6,22 +6,19 @@
  * tables; any other regex goes through PCRE2.  A step sees only its own piece: white space before a digit that an
  * earlier step cut off is at the end of its piece, hence stays whole (\s+(?!\S) succeeds there).
  *
- * Pitfall: PCRE2's \s has U+180E, which the reference lacks; patterns get an explicit class instead (split_compile).
- *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "tok_impl.h"
 #include <string.h>
 
-static int hand_on(struct tok_scratch *s, int next, size_t lo, size_t hi)
+int pretok_next(struct tok_scratch *s, int next, size_t lo, size_t hi)
 {
 	if (lo == hi)
 		return 0;
-	if (next == s->t->n_steps - 1 && s->t->step[next].kind == STEP_BYTES) {
-		bpe_word(s, lo, hi);
-		return 0;
-	}
-	return pretok_run(s, next, lo, hi);
+	if (next < s->t->n_steps && s->t->step[next].kind != STEP_BYTES)
+		return pretok_run(s, next, lo, hi);
+	bpe_text(s, lo, hi);
+	return 0;
 }
 
 /* End of the run of class c that starts at p. */
@@ -117,7 +114,7 @@ static const uint8_t *next_llama3(const uint8_t *p, const uint8_t *end, int digi
 
 static int by_scanner(struct tok_scratch *s, int i, size_t lo, size_t hi)
 {
-	const uint8_t *base = (const uint8_t *)s->buf, *p = base + lo, *end = base + hi;
+	const uint8_t *base = (const uint8_t *)s->v.buf, *p = base + lo, *end = base + hi;
 	enum step_kind kind = s->t->step[i].kind;
 	if (kind == STEP_GPT2) {
 		for (const uint8_t *q; p < end; p = q) {
@@ -129,7 +126,7 @@ static int by_scanner(struct tok_scratch *s, int i, size_t lo, size_t hi)
 	int digits = kind == STEP_LLAMA3 ? 3 : 1;
 	for (const uint8_t *q; p < end; p = q) {
 		q = next_llama3(p, end, digits);
-		if (hand_on(s, i + 1, (size_t)(p - base), (size_t)(q - base)))
+		if (pretok_next(s, i + 1, (size_t)(p - base), (size_t)(q - base)))
 			return -1;
 	}
 	return 0;
@@ -147,57 +144,42 @@ static inline bool numeric(const uint8_t *p, unsigned *k)
 static int by_digits(struct tok_scratch *s, int i, size_t lo, size_t hi)
 {
 	bool alone = s->t->step[i].how == SPLIT_ISOLATED;
-	const uint8_t *b = (const uint8_t *)s->buf;
+	const uint8_t *b = (const uint8_t *)s->v.buf;
 	size_t at = lo;
 	unsigned k;
 	while (at < hi) {
 		size_t q = at;
 		while (q < hi && !numeric(b + q, &k))
 			q += k;
-		if (hand_on(s, i + 1, at, q))
+		if (pretok_next(s, i + 1, at, q))
 			return -1;
 		for (at = q; at < hi && numeric(b + at, &k);) {
 			at += k;
 			if (alone) {
-				if (hand_on(s, i + 1, q, at))
+				if (pretok_next(s, i + 1, q, at))
 					return -1;
 				q = at;
 			}
 		}
-		if (hand_on(s, i + 1, q, at))
+		if (pretok_next(s, i + 1, q, at))
 			return -1;
 	}
 	return 0;
 }
 
-/* Next match of the step's pattern at or after `at`: 1, 0 none, -1 error. Empty matches are passed over. */
+/* Next match of the step at or after `at`: 1, 0 none, -1 error. */
 static int find_match(struct tok_scratch *s, int i, size_t lo, size_t hi, size_t at, size_t *mlo, size_t *mhi)
 {
 	const struct step *st = &s->t->step[i];
-	if (!st->re) {
-		const char *f = at < hi ? memmem(s->buf + at, hi - at, st->literal, st->literal_len) : NULL;
-		if (!f)
-			return 0;
-		*mlo = (size_t)(f - s->buf);
-		*mhi = *mlo + st->literal_len;
-		return 1;
-	}
-	if (!s->md[i])
-		s->md[i] = pcre2_match_data_create(1, NULL);
-	int rc = pcre2_match(st->re, (PCRE2_SPTR)s->buf + lo, hi - lo, at - lo, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-			     s->md[i], NULL);
-	if (rc == PCRE2_ERROR_NOMATCH)
-		return 0;
-	if (rc < 0) {
-		PCRE2_UCHAR msg[128];
-		pcre2_get_error_message(rc, msg, sizeof msg);
-		return err_set(s->e, EXIT_FAIL, "%s: pre_tokenizer's regex failed on this text: %s", s->t->path,
-			       (const char *)msg);
-	}
-	const PCRE2_SIZE *ov = pcre2_get_ovector_pointer(s->md[i]);
-	*mlo = lo + ov[0];
-	*mhi = lo + ov[1];
-	return 1;
+	const uint8_t *p = (const uint8_t *)s->v.buf;
+	unsigned k;
+	if (st->kind == STEP_SPLIT)
+		return pattern_find(&st->find, &s->md, s->v.buf, lo, hi, at, mlo, mhi, s->e);
+	while (at < hi && !tok_is_punct(utf8_cp(p + at, &k)))
+		at += k;
+	*mlo = at;
+	*mhi = at + (at < hi ? k : 0);
+	return at < hi;
 }
 
 /* Joins pieces as the behaviour says; they lie in order and cover [lo, hi).  Returns how many remain. */
@@ -257,7 +239,7 @@ static int by_split(struct tok_scratch *s, int i, size_t lo, size_t hi)
 	piece_add(s, i, &n, at, hi, false);
 	n = behave(&s->t->step[i], s->piece[i], n);
 	for (size_t k = 0; k < n; k++)
-		if (hand_on(s, i + 1, s->piece[i][k].lo, s->piece[i][k].hi))
+		if (pretok_next(s, i + 1, s->piece[i][k].lo, s->piece[i][k].hi))
 			return -1;
 	return 0;
 }
@@ -268,60 +250,22 @@ int pretok_run(struct tok_scratch *s, int i, size_t lo, size_t hi)
 	case STEP_DIGITS:
 		return by_digits(s, i, lo, hi);
 	case STEP_SPLIT:
+	case STEP_PUNCT:
 		return by_split(s, i, lo, hi);
+	case STEP_PREFIX:
+	case STEP_METASPACE:
+		return step_rewrite(s, i, lo, hi);
+	case STEP_WORDS:
+		return step_words(s, i, lo, hi);
+	case STEP_NOSPACE:
+		return step_nospace(s, i, lo, hi);
 	case STEP_GPT2:
 	case STEP_LLAMA3:
 	case STEP_QWEN2:
 		return by_scanner(s, i, lo, hi);
 	case STEP_BYTES:
-		bpe_word(s, lo, hi);
+		bpe_text(s, lo, hi);
 		return 0;
 	}
 	BUG("pre-tokenizer step %d", (int)s->t->step[i].kind);
-}
-
-/* The pattern with \s and \S spelled out; -1 when a class holds \S, which has no such spelling. */
-static int spell_space(const char *re, char *out)
-{
-	static const char set[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}"
-				  "\\x{202f}\\x{205f}\\x{3000}";
-	bool in = false;
-	for (const char *p = re; *p; p++) {
-		if (*p == '\\' && (p[1] == 's' || p[1] == 'S')) {
-			if (in && p[1] == 'S')
-				return -1;
-			out += sprintf(out, in ? "%s" : p[1] == 's' ? "[%s]" : "[^%s]", set);
-			p++;
-			continue;
-		}
-		if (*p == '[' && !in)
-			in = true;
-		else if (*p == ']' && in)
-			in = false;
-		*out++ = *p;
-		if (*p == '\\' && p[1])
-			*out++ = *++p;
-	}
-	*out = 0;
-	return 0;
-}
-
-/* The reference's engine lets ^ and $ match at lines, hence MULTILINE. */
-int split_compile(struct step *st, const char *pattern, const char *path, struct err *e)
-{
-	char *re = xmalloc(strlen(pattern) * 64 + 1);
-	int rc = 0, code;
-	PCRE2_SIZE at;
-	if (spell_space(pattern, re))
-		rc = err_set(e, EXIT_DATA, "%s: pre_tokenizer Split: \\S inside a class is not supported: %s", path, pattern);
-	uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE;
-	if (!rc && !(st->re = pcre2_compile((PCRE2_SPTR)re, PCRE2_ZERO_TERMINATED, flags, &code, &at, NULL))) {
-		PCRE2_UCHAR msg[128];
-		pcre2_get_error_message(code, msg, sizeof msg);
-		rc = err_set(e, EXIT_DATA, "%s: pre_tokenizer Split: %s in regex %s", path, (const char *)msg, pattern);
-	}
-	free(re);
-	if (!rc)
-		pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE);  /* without JIT the interpreter does it */
-	return rc;
 }

@@ -1,5 +1,5 @@
 /*
- * tokenizer.c - loading, decoding and questions about a tokenizer; tok_encode.c has the encoding
+ * tokenizer.c - loading, and questions about a tokenizer; tok_encode.c and tok_decode.c do the work
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -78,56 +78,85 @@ static void ends_of_text(struct tokenizer *t)
 		t->eos = -1;
 }
 
-struct tokenizer *tok_load(const char *dir_or_file, struct err *e)
+static int load_json(struct tokenizer *t, const char *json, size_t n, struct err *e)
 {
-	struct stat st;
 	struct json_cut cut;
 	json_error_t je;
 	json_t *root = NULL;
+	if (json_cut_model(json, n, &cut) || !(root = small_dom(json, n, &cut, &je)))
+		return err_set(e, EXIT_DATA, "%s: not a tokenizer.json: unreadable JSON", t->path);
+	const char *type = tok_part_type(json_object_get(root, "model"));
+	bool unigram = type && !strcmp(type, "Unigram");
+	int rc = type && !unigram && strcmp(type, "BPE") ? tok_refuse(t, "model", type, e) : 0;
+	t->bpe.kind = unigram ? MODEL_UNIGRAM : MODEL_BYTES;
+	if (!rc)
+		rc = unigram ? tok_load_unigram(t, &cut, e) : tok_load_vocab(t, &cut, e);
+	if (!rc)
+		rc = tok_load_parts(t, root, e);
+	json_decref(root);
+	return rc;
+}
+
+/* A directory's tokenizer.json, or without one its tokenizer.model. */
+static char *find_file(const char *dir_or_file)
+{
+	struct stat st;
+	if (stat(dir_or_file, &st) || !S_ISDIR(st.st_mode))
+		return xstrdup(dir_or_file);
+	char *json = xasprintf("%s/tokenizer.json", dir_or_file), *spm = xasprintf("%s/tokenizer.model", dir_or_file);
+	bool use_spm = stat(json, &st) && !stat(spm, &st);
+	free(use_spm ? json : spm);
+	return use_spm ? spm : json;
+}
+
+/* JSON starts with a brace, a SentencePiece model with the tag of its first piece. */
+static bool is_spm(const char *data, size_t n)
+{
+	return n > 1 && data[0] == 0x0A && data[1] != '{' && data[1] != '\n' && data[1] != ' ' && data[1] != '\t' && data[1] != '\r';
+}
+
+struct tokenizer *tok_load(const char *dir_or_file, struct err *e)
+{
 	size_t n;
-	bool dir = stat(dir_or_file, &st) == 0 && S_ISDIR(st.st_mode);
-	char *path = dir ? xasprintf("%s/tokenizer.json", dir_or_file) : xstrdup(dir_or_file);
-	char *json = file_read_new(path, (size_t)1 << 30, &n, e);
-	if (!json) {
+	char *path = find_file(dir_or_file), *data = file_read_new(path, (size_t)1 << 30, &n, e);
+	if (!data) {
 		free(path);
 		return NULL;
 	}
 	struct tokenizer *t = xcalloc(1, sizeof *t);
 	t->path = path;
 	t->bos = t->eos = -1;
-	digest_hex(json, n, t->digest);
+	digest_hex(data, n, t->digest);
 	tok_unicode_init();
-	if (json_cut_model(json, n, &cut) || !(root = small_dom(json, n, &cut, &je))) {
-		err_set(e, EXIT_DATA, "%s: not a tokenizer.json: unreadable JSON", path);
-		goto fail;
+	int rc = is_spm(data, n) ? tok_load_spm(t, data, n, e) : load_json(t, data, n, e);
+	free(data);
+	if (rc) {
+		tok_free(t);
+		return NULL;
 	}
-	const json_t *model = json_object_get(root, "model");
-	const char *type = json_string_value(json_object_get(model, "type"));
-	if (type && strcmp(type, "BPE")) {
-		err_set(e, EXIT_DATA, "%s: model %s is not supported", path, type);
-		goto fail;
-	}
-	if (tok_load_vocab(t, &cut, e) || tok_load_parts(t, root, e))
-		goto fail;
-	json_decref(root);
-	free(json);
+	tok_fill_bytes(t);
 	ends_of_text(t);
 	return t;
-fail:
-	json_decref(root);
-	free(json);
-	tok_free(t);
-	return NULL;
 }
 
 void tok_free(struct tokenizer *t)
 {
 	if (!t)
 		return;
-	for (int i = 0; i < t->n_steps; i++) {
-		pcre2_code_free(t->step[i].re);
-		free(t->step[i].literal);
+	for (int i = 0; i < t->n_steps; i++)
+		pattern_free(&t->step[i].find);
+	for (int i = 0; i < t->n_norms; i++) {
+		pattern_free(&t->norm_op[i].find);
+		charsmap_free(t->norm_op[i].map);
+		free(t->norm_op[i].text);
 	}
+	for (int i = 0; i < t->n_decos; i++) {
+		pattern_free(&t->deco[i].find);
+		free(t->deco[i].text);
+	}
+	free(t->bpe.char_id);
+	free(t->bpe.score);
+	free(t->bpe.leaf);
 	free(t->bpe.tok);
 	free(t->bpe.vslot);
 	free(t->bpe.mslot);
@@ -156,48 +185,19 @@ void tok_scratch_free(struct tok_scratch *s)
 	big_free(s->cache, sizeof *s->cache << CACHE_BITS);
 	for (int i = 0; i < MAX_STEPS; i++) {
 		free(s->piece[i]);
-		pcre2_match_data_free(s->md[i]);
+		norm_buf_free(&s->step_buf[i]);
 	}
+	pcre2_match_data_free(s->md);
+	norm_buf_free(&s->norm_buf[0]);
+	norm_buf_free(&s->norm_buf[1]);
 	free(s->sym);
 	free(s->heap);
+	free(s->best);
 	free(s->clean);
-	free(s->work);
-	free(s->at_lo);
-	free(s->at_hi);
 	free(s);
 }
 
-/* ---- decoding */
-
-char *tok_decode_new(const struct tokenizer *t, const uint32_t *ids, int64_t n, bool skip_special, size_t *len)
-{
-	size_t k = 0, o = 0, bad = 0;
-	for (int64_t i = 0; i < n; i++)
-		if (ids[i] < t->bpe.n_ids)
-			k += t->bpe.tok[ids[i]].bytes_len;
-	char *raw = xmalloc(k + 1), *out = xmalloc(3 * k + 4);
-	k = 0;
-	for (int64_t i = 0; i < n; i++) {
-		const struct tok_entry *x = ids[i] < t->bpe.n_ids ? &t->bpe.tok[ids[i]] : NULL;
-		if (!x || !x->spell || (skip_special && x->special))
-			continue;
-		memcpy(raw + k, x->bytes, x->bytes_len);
-		k += x->bytes_len;
-	}
-	for (size_t i = 0; i < k; i += bad) {
-		size_t ok = utf8_valid((uint8_t *)raw + i, k - i, &bad);
-		memcpy(out + o, raw + i, ok);
-		o += ok;
-		i += ok;
-		if (!bad)
-			break;
-		o += (size_t)utf8_put(out + o, 0xFFFD);
-	}
-	out[o] = 0;
-	*len = o;
-	free(raw);
-	return out;
-}
+/* ---- questions */
 
 const char *tok_bytes(const struct tokenizer *t, uint32_t id, size_t *len)
 {

@@ -1,8 +1,9 @@
 /*
- * tokenizer.h - text to token ids and back, from a model's own tokenizer.json
+ * tokenizer.h - text to token ids and back, from a model's own tokenizer.json or SentencePiece tokenizer.model
  *
- * Byte-level BPE as GPT-2, SmolLM2, Llama-3, Qwen2 and Mistral-NeMo use it.  Ids equal those of Hugging Face's
- * `tokenizers`; a part of tokenizer.json that we do not have is refused by name, never guessed.
+ * Byte-level BPE as GPT-2, SmolLM2, Llama-3, Qwen2 and Mistral-NeMo use it; BPE over characters with byte fallback as
+ * Llama-2, Mistral and Gemma; Unigram as T5.  Ids equal those of Hugging Face's `tokenizers`, of a tokenizer.model those of
+ * `sentencepiece`; a part that we do not have is refused by name, never guessed.
  *
  *	struct tokenizer *t = tok_load("teacher", &e);          (a model directory, or the file itself)
  *	struct tok_scratch *s = tok_scratch_new(t);             (one per thread; the tokenizer itself is read-only)

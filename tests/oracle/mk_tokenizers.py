@@ -4,13 +4,19 @@
 
     mk_tokenizers.py        writes tests/golden/tokenizers/NAME.json and tests/golden/tokenizers.tsv
                             (NAME, JSON text, ids, decoded JSON text; special tokens added)
+Those of trained.py come from the library's trainers; NAME.model from sentencepiece's, whose decoder is not ours: null there.
 tok_parity.py --fuzz uses the same shapes around a real vocabulary.
 """
 import json
 import os
 import sys
+import tempfile
+import types
 
 from tokenizers import Tokenizer
+
+import trained
+from texts import TEXTS as PARAGRAPHS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "golden")
@@ -136,6 +142,46 @@ TEXTS = [
 ]
 
 
+# of trained.py: a selection that has every part once
+TRAINED = ["bpe-legacy", "bpe-first", "bpe-gemma", "across-first", "nobytes-never", "nobytes-words", "nobytes-punct-next", "bpe-punct", "bpe-legacy-unk",
+           "unigram-t5", "unibytes-first", "unigram-always"]
+MARKED = [
+    "hello the cat's world", "  two spaces  in front ", "<s>the cat</s> x<unk>", "▁▁ the▁cat", "café cafe\u0301 ﬁ ½ Ａ１ ㎏ İSS ß",
+    "你好 世界 \u3000x \U0001f469\u200d\U0001f469", "a.b,c!? «d» 12 345", "<0x0A> <0x41>\n\n\t x\r\n", "qqq\u4e00qqq\u4e00\u4e01 q", "x" * 120, " ", "\n",
+    "<user>ab cab", "ﾞｶﾞ e\u0315\u0301 \u1100\u1161\u11a8"]
+
+
+def trained_specs():
+    """(name, file text or bytes, ids of a text, decoded text) of small trained tokenizers."""
+    texts = [line for t in PARAGRAPHS for line in t.split("\n")] + TEXTS[:16]
+    specs, models = trained.specs(texts, 420), trained.spm_models(texts, 420)
+    rules = os.path.join(tempfile.mkdtemp(), "rules.tsv")
+    with open(rules, "w", encoding="utf-8") as f:
+        f.writelines(" ".join(f"{ord(c):X}" for c in a) + "\t" + " ".join(f"{ord(c):X}" for c in b) + "\n"
+                     for a, b in [("ﬁ", "fi"), ("e\u0301", "é"), ("\t", " "), ("\r\n", " "), ("\r", " "), ("Ａ", "A"), ("\u3000", " "), ("½", "1⁄2"), ("\u200d", "")])
+    models["spm-rules"] = trained.spm_model(texts, 300, "unigram", normalization_rule_tsv=rules)
+    specs["unigram-charsmap"] = trained.with_charsmap(specs["unigram-t5"], models["spm-rules"])
+    for name in TRAINED + ["unigram-charsmap"]:
+        t = Tokenizer.from_str(json.dumps(specs[name]))
+        yield name + ".json", json.dumps(specs[name], ensure_ascii=False, separators=(",", ":")).encode() + b"\n", t.encode, t.decode
+    for name in ("spm-bpe", "spm-bpe-nfkc", "spm-rules", "spm-unibytes"):
+        if name == "spm-bpe-nfkc":     # the whole of nmt_nfkc would be 300 KB
+            models[name] = trained.spm_model(texts, 300, "bpe", user_defined_symbols=["<user>", "ab"], normalization_rule_tsv=rules)
+        import sentencepiece
+        sp = sentencepiece.SentencePieceProcessor(model_proto=models[name])
+        yield name + ".model", models[name], lambda x, sp=sp: types.SimpleNamespace(ids=[sp.bos_id()] + sp.encode(x)), None
+
+
+def write_trained(where, tsv):
+    for name, data, encode, decode in trained_specs():
+        with open(os.path.join(where, name), "wb") as f:
+            f.write(data)
+        for text in MARKED:
+            ids = encode(text).ids
+            back = decode(ids, skip_special_tokens=False) if decode else None
+            print(name.removesuffix(".json"), json.dumps(text), " ".join(map(str, ids)), json.dumps(back), sep="\t", file=tsv)
+
+
 def main():
     where = os.path.join(GOLDEN, "tokenizers")
     os.makedirs(where, exist_ok=True)
@@ -152,6 +198,7 @@ def main():
                 ids = t.encode(text).ids
                 back = t.decode(ids, skip_special_tokens=False)
                 print(name, json.dumps(text), " ".join(map(str, ids)), json.dumps(back), sep="\t", file=tsv)
+        write_trained(where, tsv)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The classes are asked of the library itself, so that ours cannot differ: \\p{L},
 the Digits pre-tokenizer's idea of a number.
 """
 from tokenizers import Regex
-from tokenizers.pre_tokenizers import Digits, Split
+from tokenizers.pre_tokenizers import Digits, Punctuation, Split, Whitespace
 
 TOP = 0x110000
 
@@ -23,6 +23,11 @@ def by_regex(pattern):
 def is_digit(pre, ch):
     # "a" + digit is split in two, "a" + anything else is not
     return len(pre.pre_tokenize_str("a" + ch)) == 2
+
+
+def is_word(pre, ch):
+    # "a" + word character stays whole
+    return pre.pre_tokenize_str("a" + ch) == [("a" + ch, (0, 2))]
 
 
 def ranges(m):
@@ -47,8 +52,9 @@ if __name__ == "__main__":
     print("""/*
  * tok_unicode.c - code point classes of the pre-tokenizers' regexes; written by tests/oracle/mk_unicode.py
  *
- * Sorted inclusive ranges: letters (\\\\p{L}), numbers (\\\\p{N}), white space (\\\\s), and what the Digits pre-tokenizer calls
- * a number beyond \\\\p{N}.  Asked of the reference library code point by code point, so the Unicode version is its own.
+ * Sorted inclusive ranges: letters (\\\\p{L}), numbers (\\\\p{N}), white space (\\\\s), what the Digits pre-tokenizer calls
+ * a number beyond \\\\p{N}, word characters of Whitespace (\\\\w), and what Punctuation cuts off.
+ * Asked of the reference library code point by code point, so the Unicode version is its own.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -60,3 +66,5 @@ if __name__ == "__main__":
     table("tok_uni_number", ranges(num))
     table("tok_uni_space", ranges(by_regex(r"\s")))
     table("tok_uni_numeric_more", ranges([d and not n for n, d in zip(num, dig)]))
+    table("tok_uni_word", ranges(members(Whitespace(), is_word)))
+    table("tok_uni_punct", ranges(members(Punctuation(), is_digit)))

@@ -4,6 +4,9 @@
 
     tok_parity.py -t MODELDIR [--bin build/bin] TEXT.jsonl...     every document of the files
     tok_parity.py -t MODELDIR [--bin build/bin] --fuzz 2000       random texts, each supported shape of tokenizer.json
+    tok_parity.py --kinds DIR [--vocab 8000] TEXT.jsonl...        tokenizers of every other kind, trained on a part of the texts
+                                                                  (kept in DIR), every document of the files
+    tok_parity.py -t MODELDIR --speed TEXT.jsonl                  wall time in turn, --threads each
 Exits 1 on any difference.
 """
 import argparse
@@ -18,6 +21,7 @@ import time
 
 from tokenizers import Tokenizer
 
+import trained
 from mk_tokenizers import TEXTS, variants
 
 PARTS = ("the cat scat cats can't CAN'T we'll I'M don'\u017ft 'LL 've <L> <R> <LR> <L><R> <|im_start|> <|endoftext|> dog é! e\u0301! é A\u030a "
@@ -66,18 +70,18 @@ def ours(bin_dir, tokenizer, path, field, threads):
 
 
 def compare(t, texts, got, name):
-    if len(got) != len(texts):
-        print(f"{name}: {len(got)} documents, expected {len(texts)}")
-        return len(texts)
-    bad = 0
-    for i, (enc, ids) in enumerate(zip(t.encode_batch(texts), got)):
+    bad, got = 0, iter(got)
+    for i, enc in enumerate(t.encode_batch(texts)):
+        if not enc.ids:                 # calib-sample passes over documents without tokens
+            continue
+        ids = next(got, [])
         if enc.ids != ids:
             bad += 1
             at = next((k for k, (a, b) in enumerate(zip(enc.ids, ids)) if a != b), min(len(enc.ids), len(ids)))
             if bad <= 3:
                 print(f"{name}: document {i}: token {at}: expected {enc.tokens[at:at + 5]}, "
                       f"got {[t.id_to_token(x) for x in ids[at:at + 5]]} in {texts[i][:60]!r}")
-    return bad
+    return bad + sum(1 for _ in got)
 
 
 def documents(args):
@@ -123,13 +127,102 @@ def fuzz(args):
     return bad
 
 
+class Spm:
+    """sentencepiece behind the few calls of Tokenizer that are used here."""
+    def __init__(self, path):
+        import sentencepiece
+        self.sp = sentencepiece.SentencePieceProcessor(model_file=path)
+
+    def encode_batch(self, texts):
+        class Enc:
+            pass
+        for x in texts:
+            e = Enc()
+            e.ids = [self.sp.bos_id()] + self.sp.encode(x)
+            e.tokens = [self.sp.id_to_piece(i) for i in e.ids]
+            yield e
+
+    def id_to_token(self, i):
+        return self.sp.id_to_piece(i)
+
+
+def documents_of(path, field):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line)[field] for line in f]
+
+
+def make_kinds(where, texts, vocab):
+    os.makedirs(where, exist_ok=True)
+    some = texts[::max(1, len(texts) // 1500)]
+    for name, model in trained.spm_models(some, vocab).items():
+        os.makedirs(os.path.join(where, name), exist_ok=True)
+        with open(os.path.join(where, name, "tokenizer.model"), "wb") as f:
+            f.write(model)
+    all_specs = trained.specs(some, vocab)
+    nfkc = os.path.join(where, "spm-unigram", "tokenizer.model")
+    if os.path.exists(nfkc):
+        with open(nfkc, "rb") as f:
+            all_specs["unigram-charsmap"] = trained.with_charsmap(all_specs["unigram-t5"], f.read())
+    for name, spec in all_specs.items():
+        os.makedirs(os.path.join(where, name), exist_ok=True)
+        with open(os.path.join(where, name, "tokenizer.json"), "w", encoding="utf-8") as f:
+            json.dump(spec, f)
+
+
+def kinds(args):
+    texts = {p: documents_of(p, args.field) for p in args.text}
+    if not os.path.isdir(args.kinds):
+        make_kinds(args.kinds, texts[args.text[0]], args.vocab)
+    bad = 0
+    for name in sorted(os.listdir(args.kinds)):
+        if args.only and name not in args.only.split(","):
+            continue
+        where = os.path.join(args.kinds, name)
+        spm = os.path.join(where, "tokenizer.model")
+        t = Spm(spm) if os.path.exists(spm) else Tokenizer.from_file(os.path.join(where, "tokenizer.json"))
+        for path in args.text:
+            got, took = ours(args.bin, where, path, args.field, args.threads)
+            start = time.time()
+            wrong = compare(t, texts[path], got, name)
+            size = sum(len(x.encode()) for x in texts[path]) / 1e6
+            print(f"{name}: {len(texts[path])} documents, {size:.1f} MB, {sum(map(len, got))} tokens, {wrong} differ; ours {took:.1f} s of processor "
+                  f"time, reference {time.time() - start:.1f} s", flush=True)
+            bad += wrong
+    return bad
+
+
+def speed(args):
+    """Both read the documents from memory or page cache and only count tokens; three turns each, the best of each."""
+    texts = documents_of(args.text[0], args.field)
+    size = sum(len(x.encode()) for x in texts) / 1e6
+    os.environ["RAYON_NUM_THREADS"] = str(args.threads)
+    t = Tokenizer.from_file(os.path.join(args.t, "tokenizer.json"))
+    a, b = [], []
+    for _ in range(3):
+        start = time.time()
+        n = sum(len(e) for e in t.encode_batch_fast(texts))
+        a.append(time.time() - start)
+        start = time.time()
+        subprocess.run([os.path.join(args.bin, "calib-sample"), "-t", args.t, "--samples", "0", "--seq", "4096", "--eos", "none", "--no-shuffle",
+                        "--threads", str(args.threads), "-q", args.text[0], "-o", "/dev/null", "--force"], check=True)
+        b.append(time.time() - start)
+    print(f"{args.t}: {size:.1f} MB, {n} tokens, {args.threads} threads: tokenizers {size / min(a):.1f} MB/s, calib-sample (whole program) "
+          f"{size / min(b):.1f} MB/s, {min(a) / min(b):.1f} x")
+    return 0
+
+
 if __name__ == "__main__":
     ap = argparse.ArgumentParser()
-    ap.add_argument("-t", required=True, metavar="MODELDIR")
+    ap.add_argument("-t", metavar="MODELDIR")
     ap.add_argument("--bin", default="build/bin")
     ap.add_argument("--field", default="text")
     ap.add_argument("--fuzz", type=int, default=0)
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--kinds", metavar="DIR")
+    ap.add_argument("--only", metavar="NAME,NAME")
+    ap.add_argument("--vocab", type=int, default=8000)
+    ap.add_argument("--speed", action="store_true")
+    ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("text", nargs="*")
     a = ap.parse_args()
-    sys.exit(1 if (fuzz(a) if a.fuzz else documents(a)) else 0)
+    sys.exit(1 if (kinds if a.kinds else speed if a.speed else fuzz if a.fuzz else documents)(a) else 0)
