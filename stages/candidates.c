@@ -253,6 +253,16 @@ static void parse_grid(struct grid *g)
 		opt_die("%s", e.msg);
 }
 
+static void free_grid(struct grid *g)
+{
+	free(g->layers.v);
+	free(g->hidden.v);
+	free(g->ffn.v);
+	free(g->heads.v);
+	free(g->kv_heads.v);
+	free(g->ratio);
+}
+
 static void parse_query(struct query *q)
 {
 	limit("params", o.params, &q->limits[COL_PARAMS], false);
