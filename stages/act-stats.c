@@ -196,7 +196,7 @@ static void by_blocks(const struct engine *g, const struct ptable *t, struct tok
 static struct masks *masks_asked(const struct arch *a, const char *model, struct prov *prov, struct err *e)
 {
 	struct ranking r;
-	struct keep_want w = { .layers = o.layers, .hidden = o.hidden, .ffn = o.ffn, .heads = o.heads };
+	struct keep_want w = { .layers = o.layers, .hidden = o.hidden, .ffn = o.ffn, .heads = o.heads, .uneven = true };
 	if (!o.keep)
 		return NULL;
 	if (ranking_read(&r, o.keep, prov, e) || ranking_check(&r, o.keep, a, o.model, model, e))

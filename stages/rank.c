@@ -16,9 +16,9 @@
 #include <string.h>
 
 static struct {
-	const char *model, *agg, *metric, *neuron, *head, *layer_metric, *show, *diff;
+	const char *model, *agg, *metric, *neuron, *head, *layer_metric, *scope, *show, *diff;
 	int64_t top;
-} o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "bi",
+} o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "bi", .scope = "layer",
 	.top = 20 };
 
 static const struct opt opts[] = {
@@ -29,6 +29,7 @@ static const struct opt opts[] = {
 	OPT_CHOICE(0, "neuron", &o.neuron, "post|pre", "MLP neurons after or before the activation"),
 	OPT_CHOICE(0, "head", &o.head, "channel-first|norm-first", "heads: aggregate channels then norm, or norm per token first"),
 	OPT_CHOICE(0, "layer-metric", &o.layer_metric, "bi", "importance of layers: block importance"),
+	OPT_CHOICE(0, "scope", &o.scope, "layer|global", "neurons and heads compete within their block, or all blocks together"),
 	OPT_STR(0, "show", &o.show, "AXIS[:LAYER]", "print a ranking given as operand: layer, emb, head:3, mlp:3"),
 	OPT_I64(0, "top", &o.top, "N", "lines of --show, 0: all", 0, 1e12),
 	OPT_STR(0, "diff", &o.diff, "OTHER", "compare the ranking given as operand with another"),
@@ -176,6 +177,7 @@ int main(int argc, char **argv)
 	if (metric_needs_weights(m.metric) && !o.model && !o.show && !o.diff)
 		opt_die("--metric %s needs --model", o.metric);
 	m.seed = (uint64_t)com.seed;
+	m.global = !strcmp(o.scope, "global");
 	m.neuron_pre = !strcmp(o.neuron, "pre");
 	m.head_norm_first = !strcmp(o.head, "norm-first");
 	if (agg_parse(o.agg, &m, &e))

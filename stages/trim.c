@@ -36,7 +36,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "align", &o.align, "N", "round hidden and ffn to multiples of N (64, 128, 256), 0: as they are", 0, 1 << 16),
 	OPT_FLAG(0, "add-back", &o.add_back, "add the residual of dropped heads to kept ones"),
 	OPT_FLAG(0, "merge", &o.merge, "add what dropped blocks differ by to the kept block before them (LaCo)"),
-	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "no warning about sizes that GPUs or other readers dislike"),
+	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "widths that differ from block to block (rank --scope global); no warning about odd sizes"),
 	OPT_FLAG(0, "no-check", &o.no_check, "leave out the forward pass of a few tokens through what was written"),
 	OPT_OUT_ROW("model directory to make"),
 	{ 0, "device", OPT_T_STR, &com.device, "auto|cpu|cuda[:N]", "where to compute that pass", 0, 0, "common" },
@@ -303,6 +303,7 @@ int main(int argc, char **argv)
 	w.add_back = o.add_back;
 	w.merge = o.merge;
 	w.align = o.align;
+	w.uneven = o.allow_uneven;
 	if (o.drop)
 		w.drop = parse_drop(&w.ndrop);
 	log_start();

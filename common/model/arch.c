@@ -8,6 +8,7 @@
  */
 #include "params.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const axis_words[AX_COUNT] = {
@@ -74,13 +75,41 @@ int site_find(const char *word)
 void arch_free(struct arch *a)
 {
 	json_decref(a->config);
+	free(a->layer_ffn);
+	free(a->layer_heads);
 	memset(a, 0, sizeof *a);
+}
+
+struct arch arch_at(const struct arch *a, int64_t layer)
+{
+	struct arch b = *a;
+
+	if (layer >= 0 && a->layer_ffn)
+		b.ffn = a->layer_ffn[layer];
+	if (layer >= 0 && a->layer_heads) {
+		b.heads = a->layer_heads[layer];
+		if (a->kv_heads == a->heads)
+			b.kv_heads = b.heads;
+	}
+	b.layer_ffn = b.layer_heads = NULL;
+	return b;
+}
+
+static int64_t *list_copy_new(const int64_t *v, int64_t n)
+{
+	int64_t *c = v ? xcalloc((size_t)n, sizeof *c) : NULL;
+
+	for (int64_t i = 0; v && i < n; i++)
+		c[i] = v[i];
+	return c;
 }
 
 void arch_copy(struct arch *to, const struct arch *from)
 {
 	*to = *from;
 	to->config = from->config ? json_deep_copy(from->config) : NULL;
+	to->layer_ffn = list_copy_new(from->layer_ffn, from->layers);
+	to->layer_heads = list_copy_new(from->layer_heads, from->layers);
 }
 
 int64_t arch_rope_dims(const struct arch *a)
@@ -134,18 +163,27 @@ double arch_embed_scale(const struct arch *a)
 	return a->family->embed_sqrt ? sqrt((double)a->hidden) : 1;
 }
 
+/* Of one block, without what a window hides. */
+static double block_flops(const struct arch *a, int64_t T)
+{
+	double q = (double)(a->heads * a->head_dim), kv = (double)(a->kv_heads * a->head_dim), h = (double)a->hidden;
+	double linear = h * (q + 2 * kv) + q * h + (act_gated(a->act) ? 3 : 2) * h * (double)a->ffn;
+
+	return 2 * linear + 2 * (double)T * q;
+}
+
 double arch_forward_flops(const struct arch *a, int64_t T, int with_head)
 {
-	double q = (double)(a->heads * a->head_dim), kv = (double)(a->kv_heads * a->head_dim);
-	double h = (double)a->hidden, f = (double)a->ffn;
-	double linear = h * (q + 2 * kv) + q * h + (act_gated(a->act) ? 3 : 2) * h * f;
-	double flops = (double)a->layers * (2 * linear + 2 * (double)T * q), past = (double)(T - a->window);
+	double flops = (double)a->layers * block_flops(a, T), past = (double)(T - a->window);
 	double unseen = floor(2 * past * past / (double)T);    /* whole, so that sums of counts are exact */
 
-	for (int64_t l = 0; l < a->layers && a->window && past > 0; l++)
-		flops -= arch_window(a, l) ? unseen * q : 0;
-
-	return flops + (with_head ? 2 * h * (double)a->vocab : 0);
+	for (int64_t l = 0; l < a->layers && (arch_uneven(a) || (a->window && past > 0)); l++) {
+		struct arch at = arch_at(a, l);
+		flops += block_flops(&at, T) - block_flops(a, T);
+		if (a->window && past > 0 && arch_window(a, l))
+			flops -= unseen * (double)(at.heads * at.head_dim);
+	}
+	return flops + (with_head ? 2 * (double)a->hidden * (double)a->vocab : 0);
 }
 
 static void set_rope(const struct arch *a, json_t *cfg)
@@ -206,6 +244,18 @@ static json_t *config_fresh(const struct arch *a)
 	return cfg;
 }
 
+/* Per-block sizes under a key of ours; other readers refuse the weights because their shapes do not fit the largest. */
+static void set_list(json_t *cfg, const char *key, const int64_t *v, int64_t n)
+{
+	json_object_del(cfg, key);
+	if (!v)
+		return;
+	json_t *list = json_array();
+	for (int64_t i = 0; i < n; i++)
+		json_array_append_new(list, json_integer(v[i]));
+	json_object_set_new(cfg, key, list);
+}
+
 json_t *arch_config_new(const struct arch *a)
 {
 	json_t *cfg = a->config ? json_deep_copy(a->config) : config_fresh(a);
@@ -215,6 +265,8 @@ json_t *arch_config_new(const struct arch *a)
 	json_object_set_new(cfg, "num_attention_heads", json_integer(a->heads));
 	json_object_set_new(cfg, "num_key_value_heads", json_integer(a->kv_heads));
 	json_object_set_new(cfg, "head_dim", json_integer(a->head_dim));
+	set_list(cfg, "adze_intermediate_sizes", a->layer_ffn, a->layers);
+	set_list(cfg, "adze_num_attention_heads", a->layer_heads, a->layers);
 	json_object_set_new(cfg, "num_hidden_layers", json_integer(a->layers));
 	json_object_set_new(cfg, "vocab_size", json_integer(a->vocab));
 	arch_config_layers(a, cfg);

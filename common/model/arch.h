@@ -35,6 +35,7 @@ struct arch {
 	int64_t bos, eos, pad;    /* -1: none */
 	double embed_scale;       /* multiplies embedding rows; 1 for most, see arch_embed_scale() */
 	char dtype[16];           /* as stored: "bfloat16" ... */
+	int64_t *layer_ffn, *layer_heads; /* [layers] where widths differ from block to block (ffn, heads: the largest), or NULL; owned */
 	json_t *config;           /* owned; NULL when made by hand */
 };
 
@@ -46,6 +47,14 @@ void arch_free(struct arch *a);
 void arch_copy(struct arch *to, const struct arch *from);   /* deep */
 /* The config object with hidden_size, intermediate_size, num_*_heads, head_dim, num_hidden_layers ... rewritten from a. */
 json_t *arch_config_new(const struct arch *a);
+
+/* The shape as block `layer` sees it (-1: no block): a borrowed view without lists.  Where each head has its own key-value
+ * head, those go along. */
+struct arch arch_at(const struct arch *a, int64_t layer);
+static inline bool arch_uneven(const struct arch *a)
+{
+	return a->layer_ffn || a->layer_heads;
+}
 
 enum axis {
 #define AXIS(id, word, units, width) AX_##id,

@@ -146,6 +146,31 @@ static int load_rope(struct arch *a, const json_t *cfg, struct err *e)
 	return json_is_object(s) ? load_rope_kind(a, s, e) : 0;
 }
 
+/* Sizes of each block, where they differ; `most` is the largest and each is a multiple of `step`. */
+static int load_list(const json_t *cfg, const char *key, int64_t layers, int64_t most, int64_t step, int64_t **out,
+		struct err *e)
+{
+	const json_t *list = json_object_get(cfg, key);
+	int64_t seen = 0;
+
+	if (!list)
+		return 0;
+	if (!json_is_array(list) || (int64_t)json_array_size(list) != layers)
+		return err_set(e, EXIT_DATA, "field '%s' is not a list of %lld sizes", key, (long long)layers);
+	*out = xcalloc((size_t)layers, sizeof **out);
+	for (int64_t l = 0; l < layers; l++) {
+		const json_t *v = json_array_get(list, (size_t)l);
+		int64_t n = json_is_integer(v) ? json_integer_value(v) : 0;
+		if (n < 1 || n > most || n % step)
+			return err_set(e, EXIT_DATA, "field '%s': block %lld: expected a multiple of %lld up to %lld", key,
+				(long long)l, (long long)step, (long long)most);
+		seen = n > seen ? n : seen;
+		(*out)[l] = n;
+	}
+	return seen == most ? 0 : err_set(e, EXIT_DATA, "field '%s': the largest is %lld, expected %lld", key, (long long)seen,
+		(long long)most);
+}
+
 static int load_sizes(struct arch *a, const json_t *cfg, struct err *e)
 {
 	if (cfg_int(cfg, "num_hidden_layers", -1, 1, ARCH_LAYERS, &a->layers, e) ||
@@ -165,7 +190,9 @@ static int load_sizes(struct arch *a, const json_t *cfg, struct err *e)
 	if (a->heads % a->kv_heads)
 		return err_set(e, EXIT_DATA, "num_attention_heads %lld is not a multiple of num_key_value_heads %lld",
 			(long long)a->heads, (long long)a->kv_heads);
-	return 0;
+	return load_list(cfg, "adze_intermediate_sizes", a->layers, a->ffn, 1, &a->layer_ffn, e) ||
+		load_list(cfg, "adze_num_attention_heads", a->layers, a->heads, a->kv_heads == a->heads ? 1 : a->kv_heads,
+		&a->layer_heads, e) ? -1 : 0;
 }
 
 static int load_fields(struct arch *a, const json_t *cfg, struct err *e)
@@ -226,7 +253,7 @@ int arch_load(struct arch *a, const char *path, struct err *e)
 		rc = err_wrap(e, "%s", file);
 	if (rc) {
 		json_decref(cfg);
-		memset(a, 0, sizeof *a);
+		arch_free(a);
 	} else {
 		a->config = cfg;
 	}

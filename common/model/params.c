@@ -67,8 +67,9 @@ static void add(struct ptable *t, const struct prow *r, int layer)
 		snprintf(p->name, sizeof p->name, "%s", r->name);
 	else
 		snprintf(p->name, sizeof p->name, "blk.%d.%s", layer, r->name);
-	p->rows = row_rows(&t->arch, r);
-	p->cols = axis_size(&t->arch, r->cols);
+	struct arch at = arch_at(&t->arch, layer);
+	p->rows = row_rows(&at, r);
+	p->cols = axis_size(&at, r->cols);
 	p->off = t->elems;
 	t->elems += (p->rows * p->cols + 31) / 32 * 32;
 	t->count += p->rows * p->cols;
@@ -136,7 +137,9 @@ char *param_hf_name(const struct ptable *t, const struct param *p, int s, char b
 
 int64_t param_seg_rows(const struct ptable *t, const struct param *p, int s)
 {
-	return seg_rows(&t->arch, &p->row->seg[s]);
+	struct arch at = arch_at(&t->arch, p->layer);
+
+	return seg_rows(&at, &p->row->seg[s]);
 }
 
 static int64_t count(const struct arch *a, bool embedding)
@@ -147,7 +150,12 @@ static int64_t count(const struct arch *a, bool embedding)
 		bool vocab = r->seg[0].axis == AX_VOCAB;
 		if (row_absent(a, r) || (vocab && !embedding))
 			continue;
-		n += row_rows(a, r) * axis_size(a, r->cols) * (r->per_layer ? a->layers : 1);
+		if (!r->per_layer)
+			n += row_rows(a, r) * axis_size(a, r->cols);
+		for (int64_t l = 0; r->per_layer && l < a->layers; l++) {
+			struct arch at = arch_at(a, l);
+			n += row_rows(&at, r) * axis_size(&at, r->cols);
+		}
 	}
 	return n;
 }

@@ -81,9 +81,10 @@ static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, c
 static val heads(const struct ctx *c, val h, int64_t l)
 {
 	const struct arch *a = c->a;
+	struct arch at = arch_at(a, l);
 	int64_t window = arch_window(a, l);
 	float scale = a->attn_scale > 0 ? (float)a->attn_scale : 1 / sqrtf((float)a->head_dim);
-	struct attn_geom g = { c->p->B, c->p->T, (int32_t)a->heads, (int32_t)a->kv_heads, (int32_t)a->head_dim,
+	struct attn_geom g = { c->p->B, c->p->T, (int32_t)at.heads, (int32_t)at.kv_heads, (int32_t)a->head_dim,
 			       (int32_t)arch_rope_dims(a), scale, window < c->p->T ? (int32_t)window : 0 };
 	val qkv = linear(c, h, l, "attn.qkv", NONE);
 	if (has(c, l, "attn.qnorm.w"))
@@ -190,7 +191,8 @@ val p_site(struct prog *p, const struct build *b, val x, int site, int64_t layer
 		if (q->site != site || (q->layer >= 0 && q->layer != layer))
 			continue;
 		if (q->what == PROBE_MASK) {
-			int64_t n = axis_units(&b->t->arch, site_axis(site));
+			struct arch at = arch_at(&b->t->arch, layer);
+			int64_t n = axis_units(&at, site_axis(site));
 			float *z = xcalloc((size_t)n, sizeof *z);
 			memcpy(z, q->z, (size_t)n * sizeof *z);
 			snprintf(name, sizeof name, "mask.%s.%lld", site_word(site), (long long)layer);

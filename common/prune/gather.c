@@ -51,7 +51,7 @@ struct job {
 /* Indices of rows or columns for an axis; NULL when all stay. */
 static int32_t *spread_new(const struct keep *k, int axis, int64_t l)
 {
-	int64_t n, w = axis_width(&k->from, axis);
+	int64_t n, w = axis_width(&k->from, axis);   /* of a unit: the same in all blocks */
 	const int64_t *u = keep_units(k, axis, l, &n);
 
 	if (!u)
@@ -261,11 +261,13 @@ static void plan_segment(struct cut *c, const struct keep *k, const struct ptabl
 {
 	int axis = p->row->seg[s].axis, mha = k->from.kv_heads == k->from.heads;
 	struct param q = *p;
+	struct arch from;
 	char name[160];
 
 	if (p->layer >= 0)
 		q.layer = (int)k->layer[p->layer];
-	*c = (struct cut){ .x = st_find(m, param_hf_name(src, &q, s, name)), .src_cols = axis_size(&k->from, p->row->cols),
+	from = arch_at(&k->from, q.layer);
+	*c = (struct cut){ .x = st_find(m, param_hf_name(src, &q, s, name)), .src_cols = axis_size(&from, p->row->cols),
 		.rows = axis == AX_NONE ? 1 : param_seg_rows(t, p, s), .cols = p->cols, .width = k->from.head_dim };
 	c->row = axis == AX_NONE ? NULL : spread_new(k, axis, p->layer);
 	c->col = spread_new(k, p->row->cols, p->layer);

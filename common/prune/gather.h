@@ -20,8 +20,8 @@ struct keep {
 	struct arch from, to;          /* own copies; to.config is rewritten for the new shape */
 	int64_t *layer;                /* [to.layers] block of the parent */
 	int64_t *hidden;               /* [to.hidden] */
-	int64_t *head, *group;         /* [to.layers, to.heads], [to.layers, to.kv_heads] */
-	int64_t *ffn;                  /* [to.layers, to.ffn] */
+	int64_t *head, *group;         /* [to.layers, to.heads], [to.layers, to.kv_heads]; fewer are used where arch_at(to, l) */
+	int64_t *ffn;                  /* [to.layers, to.ffn]                             says so */
 	int64_t *partner;              /* [to.layers, to.heads] add-back: head whose residual is added, or -1; may be NULL */
 	bool merge;                    /* dropped blocks are merged into the kept block before them */
 };
@@ -33,6 +33,7 @@ struct keep_want {
 	bool add_back;                 /* Minitron 2.3: residual of dropped heads goes into kept ones */
 	bool merge;                    /* dropped blocks are merged into the kept block before them instead */
 	int64_t align;                 /* hidden and ffn become multiples of it; 0: as they are */
+	bool uneven;                   /* widths may differ from block to block, which a ranking of global scope asks for */
 };
 /* True when something other than blocks listed in w->drop is cut, so that a ranking is needed. */
 bool keep_needs_ranking(const struct arch *from, const struct keep_want *w);

@@ -6,7 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "gather.h"
+#include "share.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,9 +99,10 @@ static void first(int64_t *out, const struct rank_axis *x, int64_t k)
 /* Equal share of each query group; fills the partners of the add-back as well. */
 static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, bool add_back)
 {
-	int64_t H = k->from.heads, n = k->to.heads, *out = k->head + l * n;
+	struct arch from = arch_at(&k->from, k->layer[l]), to = arch_at(&k->to, l);
+	int64_t H = from.heads, n = to.heads, *out = k->head + l * k->to.heads;
 	/* with its own key-value head each, all heads compete in one group */
-	int64_t groups = k->from.kv_heads == H ? 1 : k->from.kv_heads, size = H / groups, share = n / groups, at = 0;
+	int64_t groups = from.kv_heads == H ? 1 : from.kv_heads, size = H / groups, share = n / groups, at = 0;
 	int64_t *ranked = xcalloc((size_t)size, sizeof *ranked), *partner_of = xcalloc((size_t)H, sizeof *partner_of);
 
 	for (int64_t g = 0; g < groups; g++) {
@@ -121,9 +122,9 @@ static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, boo
 	qsort(out, (size_t)n, sizeof *out, ascending);
 	if (add_back)
 		for (int64_t i = 0; i < n; i++)
-			k->partner[l * n + i] = partner_of[out[i]];
-	for (int64_t i = 0; i < k->to.kv_heads; i++)
-		k->group[l * k->to.kv_heads + i] = k->from.kv_heads == H ? out[i] : i;
+			k->partner[l * k->to.heads + i] = partner_of[out[i]];
+	for (int64_t i = 0; i < to.kv_heads; i++)
+		k->group[l * k->to.kv_heads + i] = from.kv_heads == H ? out[i] : i;
 	free(ranked);
 	free(partner_of);
 }
@@ -169,6 +170,53 @@ static int pick_layers(struct keep *k, const struct keep_want *w, const struct r
 	return 0;
 }
 
+/* Widths of the kept blocks of an uneven parent, which only its depth can change. */
+static int64_t *kept_list_new(const struct keep *k, const int64_t *of)
+{
+	int64_t *v = of ? xcalloc((size_t)k->to.layers, sizeof *v) : NULL;
+
+	for (int64_t l = 0; of && l < k->to.layers; l++)
+		v[l] = of[k->layer[l]];
+	return v;
+}
+
+/* Where the ranking compares blocks with each other, a width is an average: each block gets what it deserves of it. */
+static int uneven_widths(struct keep *k, const struct keep_want *w, const struct ranking *r, const char *name, struct err *e)
+{
+	struct arch *to = &k->to, *from = &k->from;
+	bool ffn = to->ffn != from->ffn, heads = to->heads != from->heads;
+
+	if (arch_uneven(from)) {
+		if (ffn || heads)
+			return err_set(e, EXIT_USAGE, "widths of the model differ from block to block: ffn and heads cannot be cut again");
+		free(to->layer_ffn);
+		free(to->layer_heads);
+		to->layer_ffn = kept_list_new(k, from->layer_ffn);
+		to->layer_heads = kept_list_new(k, from->layer_heads);
+		to->ffn = share_largest(to->layer_ffn, to->layers, to->ffn);
+		to->heads = share_largest(to->layer_heads, to->layers, to->heads);
+		if (from->kv_heads == from->heads)
+			to->kv_heads = to->heads;
+		return 0;
+	}
+	if (!r || !r->global || (!ffn && !heads))
+		return 0;
+	if (!w->uneven)
+		return err_set(e, EXIT_USAGE, "%s: ranking of global scope gives each block its own width: needs --allow-uneven", name);
+	if (w->add_back && heads)
+		return err_set(e, EXIT_USAGE, "add-back and heads that differ from block to block exclude each other");
+	if (ffn && !(to->layer_ffn = share_new(k, r, name, "mlp", w->align ? w->align : 1, to->ffn, e)))
+		return -1;
+	int64_t group = from->kv_heads == from->heads ? 1 : from->kv_heads;
+	if (heads && !(to->layer_heads = share_new(k, r, name, "head", group, to->heads, e)))
+		return -1;
+	to->ffn = share_largest(to->layer_ffn, to->layers, to->ffn);
+	if (from->kv_heads == from->heads)
+		to->kv_heads = share_largest(to->layer_heads, to->layers, to->kv_heads);
+	to->heads = share_largest(to->layer_heads, to->layers, to->heads);
+	return 0;
+}
+
 struct keep *keep_new(const struct arch *from, const struct keep_want *w, const struct ranking *r, const char *rank_name,
 		struct err *e)
 {
@@ -181,13 +229,13 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 	size_t L = (size_t)k->to.layers;
 	k->layer = xcalloc(L, sizeof *k->layer);
 	k->hidden = xcalloc((size_t)k->to.hidden, sizeof *k->hidden);
+	if (pick_layers(k, w, r, rank_name, e) || uneven_widths(k, w, r, rank_name, e))
+		goto fail;
 	k->head = xcalloc(L * (size_t)k->to.heads, sizeof *k->head);
 	k->group = xcalloc(L * (size_t)k->to.kv_heads, sizeof *k->group);
 	k->ffn = xcalloc(L * (size_t)k->to.ffn, sizeof *k->ffn);
-	if (w->add_back && k->to.heads != from->heads)
+	if (w->add_back && (k->to.heads != from->heads || k->to.layer_heads))
 		k->partner = xcalloc(L * (size_t)k->to.heads, sizeof *k->partner);
-	if (pick_layers(k, w, r, rank_name, e))
-		goto fail;
 	k->merge = w->merge && k->to.layers != from->layers;
 	if (k->merge && k->layer[0] != 0) {
 		err_set(e, EXIT_USAGE, "merge: block 0 is dropped, and no kept block comes before it");
@@ -197,14 +245,15 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 		goto fail;
 	first(k->hidden, x, k->to.hidden);
 	for (int64_t l = 0; l < k->to.layers; l++) {
+		struct arch a = arch_at(from, k->layer[l]), b = arch_at(&k->to, l);
 		x = NULL;
-		if (k->to.heads != from->heads && !(x = need_axis(r, rank_name, "head", k->layer[l], e)))
+		if (b.heads != a.heads && !(x = need_axis(r, rank_name, "head", k->layer[l], e)))
 			goto fail;
 		pick_heads(k, l, x, k->partner != NULL);
 		x = NULL;
-		if (k->to.ffn != from->ffn && !(x = need_axis(r, rank_name, "mlp", k->layer[l], e)))
+		if (b.ffn != a.ffn && !(x = need_axis(r, rank_name, "mlp", k->layer[l], e)))
 			goto fail;
-		first(k->ffn + l * k->to.ffn, x, k->to.ffn);
+		first(k->ffn + l * k->to.ffn, x, b.ffn);
 	}
 	slice_lists(k);
 	return k;
@@ -233,8 +282,10 @@ const int64_t *keep_units(const struct keep *k, int axis, int64_t l, int64_t *n)
 	const int64_t *list = axis == AX_HIDDEN ? k->hidden : axis == AX_HEAD ? k->head + l * k->to.heads :
 		axis == AX_GROUP ? k->group + l * k->to.kv_heads : axis == AX_FFN ? k->ffn + l * k->to.ffn : NULL;
 
-	*n = axis_units(&k->to, axis);
-	return *n == axis_units(&k->from, axis) ? NULL : list;
+	struct arch from = arch_at(&k->from, l < 0 ? -1 : k->layer[l]), to = arch_at(&k->to, l);
+
+	*n = axis_units(&to, axis);
+	return *n == axis_units(&from, axis) ? NULL : list;
 }
 
 int64_t keep_merged(const struct keep *k, int64_t l)
@@ -253,12 +304,15 @@ static json_t *list_new(const int64_t *v, int64_t n)
 	return a;
 }
 
-static json_t *table_new(const int64_t *v, int64_t rows, int64_t n)
+/* One list per block: the units of `axis` out of v, whose rows are as long as the widest block. */
+static json_t *table_new(const struct keep *k, int axis, const int64_t *v)
 {
 	json_t *a = json_array();
 
-	for (int64_t r = 0; r < rows; r++)
-		json_array_append_new(a, list_new(v + r * n, n));
+	for (int64_t l = 0; l < k->to.layers; l++) {
+		struct arch at = arch_at(&k->to, l);
+		json_array_append_new(a, list_new(v + l * axis_units(&k->to, axis), axis_units(&at, axis)));
+	}
 	return a;
 }
 
@@ -267,8 +321,8 @@ json_t *keep_json_new(const struct keep *k)
 	int64_t L = k->to.layers;
 
 	json_t *j = json_pack("{s:o,s:b,s:o,s:o,s:o,s:o}", "layers", list_new(k->layer, L), "merged", k->merge, "hidden",
-		list_new(k->hidden, k->to.hidden), "heads", table_new(k->head, L, k->to.heads), "kv_heads",
-		table_new(k->group, L, k->to.kv_heads), "ffn", table_new(k->ffn, L, k->to.ffn));
+		list_new(k->hidden, k->to.hidden), "heads", table_new(k, AX_HEAD, k->head), "kv_heads",
+		table_new(k, AX_GROUP, k->group), "ffn", table_new(k, AX_FFN, k->ffn));
 	if (k->from.embed_scale != k->to.embed_scale)
 		json_object_set_new(j, "embed_factor", json_real(k->from.embed_scale / k->to.embed_scale));
 	return j;

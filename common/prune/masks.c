@@ -14,18 +14,19 @@
 static float *table_new(const struct keep *k, int axis, int64_t of)
 {
 	int64_t n;
-	float *z = NULL;
+	float *z = xcalloc((size_t)(k->from.layers * of), sizeof *z);
+	bool cut = false;
 
 	for (int64_t l = 0; l < k->to.layers; l++) {
 		const int64_t *u = keep_units(k, axis, l, &n);
-		if (!u)
-			return NULL;
-		if (!z)
-			z = xcalloc((size_t)(k->from.layers * of), sizeof *z);
+		cut |= u != NULL;
 		for (int64_t i = 0; i < n; i++)
-			z[k->layer[l] * of + u[i]] = 1;
+			z[k->layer[l] * of + (u ? u[i] : i)] = 1;
 	}
-	return z;
+	if (cut)
+		return z;
+	free(z);
+	return NULL;
 }
 
 struct masks *masks_new(const struct keep *k)

@@ -191,6 +191,7 @@ int metric_rank(const struct stats *s, const struct wcols *w, const struct metri
 		r->heads = a->heads, r->kv_heads = a->kv_heads, r->head_dim = a->head_dim;
 	}
 	describe(m, r);
+	r->global = m->global;
 	int rc = 0;
 	if (m->metric == METRIC_minitron)
 		rank_minitron(s, m, r);

@@ -16,6 +16,7 @@ struct metric_args {
 	int neuron_pre;        /* ffn neurons before the activation (the paper as written) instead of after it */
 	uint64_t seed;         /* of METRIC_random */
 	int head_norm_first;   /* one L2 norm per head and token, then aggregate (paper); else per channel, then L2 */
+	int global;            /* scores compare across blocks */
 };
 enum {
 #define METRIC(id, word, stats, weights, what) METRIC_##id,

@@ -172,7 +172,8 @@ static int shape(struct observer *o, int64_t B, int64_t T, struct err *e)
 {
 	const struct arch *a = &o->w->t->arch;
 	if (o->p && o->p->B == B && o->p->T == T &&
-	    (o->block < 0 || arch_window(a, o->block) == arch_window(a, o->made_for)))
+	    (o->block < 0 || o->block == o->made_for ||
+	     (arch_window(a, o->block) == arch_window(a, o->made_for) && !arch_uneven(a))))
 		return 0;
 	observe_flush(o);
 	observe_free(o);

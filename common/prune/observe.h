@@ -19,7 +19,7 @@ struct observer {
 	struct frame f;
 	val tok, out;          /* out: the block's result when one block runs alone */
 	int64_t block;         /* -1: whole model; else the block that one-block programs stand for */
-	int64_t made_for;      /* block that p was recorded for: of the same kind */
+	int64_t made_for;      /* block that p was recorded for: of the same kind and widths */
 	int64_t pending;       /* samples seen since the last flush */
 };
 enum {

@@ -79,6 +79,8 @@ void ranking_meta(const struct ranking *r, struct art_w *w)
 	art_meta_int(w, "heads", r->heads);
 	art_meta_int(w, "kv_heads", r->kv_heads);
 	art_meta_int(w, "head_dim", r->head_dim);
+	if (r->global)
+		art_meta_str(w, "scope", "global");
 }
 
 int ranking_write(const struct ranking *r, struct art_w *w, struct err *e)
@@ -157,6 +159,10 @@ int ranking_read(struct ranking *r, const char *path, struct prov *prov, struct 
 	    obj_int(a, m, "ffn", &r->ffn, e) || obj_int(a, m, "heads", &r->heads, e) ||
 	    obj_int(a, m, "kv_heads", &r->kv_heads, e) || obj_int(a, m, "head_dim", &r->head_dim, e))
 		goto out;
+	char scope[16] = "layer";
+	if (obj_get(m, "scope") && obj_str(a, m, "scope", scope, sizeof scope, e))
+		goto out;
+	r->global = !strcmp(scope, "global");
 	while ((rc = art_next(a, &rec, e)) == 1)
 		if (read_record(r, a, rec, e)) {
 			rc = -1;

@@ -23,6 +23,7 @@ struct ranking {
 	char model[33];        /* fingerprint of the model that was measured */
 	char method[64];
 	int64_t layers, hidden, ffn, heads, kv_heads, head_dim;
+	bool global;           /* scores of neurons and heads compare across blocks, not only within one */
 	struct rank_axis *ax;  /* owned */
 	int n;
 };

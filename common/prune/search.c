@@ -282,6 +282,8 @@ int search_shapes(const struct arch *a, const struct grid *g, const struct query
 	struct walk w = { .a = a, .g = g, .q = q, .work = g->work, .sel = { .q = q } };
 
 	*out = (struct found){ 0 };
+	if (arch_uneven(a))
+		return err_set(e, EXIT_DATA, "widths of the model differ from block to block: no grid of shapes leads from it");
 	if (!w.work.context)
 		w.work.context = w.work.seq;
 	int rc = axes_make(&w.x, a, g, e);

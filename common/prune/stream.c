@@ -2,7 +2,7 @@
  * stream.c - block by block: weights of one block, hidden states of all samples
  *
  * Blocks of a dense model have one shape, so one program per batch shape and kind of block (sliding or not) serves all of
- * them: its parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked
+ * them (where widths differ, each has its own): its parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked
  * for while this one computes.  The same walk over four tokens tells whether a model that was just written computes.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -26,7 +26,7 @@ struct job {
 	int n_batch;
 	int64_t rows, samples, most;   /* most: rows of the largest batch */
 	int32_t *ids;
-	int64_t first, last, elems; /* parameters of block 0: index range, elements of a block */
+	int64_t first, last, elems; /* parameters of block 0: index range; elements of the largest block */
 	void *w;               /* one block's weights */
 	float *x;              /* one batch's hidden states */
 };
@@ -85,11 +85,11 @@ static int load_block(struct job *j, int64_t l, struct err *e)
 {
 	const struct ptable *t = j->a->t;
 	int64_t n = j->last - j->first, es = (int64_t)dtype_size(j->a->dtype);
-	for (int64_t i = 0; i < n; i++) {
-		const struct param *p0 = &t->p[j->first + i], *p = &t->p[j->first + i + l * n];
-		if (p->layer != l || p->row != p0->row)
-			BUG("%s is not the twin of %s", p->name, p0->name);
-		if (param_read(t, p, j->m, (char *)j->w + (p0->off - t->p[j->first].off) * es, j->a->dtype, e))
+	const struct param *p0 = &t->p[j->first + l * n];
+	for (const struct param *p = p0; p < p0 + n; p++) {
+		if (p->layer != l)
+			BUG("%s is not of block %lld", p->name, (long long)l);
+		if (param_read(t, p, j->m, (char *)j->w + (p->off - p0->off) * es, j->a->dtype, e))
 			return -1;
 	}
 	j->a->g->k->weights_changed(j->a->g->d);
@@ -128,8 +128,11 @@ static void block_range(struct job *j)
 	j->last = j->first;
 	while (j->last < t->n && t->p[j->last].layer == 0)
 		j->last++;
-	int64_t end = j->last < t->n ? t->p[j->last].off : t->elems;
-	j->elems = end - t->p[j->first].off;
+	int64_t n = j->last - j->first;
+	for (int64_t l = 0; l < t->arch.layers; l++) {
+		int64_t i = j->first + l * n, end = i + n < t->n ? t->p[i + n].off : t->elems;
+		j->elems = end - t->p[i].off > j->elems ? end - t->p[i].off : j->elems;
+	}
 }
 
 /* Room for a block and a batch, and the embeddings of all samples. */

@@ -43,6 +43,10 @@ int wcols_load(struct wcols *w, const char *dir, struct err *e)
 	memset(w, 0, sizeof *w);
 	if (arch_load(&a, dir, e))
 		return -1;
+	if (arch_uneven(&a)) {
+		arch_free(&a);
+		return err_set(e, EXIT_DATA, "%s: widths differ from block to block: its neurons and heads cannot be ranked", dir);
+	}
 	w->t = ptable_new(&a);
 	arch_free(&a);
 	w->l1 = xcalloc((size_t)w->t->n, sizeof *w->l1);
