@@ -224,14 +224,6 @@ static bool uses(const struct query *q, int column)
 	return yes;
 }
 
-static void free_grid(struct grid *g)
-{
-	struct grid_axis *axes[] = { &g->layers, &g->hidden, &g->ffn, &g->heads, &g->kv_heads };
-	for (int i = 0; i < 5; i++)
-		free(axes[i]->v);
-	free(g->ratio);
-}
-
 static void parse_grid(struct grid *g)
 {
 	struct err e;
