@@ -171,9 +171,10 @@ struct kernels {
 	 *           rows with label < 0 are left at 0 */
 	void (*topk)(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 	/* mse       sums [1,1] f64 += sum over rows of mean_c (a-b)^2;  da (=, += acc) = coef * 2 (a-b)/C, or absent
-	 * cosine    sums [1,1] f64 += sum over rows of 1 - cos(a,b);    da likewise */
-	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
-	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
+	 * cosine    sums [1,1] f64 += sum over rows of 1 - cos(a,b);    da likewise
+	 *           Rows with label < 0 (label [N,1] i32 or absent) count for nothing. */
+	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
+	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 
 	/* adamw     w, m, v, g [1,n] f32 in place (decoupled weight decay); wb [1,n] bf16 copy of w (nearest even) or
 	 *           absent; decay is skipped when args->weight_decay is 0.    Loshchilov & Hutter 2019 */
@@ -189,7 +190,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 2 };
+enum { KERNELS_ABI = 3 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

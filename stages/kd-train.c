@@ -22,11 +22,11 @@
 #include <unistd.h>
 
 static struct {
-	const char *teacher, *student, *data, *valid, *loss, *tail, *weigh, *schedule, *max_time, *save_dtype, *export;
+	const char *teacher, *student, *data, *valid, *loss, *tail, *weigh, *hidden, *alpha, *projection, *schedule, *max_time, *save_dtype, *export;
 	double tau, beta, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
 	int64_t best, steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
 	bool recompute, explain;
-} o = { .schedule = "cosine", .save_dtype = "stored", .tail = "ghost", .weigh = "none", .tau = 1, .beta = 0.5, .lr = 1e-4,
+} o = { .schedule = "cosine", .save_dtype = "stored", .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared", .tau = 1, .beta = 0.5, .lr = 1e-4,
 	.min_lr = 1e-5, .clip = 1,
 	.decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .wsd = 0.2, .batch = 8, .warmup = -1, .save_every = 100,
 	.keep = 2, .log_every = 1 };
@@ -43,6 +43,9 @@ static const struct opt opts[] = {
 	OPT_I64(0, "top-k", &o.best, "K", "kl against the K best tokens of the teacher, 0 for all", 0, 1 << 24),
 	OPT_CHOICE(0, "tail", &o.tail, TAIL_WORDS, "with the best tokens alone: renorm both models over them, zero for the teacher's others, or one ghost token for the others of each"),
 	OPT_CHOICE(0, "weigh", &o.weigh, "none|wsl", "wsl (weighted soft labels) weights a position's teacher terms by 1 - exp(-CE(student)/CE(teacher))"),
+	OPT_STR(0, "hidden-loss", &o.hidden, "TERM;...", "losses between hidden states, TERM = cosine|mse[:W]@PAIR,..., PAIR = [SITE.]STUDENT:TEACHER, [SITE.]uniform or emb; blocks are numbers, last or last-N, SITE is norm (the default: after the block, normalised), in, out or mlp"),
+	OPT_CHOICE(0, "hidden-alpha", &o.alpha, "dynamic|fixed", "factor of the hidden losses: what makes them as large as the teacher's terms on the logits, or 1"),
+	OPT_CHOICE(0, "projection", &o.projection, "shared|pair", "where widths differ, one learned matrix from student to teacher for all pairs or one each"),
 	OPT_I64(0, "steps", &o.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
 	OPT_I64(0, "tokens", &o.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
 	OPT_I64(0, "seq", &o.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),
@@ -117,6 +120,10 @@ static void validate(struct objective *loss, double *max_seconds)
 		opt_die("%s", e.msg);
 	if (!o.teacher && objective_needs_teacher(loss))
 		opt_die("--loss %s needs --teacher; conventional training is --loss ce", o.loss);
+	if (o.hidden && !o.teacher)
+		opt_die("--hidden-loss needs --teacher");
+	if (o.hidden && !strcmp(o.alpha, "dynamic") && !objective_needs_teacher(loss))
+		opt_die("--hidden-alpha dynamic compares with the teacher's terms, and --loss %s has none: say fixed", o.loss);
 	if (o.steps && o.tokens)
 		opt_die("--steps and --tokens exclude each other");
 	if (o.micro && o.batch % o.micro)
@@ -193,7 +200,8 @@ static void settle(struct run *r, const struct objective *loss)
 #include "../common/train/losses.def"
 #undef LOSS
 		{ "temperature", NULL, o.tau }, { "jsd-beta", NULL, o.beta }, { "top-k", NULL, (double)o.best },
-		{ "tail", o.tail, 0 }, { "weigh", o.weigh, 0 }, { "steps", NULL, (double)r->rate.steps },
+		{ "tail", o.tail, 0 }, { "weigh", o.weigh, 0 }, { "hidden-loss", o.hidden ? o.hidden : "none", 0 },
+		{ "hidden-alpha", o.alpha, 0 }, { "projection", o.projection, 0 }, { "steps", NULL, (double)r->rate.steps },
 		{ "seq", NULL, (double)r->data.seq }, { "batch", NULL, (double)o.batch }, { "lr", NULL, o.lr },
 		{ "min-lr", NULL, o.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", o.schedule, 0 },
 		{ "wsd-decay", NULL, o.wsd }, { "clip", NULL, o.clip }, { "weight-decay", NULL, o.decay },
@@ -235,6 +243,12 @@ static void load_weights(struct run *r, const struct engine *g)
 	if (trainer_alloc(t, g, &e) || params_load(t->student, o.student, t->w, DT_F32, 0, t->student->arch.layers, &e) ||
 	    (t->teacher && params_load(t->teacher, o.teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, &e)))
 		die_err(&e);
+	if (t->n_proj) {
+		int64_t *kept = hidden_kept_new(o.student, r->teacher, t->student->arch.hidden, t->teacher->arch.hidden);
+		log_verbose("projections start %s", kept ? "from the channels that trimming kept" : "at random");
+		trainer_projections(t, kept, (uint64_t)com.seed);
+		free(kept);
+	}
 	trainer_sync(t);
 }
 
@@ -342,6 +356,12 @@ int main(int argc, char **argv)
 	struct trainer_spec spec = { .loss = loss, .seq = r.data.seq, .batch = o.batch, .dtype = dtype_parse(com.dtype),
 				     .recompute = o.recompute, .clip = o.clip, .beta1 = o.beta1, .beta2 = o.beta2,
 				     .eps = o.eps, .weight_decay = o.decay };
+	if (o.hidden) {
+		spec.hidden.dynamic = !strcmp(o.alpha, "dynamic");
+		spec.hidden.per_pair = !strcmp(o.projection, "pair");
+		if (hidden_parse(&spec.hidden, o.hidden, student->arch.layers, teacher->arch.layers, &e))
+			die_err(&e);
+	}
 	spec.micro = o.micro ? o.micro : auto_micro(o.batch, r.data.seq);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);

@@ -66,15 +66,22 @@ static val linear(const struct ctx *c, val x, int64_t layer, const char *name, v
 			res.id || c->b->wide ? DT_F32 : c->b->dtype);
 }
 
-/* res + W x, or res + post(W x) where the family has a norm POST there */
-static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, const char *post, val res)
+/* What a part adds to the residual stream: W x, or post(W x) where the family has a norm POST there */
+static val summand(const struct ctx *c, val x, int64_t l, const char *name, const char *post)
 {
 	char w[32];
 	snprintf(w, sizeof w, "%s.w", post);
 	if (!has(c, l, w))
-		return linear(c, x, l, name, res);
-	val y = p_linear(c->p, x, weight(c, l, name, 0), NONE, NONE, DT_F32);
-	return p_add(c->p, res, norm_as(c, y, l, post, DT_F32));
+		return linear(c, x, l, name, NONE);
+	return norm_as(c, p_linear(c->p, x, weight(c, l, name, 0), NONE, NONE, DT_F32), l, post, DT_F32);
+}
+
+/* res + summand; without a norm the sum is part of the product */
+static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, const char *post, val res)
+{
+	char w[32];
+	snprintf(w, sizeof w, "%s.w", post);
+	return has(c, l, w) ? p_add(c->p, res, summand(c, x, l, name, post)) : linear(c, x, l, name, res);
 }
 
 /* Output of every head, from the normed residual stream */
@@ -114,6 +121,14 @@ static val attention(const struct ctx *c, val x, int64_t l)
 	return p_site(p, b, linear_sum(c, o, l, "attn.o", "attn.post", x), SITE_MID, l);
 }
 
+static int probed(const struct build *b, int site, int64_t layer)
+{
+	for (int i = 0; i < b->n_probe; i++)
+		if (b->probe[i].site == site && (b->probe[i].layer < 0 || b->probe[i].layer == layer))
+			return 1;
+	return 0;
+}
+
 static val ffn(const struct ctx *c, val mid, int64_t l)
 {
 	struct prog *p = c->p;
@@ -121,7 +136,10 @@ static val ffn(const struct ctx *c, val mid, int64_t l)
 	val h = p_site(p, b, norm(c, mid, l, "mlp.norm"), SITE_FFN_IN, l);
 	val u = p_site(p, b, linear(c, h, l, "mlp.up", NONE), SITE_FFN_PRE, l);
 	u = p_site(p, b, p_act(p, u, c->a->act, b->dtype), SITE_FFN_ACT, l);
-	return p_site(p, b, linear_sum(c, u, l, "mlp.down", "mlp.post", mid), SITE_BLOCK_OUT, l);
+	if (!probed(b, SITE_FFN_OUT, l))
+		return p_site(p, b, linear_sum(c, u, l, "mlp.down", "mlp.post", mid), SITE_BLOCK_OUT, l);
+	val f = p_site(p, b, summand(c, u, l, "mlp.down", "mlp.post"), SITE_FFN_OUT, l);
+	return p_site(p, b, p_add(p, mid, f), SITE_BLOCK_OUT, l);
 }
 
 /* A half that is left out has no sites either: the residual stream passes it by. */

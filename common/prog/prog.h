@@ -105,6 +105,8 @@ val p_input(struct prog *p, const char *name, int64_t rows, int64_t cols, int dt
 val p_const(struct prog *p, const char *name, int64_t rows, int64_t cols, const float *host_new); /* takes ownership */
 val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols);                          /* f64 sums */
 val p_param(struct prog *p, const struct build *b, const char *name);
+/* A trained parameter that is no part of the model b, behind its table in the same space: element off (a multiple of 32). */
+val p_param_beside(struct prog *p, const struct build *b, const char *name, int64_t rows, int64_t cols, int64_t off);
 val p_embed(struct prog *p, val tok, val W, float scale);
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
@@ -123,8 +125,9 @@ val p_head_weight(struct prog *p, const struct build *b);  /* output matrix, tie
 val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label);
 /* Best K at p->head.tau: returns ids [N,K] i32, *logp is [N,K+1] f32 */
 val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp);
-/* Inner loss between kept values (same shape); weight p->coef[slot].  Returns the f64 sum [1,1]. */
-val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot);
+/* Inner loss between kept values (same shape) over the rows with a label; weight p->coef[slot], slot -1: the value alone.
+ * Returns the f64 sum [1,1]. */
+val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot);
 val p_logprob(struct prog *p, val h, val W, val label);
 
 void p_keep(struct prog *p, val v);

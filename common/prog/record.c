@@ -127,6 +127,22 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 	return v;
 }
 
+val p_param_beside(struct prog *p, const struct build *b, const char *name, int64_t rows, int64_t cols, int64_t off)
+{
+	char g[80];
+	int64_t end = off + rows * cols, size = (int64_t)dtype_size(b->dtype);
+	val v = prog_value(p, name, rows, cols, b->space, b->dtype);
+	V(v).off = off * size;
+	V(v).train = 1;
+	snprintf(g, sizeof g, "grad.%s", name);
+	val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
+	V(d).off = off * 4;
+	V(v).grad = d.id;
+	p->bytes[b->space] = p->bytes[b->space] > end * size ? p->bytes[b->space] : end * size;
+	p->bytes[SP_GRAD] = p->bytes[SP_GRAD] > end * 4 ? p->bytes[SP_GRAD] : end * 4;
+	return v;
+}
+
 val p_embed(struct prog *p, val tok, val W, float scale)
 {
 	val in[] = { tok, W };
@@ -276,13 +292,16 @@ val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp)
 	return ids;
 }
 
-val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot)
+val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
 {
 	SHAPE(b, V(a).rows, V(a).cols);
+	SHAPE(label, V(a).rows, 1);
+	if (slot >= N_COEF)
+		BUG("coefficient %d of %d", slot, N_COEF);
 	val sums = p_stat(p, opcode == OP_MSE ? "loss.mse" : "loss.cosine", 1, 1);
 	val da = NONE;
 	int acc = 0;
-	if (V(a).train) {
+	if (V(a).train && slot >= 0) {
 		acc = V(a).grad != 0;
 		da = acc ? (val){ V(a).grad } : prog_value(p, "d.inner", V(a).rows, V(a).cols, SP_ACT, V(a).dtype);
 		V(a).grad = da.id;
@@ -290,10 +309,11 @@ val p_inner_loss(struct prog *p, int opcode, val a, val b, int slot)
 	struct op *o = prog_op(p, opcode);
 	o->in[0] = a;
 	o->in[1] = b;
+	o->in[2] = label;
 	o->out[0] = sums;
 	o->out[1] = da;
 	o->acc = (int16_t)acc;
-	o->arg = slot;
+	o->arg = slot < 0 ? 0 : slot;
 	return sums;
 }
 

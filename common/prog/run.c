@@ -85,7 +85,7 @@ static void run_loss(struct frame *f, const struct op *o)
 			   M(f, o->in[2]), M(f, o->in[3]), M(f, o->in[4]), &a);
 	} else {
 		(o->code == OP_MSE ? k->mse : k->cosine)(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]),
-							 M(f, o->in[1]), p->coef[o->arg], o->acc);
+							 M(f, o->in[1]), M(f, o->in[2]), p->coef[o->arg], o->acc);
 	}
 }
 

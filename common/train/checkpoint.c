@@ -79,8 +79,8 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 {
 	float *host = xmalloc((size_t)CHUNK * sizeof *host);
 	int rc = 0;
-	for (int i = 0; i < t->student->n && !rc; i++) {
-		const struct param *p = &t->student->p[i];
+	for (int i = 0; i < trainer_params(t) && !rc; i++) {
+		const struct param *p = trainer_param(t, i);
 		for (int a = 0; a < ARRAYS && !rc; a++) {
 			char name[64];
 			snprintf(name, sizeof name, "%c.%s", letter[a], p->name);
@@ -193,16 +193,18 @@ static int take_settings(struct reader *q, const msgpack_object *rec, struct err
 
 static int take_array(struct reader *q, const msgpack_object *rec, const char *name, struct err *e)
 {
-	const struct ptable *s = q->t->student;
+	const struct param *p = NULL;
 	const void *data;
 	int64_t at, n;
-	int a = 0;
+	int a = 0, i = 0;
 	while (a < ARRAYS && letter[a] != name[0])
 		a++;
-	const struct param *p = a < ARRAYS && name[1] == '.' ? ptable_find(s, name + 2) : NULL;
-	if (!p || strcmp(p->name, name + 2))
+	for (int n_all = trainer_params(q->t); a < ARRAYS && name[1] == '.' && i < n_all; i++)
+		if (!strcmp((p = trainer_param(q->t, i))->name, name + 2))
+			break;
+	if (!p || i == trainer_params(q->t))
 		return bad(q, e, "the student has no", name);
-	int64_t *filled = &q->filled[(p - s->p) * ARRAYS + a];
+	int64_t *filled = &q->filled[i * ARRAYS + a];
 	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", ART_F32, -1, &data, &n, e))
 		return -1;
 	if (at != *filled || n > p->rows * p->cols - at)
@@ -233,12 +235,13 @@ static int take(struct reader *q, const msgpack_object *rec, struct err *e)
 
 static int complete(const struct reader *q, struct err *e)
 {
-	const struct ptable *s = q->t->student;
 	if (!q->have_settings || !q->have_counters)
 		return bad(q, e, "missing", "counters");
-	for (int i = 0; i < s->n * ARRAYS; i++)
-		if (q->filled[i] != s->p[i / ARRAYS].rows * s->p[i / ARRAYS].cols)
-			return bad(q, e, "elements missing of", s->p[i / ARRAYS].name);
+	for (int i = 0; i < trainer_params(q->t) * ARRAYS; i++) {
+		const struct param *p = trainer_param(q->t, i / ARRAYS);
+		if (q->filled[i] != p->rows * p->cols)
+			return bad(q, e, "elements missing of", p->name);
+	}
 	return 0;
 }
 
@@ -251,7 +254,7 @@ static int read_state(const char *path, struct trainer *t, struct progress_state
 	q.r = art_open(path, "checkpoint", 1, e);
 	if (!q.r)
 		return -1;
-	q.filled = xcalloc((size_t)t->student->n * ARRAYS, sizeof *q.filled);
+	q.filled = xcalloc((size_t)trainer_params(t) * ARRAYS, sizeof *q.filled);
 	while ((rc = art_next(q.r, &rec, e)) > 0)
 		if ((rc = take(&q, rec, e)))
 			break;

@@ -69,6 +69,10 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 		put_real(&l, "lr", lr);
 		put_real(&l, "loss", r->loss);
 		put_losses(&l, s, "", r);
+		if (s->t->o.hidden.n) {
+			put_real(&l, "kd/hidden", r->hidden);
+			put_real(&l, "kd/alpha", r->alpha);
+		}
 		put_real(&l, "grad_norm", r->grad_norm);
 		put(&l, ",\"skipped\":%lld", (long long)s->t->skipped);
 		put_real(&l, "tok_per_s", (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9));

@@ -15,27 +15,80 @@
 
 /* ---- programs ---- */
 
+/* One more trained matrix from the student's width to the teacher's */
+static void add_projection(struct trainer *t)
+{
+	static const struct prow row = { .name = "proj", .decay = 1 };
+	int64_t cols = t->student->arch.hidden, rows = t->teacher->arch.hidden;
+	t->proj = xrealloc(t->proj, (size_t)t->n_proj + 1, sizeof *t->proj);
+	struct param *q = &t->proj[t->n_proj];
+	*q = (struct param){ .row = &row, .layer = -1, .rows = rows, .cols = cols, .off = t->elems };
+	snprintf(q->name, sizeof q->name, "hidden.proj.%d", t->n_proj++);
+	t->elems = (t->elems + rows * cols + 31) / 32 * 32;
+}
+
+/* The student's side of pair i in the teacher's width; *W: the projection of the pair before */
+static val projected(const struct trainer *t, struct prog *p, const struct build *b, int i, val a, val *W)
+{
+	if (!t->n_proj)
+		return a;
+	const struct param *q = &t->proj[t->o.hidden.per_pair ? i : 0];
+	if (!W->id || t->o.hidden.per_pair)
+		*W = p_param_beside(p, b, q->name, q->rows, q->cols, q->off);
+	return p_linear(p, a, *W, NONE, NONE, DT_F32);
+}
+
+/* With a dynamic alpha the values come first, alone, so that alpha is known where the gradients need it. */
+static void record_hidden(const struct trainer *t, struct pass *s, const struct build *b)
+{
+	const struct hidden *h = &t->o.hidden;
+	struct prog *p = s->p;
+	val a[MAX_PAIRS], ht[MAX_PAIRS], W = NONE;
+	for (int i = 0; i < h->n; i++) {
+		ht[i] = hidden_value(p, &h->pair[i], true);
+		a[i] = projected(t, p, b, i, hidden_value(p, &h->pair[i], false), &W);
+		if (h->dynamic)
+			s->inner[i] = p_inner_loss(p, h->term[h->pair[i].term].opcode, a[i], ht[i], s->label, -1);
+	}
+	s->split = p->n;
+	for (int i = 0; i < h->n; i++) {
+		int k = h->pair[i].term;
+		val sums = p_inner_loss(p, h->term[k].opcode, a[i], ht[i], s->label, LOSS_KINDS + k);
+		if (!h->dynamic)
+			s->inner[i] = sums;
+	}
+}
+
+static void record_teacher(const struct trainer *t, struct pass *s, const struct probe *probe, int n, val *ht, val *Wt)
+{
+	struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
+			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n };
+	int64_t best = t->o.loss.best, V = t->teacher->arch.vocab;
+	*ht = p_forward(s->p, &b, s->tok, NONE);
+	*Wt = p_head_weight(s->p, &b);
+	if (best)
+		*ht = p_topk(s->p, *ht, *Wt, s->label, best < V ? best : V, Wt);
+}
+
 static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 {
 	int64_t n = t->o.micro * t->o.seq;
 	struct prog *p = s->p = prog_new(t->o.micro, t->o.seq);
+	struct probe probe[2][MAX_PAIRS];
+	int hidden = train && t->o.hidden.n, ns = hidden ? hidden_probes(&t->o.hidden, false, probe[0]) : 0;
+	int nt = hidden ? hidden_probes(&t->o.hidden, true, probe[1]) : 0;
 	val ht = NONE, Wt = NONE;
 	s->tok = p_input(p, "tokens", n, 1, DT_I32);
 	s->label = p_input(p, "labels", n, 1, DT_I32);
 	objective_head(&t->o.loss, &p->head);
-	if (t->teacher) {
-		struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-				   .blk1 = t->teacher->arch.layers };
-		ht = p_forward(p, &b, s->tok, NONE);
-		Wt = p_head_weight(p, &b);
-		int64_t best = t->o.loss.best, V = t->teacher->arch.vocab;
-		if (best)
-			ht = p_topk(p, ht, Wt, s->label, best < V ? best : V, &Wt);
-	}
+	if (t->teacher)
+		record_teacher(t, s, probe[1], nt, &ht, &Wt);
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
-			   .blk1 = t->student->arch.layers, .train = train };
+			   .blk1 = t->student->arch.layers, .train = train, .probe = probe[0], .n_probe = ns };
 	val hs = p_forward(p, &b, s->tok, NONE);
 	s->sums = p_kd_head(p, hs, p_head_weight(p, &b), ht, Wt, s->label);
+	if (hidden)
+		record_hidden(t, s, &b);
 	if (train)
 		prog_grad(p, t->o.recompute);
 	return prog_plan(p, e);
@@ -44,15 +97,16 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 /* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
 static void find_spans(struct trainer *t)
 {
-	const struct ptable *s = t->student;
-	t->span = xcalloc((size_t)s->n, sizeof *t->span);
-	for (int i = 0; i < s->n; i++) {
-		int64_t end = i + 1 < s->n ? s->p[i + 1].off : s->elems;
+	int n = trainer_params(t);
+	t->span = xcalloc((size_t)n, sizeof *t->span);
+	for (int i = 0; i < n; i++) {
+		const struct param *q = trainer_param(t, i);
+		int64_t end = i + 1 < n ? trainer_param(t, i + 1)->off : t->elems;
 		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
-		if (last && last->decay == s->p[i].row->decay)
+		if (last && last->decay == q->row->decay)
 			last->n = end - last->off;
 		else
-			t->span[t->n_span++] = (struct span){ s->p[i].off, end - s->p[i].off, s->p[i].row->decay };
+			t->span[t->n_span++] = (struct span){ q->off, end - q->off, q->row->decay };
 	}
 }
 
@@ -68,6 +122,10 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 		trainer_free(t);
 		return -1;
 	}
+	t->elems = student->elems;
+	if (o->hidden.n && student->arch.hidden != teacher->arch.hidden)
+		for (int i = 0; i < (o->hidden.per_pair ? o->hidden.n : 1); i++)
+			add_projection(t);
 	find_spans(t);
 	if (record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
 		trainer_free(t);
@@ -97,7 +155,7 @@ static void attach(struct trainer *t, struct pass *s, int grads)
 
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
-	size_t n = (size_t)t->student->elems * 4;
+	size_t n = (size_t)t->elems * 4;
 	t->g = g;
 	if (get(t, &t->w, n, "master weights", e) || get(t, &t->m, n, "first moments", e) ||
 	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
@@ -115,7 +173,7 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 
 void trainer_free(struct trainer *t)
 {
-	size_t n = t->student ? (size_t)t->student->elems * 4 : 0;
+	size_t n = (size_t)t->elems * 4;
 	void *own[] = { t->w, t->m, t->v, t->grad };
 	for (int i = 0; i < 4; i++)
 		if (own[i])
@@ -130,6 +188,7 @@ void trainer_free(struct trainer *t)
 		prog_free(pass[i]->p);
 	}
 	free(t->span);
+	free(t->proj);
 	ptable_free(t->student);
 	ptable_free(t->teacher);
 	*t = (struct trainer){ 0 };
@@ -137,7 +196,7 @@ void trainer_free(struct trainer *t)
 
 int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
 {
-	double n = (double)t->student->elems;
+	double n = (double)t->elems;
 	int k = 0;
 	row[k++] = (struct mem_row){ "student weights", n * (t->o.dtype == DT_BF16 ? 6 : 4) };
 	if (t->teacher)
@@ -174,10 +233,22 @@ static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
 
 void trainer_sync(struct trainer *t)
 {
-	int64_t n = t->student->elems;
+	int64_t n = t->elems;
 	if (t->wb)
 		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t, t->w, 0, n));
 	t->g->k->weights_changed(t->g->d);
+}
+
+void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)
+{
+	for (int i = 0; i < t->n_proj; i++) {
+		const struct param *q = &t->proj[i];
+		size_t bytes = (size_t)(q->rows * q->cols) * 4;
+		float *host = xmalloc(bytes);
+		hidden_projection(host, q->rows, q->cols, kept, seed, i);
+		t->g->k->upload(t->g->d, t->w + q->off, host, bytes);
+		free(host);
+	}
 }
 
 static void set_coef(struct prog *p, const struct objective *o, int64_t labels)
@@ -195,25 +266,87 @@ static void means(const struct trainer *t, const struct pass *s, struct step_res
 	r->loss = objective_total(&t->o.loss, r->mean);
 }
 
+/* Hidden losses of one step, as sums over rows */
+struct inner {
+	double seen[MAX_PAIRS];        /* what the programs' sums were before this micro-batch */
+	double logits;                 /* likewise, of the terms with the teacher */
+	double sum, scaled;            /* L_is, and alpha L_is */
+};
+
+static double teacher_terms(const struct trainer *t, const struct pass *s)
+{
+	struct objective q = t->o.loss;
+	double sum[LOSS_KINDS];
+	frame_get(&s->f, s->sums, sum);
+	for (int k = 0; k < LOSS_KINDS; k++)
+		if (!loss_needs_teacher(k))
+			q.weight[k] = 0;
+	return objective_total(&q, sum);
+}
+
+/* L_is of the micro-batch that has just run */
+static double take_inner(const struct trainer *t, const struct pass *s, struct inner *q)
+{
+	const struct hidden *h = &t->o.hidden;
+	double is = 0;
+	for (int i = 0; i < h->n; i++) {
+		double sum;
+		int k = h->pair[i].term;
+		frame_get(&s->f, s->inner[i], &sum);
+		is += h->term[k].weight / h->term[k].pairs * (sum - q->seen[i]);
+		q->seen[i] = sum;
+	}
+	return is;
+}
+
+static void run_micro(struct trainer *t, struct pass *s, struct inner *q, int64_t labels)
+{
+	const struct hidden *h = &t->o.hidden;
+	double alpha = 1, is = 0;
+	if (h->dynamic && h->n) {
+		prog_run_part(&s->f, 0, s->split);
+		double now = teacher_terms(t, s);
+		is = take_inner(t, s, q);
+		alpha = is > 0 ? (now - q->logits) / is : 0;
+		q->logits = now;
+	}
+	for (int k = 0; k < h->terms; k++)
+		s->p->coef[LOSS_KINDS + k] = labels ? (float)(alpha * h->term[k].weight / h->term[k].pairs / (double)labels) : 0;
+	if (h->dynamic && h->n) {
+		prog_run_part(&s->f, s->split, s->p->n);
+	} else {
+		prog_run(&s->f);
+		is = take_inner(t, s, q);
+	}
+	q->sum += is;
+	q->scaled += alpha * is;
+}
+
 int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r)
 {
 	int64_t n = t->o.micro * t->o.seq, all = t->o.batch * t->o.seq;
 	struct pass *s = &t->train;
+	struct inner q = { .sum = 0 };
 	*r = (struct step_result){ 0 };
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
 	set_coef(s->p, &t->o.loss, r->labels);
-	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->student->elems));
+	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->elems));
 	frame_zero_stats(&s->f);
 	for (int64_t i = 0; i < all; i += n) {
 		if (stop_requested())
 			return 1;
 		frame_set(&s->f, s->tok, ids + i);
 		frame_set(&s->f, s->label, labels + i);
-		prog_run(&s->f);
+		run_micro(t, s, &q, r->labels);
 	}
 	means(t, s, r);
-	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->student->elems)));
+	if (r->labels) {
+		r->hidden = q.sum / (double)r->labels;
+		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
+		r->loss += q.scaled / (double)r->labels;
+	}
+	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->elems)));
 	return 0;
 }
 

@@ -22,10 +22,12 @@
 #define ADZE_TRAINER_H
 #include "../prog/prog.h"
 #include "batches.h"
+#include "hidden.h"
 #include "losses.h"
 
 struct trainer_spec {
 	struct objective loss;
+	struct hidden hidden;
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
 	int dtype;                     /* of weights and activations in the programs */
 	int recompute;                 /* re-run each block in the backward pass instead of keeping its activations */
@@ -40,13 +42,18 @@ struct pass {                          /* a program with its memory and the hand
 	struct prog *p;
 	struct frame f;
 	val tok, label, sums;
+	val inner[MAX_PAIRS];          /* sums of the hidden losses */
+	int split;                     /* first op that needs alpha */
 };
 enum { MAX_SKIPS = 10 };
 struct trainer {
 	struct trainer_spec o;
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
 	const struct engine *g;
-	float *w, *m, *v, *grad;       /* device, student->elems */
+	struct param *proj;            /* projections of hidden losses, behind the student's parameters; owned */
+	int n_proj;
+	int64_t elems;                 /* student and projections */
+	float *w, *m, *v, *grad;       /* device, elems */
 	uint16_t *wb;                  /* device, bf16 copy of w, or NULL */
 	void *tw;                      /* device, teacher->elems of dtype */
 	struct pass train, eval;
@@ -57,11 +64,20 @@ struct trainer {
 };
 struct step_result {
 	double mean[LOSS_KINDS], loss; /* over the labelled positions; loss is the weighted total */
+	double hidden, alpha;          /* L_is, and its factor in the loss */
 	double grad_norm;              /* before clipping */
 	int64_t labels;
 	int skipped;
 };
 
+/* Every trained matrix: the student's, then the projections, with offsets in the same arenas. */
+static inline int trainer_params(const struct trainer *t) { return t->student->n + t->n_proj; }
+static inline const struct param *trainer_param(const struct trainer *t, int i)
+{
+	return i < t->student->n ? &t->student->p[i] : &t->proj[i - t->student->n];
+}
+/* Fills the projections in t->w: kept as for hidden_projection. */
+void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed);
 /* Takes both tables, in every case.  Refuses different vocabularies (EXIT_DATA). */
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e);

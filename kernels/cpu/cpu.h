@@ -168,8 +168,8 @@ void cpu_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat h
 		 const struct kd_head_args *);
 void cpu_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void cpu_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
-void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
-void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, float coef, int acc);
+void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
+void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 void cpu_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *);
 double cpu_sumsq(struct dev *, mat x);
 #endif

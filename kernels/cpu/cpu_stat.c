@@ -101,7 +101,17 @@ void cpu_stat_cos(struct dev *d, mat acc, mat a, mat b)
 	((double *)acc.p)[1] += (double)a.rows;
 }
 
-void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+/* Whether row n counts for nothing; its gradient then is 0 */
+static int masked(mat da, mat label, int64_t n, int acc)
+{
+	if (!label.p || ((const int32_t *)label.p)[n] >= 0)
+		return 0;
+	if (da.p && !acc)
+		memset(row_at(da, n), 0, (size_t)da.cols * dtype_size(da.dtype));
+	return 1;
+}
+
+void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
 {
 	int nb = row_blocks(a.rows);
 	double part[MAX_BLOCKS] = { 0 };
@@ -109,6 +119,8 @@ void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 	for (int k = 0; k < nb; k++)
 		for (int64_t n = block_start(a.rows, nb, k); n < block_start(a.rows, nb, k + 1); n++) {
+			if (masked(da, label, n, acc))
+				continue;
 			part[k] += d->simd->sqdiff(row_at(a, n), a.dtype, row_at(b, n), b.dtype, a.cols) / (double)a.cols;
 			if (da.p)
 				d->simd->lincomb(row_at(da, n), da.dtype, acc, row_at(a, n), a.dtype, k2, row_at(b, n),
@@ -117,13 +129,15 @@ void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
 	((double *)sums.p)[0] += total(part, nb);
 }
 
-void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
 {
 	int nb = row_blocks(a.rows);
 	double part[MAX_BLOCKS] = { 0 };
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 	for (int k = 0; k < nb; k++)
 		for (int64_t n = block_start(a.rows, nb, k); n < block_start(a.rows, nb, k + 1); n++) {
+			if (masked(da, label, n, acc))
+				continue;
 			double q[3];
 			d->simd->dot3(q, row_at(a, n), a.dtype, row_at(b, n), b.dtype, a.cols);
 			double cs = cosine(q), r = 1.0 / sqrt(fmax(q[0], 1e-16) * fmax(q[1], 1e-16));

@@ -8,11 +8,23 @@
 #include "ref.h"
 #include <math.h>
 
-void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+/* Whether row n counts for nothing; its gradient then is 0 */
+static int masked(mat da, mat label, int64_t n, int64_t c, int acc)
+{
+	if (!label.p || ref_int(label, n) >= 0)
+		return 0;
+	if (da.p && !acc)
+		st(da, n * da.cols + c, 0);
+	return 1;
+}
+
+void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
 {
 	(void)d;
 	double sum = 0, C = (double)a.cols;
 	for (int64_t i = 0; i < a.rows * a.cols; i++) {
+		if (masked(da, label, i / a.cols, i % a.cols, acc))
+			continue;
 		double e = ld(a, i) - ld(b, i);
 		sum += e * e / C;
 		if (da.p)
@@ -21,13 +33,18 @@ void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
 	st_acc(sums, 0, sum, 1);
 }
 
-void ref_cosine(struct dev *d, mat sums, mat da, mat a, mat b, float coef, int acc)
+void ref_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
 {
 	(void)d;
 	int64_t C = a.cols;
 	double sum = 0;
 	for (int64_t n = 0; n < a.rows; n++) {
 		double aa = 0, bb = 0, ab = 0;
+		int off = 0;
+		for (int64_t c = 0; c < C; c++)
+			off = masked(da, label, n, c, acc);
+		if (off)
+			continue;
 		for (int64_t c = 0; c < C; c++) {
 			double x = ld(a, n * C + c), y = ld(b, n * C + c);
 			aa += x * x;

@@ -280,14 +280,14 @@ JOB(logprob)
 	j->fwd = logprob_f;
 }
 
-/* mse, cosine: 0 a, 1 b, 2 sums, 3 weight, 4 da */
-CALL(pair_f) { (j->kind ? k->cosine : k->mse)(d, m[2], (mat){ 0 }, m[0], m[1], j->f, j->acc); }
-CALL(pair_b) { (j->kind ? k->cosine : k->mse)(d, m[2], m[4], m[0], m[1], j->f, j->acc); }
+/* mse, cosine: 0 a, 1 b, 2 sums, 3 weight, 4 da, 5 label */
+CALL(pair_f) { (j->kind ? k->cosine : k->mse)(d, m[2], (mat){ 0 }, m[0], m[1], m[5], j->f, j->acc); }
+CALL(pair_b) { (j->kind ? k->cosine : k->mse)(d, m[2], m[4], m[0], m[1], m[5], j->f, j->acc); }
 JOB(pair)
 {
 	static const double weight[1] = { 0.75 };
 	j->kind = variant & 1;
-	j->acc = variant >> 1;
+	j->acc = variant >> 1 & 1;
 	j->f = 0.75f;
 	add_operand(j, in(n, n + 1));
 	add_operand(j, in(n, n + 1));
@@ -295,6 +295,7 @@ JOB(pair)
 	int w = add_operand(j, typed(filled(seed(2, 1, 1), F_GIVEN, 0), DT_F64));
 	j->op[w].given = weight;
 	add_operand(j, grad(0, n, n + 1));
+	add_operand(j, when(ints(n, F_LABEL, 9), variant >> 2));
 	j->fwd = pair_f;
 	j->bwd = pair_b;
 }
@@ -322,7 +323,7 @@ static const struct row {
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
 	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
-	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 4, 4e-6, 6e-3 },
+	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
 	{ "adamw", adamw, 2, 4e-3, 4e-3 },
 };
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };
