@@ -108,7 +108,8 @@ def main():
             student = load(os.path.join(out, "models", name + "-student"), attn="eager")
             if name in ("llama-tied-gqa", "nemotron"):
                 save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
-            save_file(kd_hidden.fixture(teacher, student, ids, HIDDEN[name]), os.path.join(out, f"hidden-{name}.safetensors"))
+            if name in HIDDEN:
+                save_file(kd_hidden.fixture(teacher, student, ids, HIDDEN[name]), os.path.join(out, f"hidden-{name}.safetensors"))
             save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
 
 
