@@ -6,6 +6,7 @@
  * value over tokens is the paper's winner.
  *
  *	rank teacher.stats --agg batch=l2,seq=mean -o teacher.rank
+ *	rank teacher.stats ablations.stats -o teacher.rank
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,10 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_INPUTS = 15 };              /* with the model, what a header's list of inputs holds */
 static struct {
 	const char *model, *agg, *metric, *neuron, *head, *layer_metric, *scope, *show, *diff;
 	int64_t top;
-} o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "bi", .scope = "layer",
+} o = { .agg = "batch=l2,seq=mean", .metric = "minitron", .neuron = "post", .head = "channel-first", .layer_metric = "auto", .scope = "layer",
 	.top = 20 };
 
 static const struct opt opts[] = {
@@ -28,9 +30,10 @@ static const struct opt opts[] = {
 	OPT_STR(0, "metric", &o.metric, "NAME", "minitron, magnitude, wanda-sp, wifv, wnorm-absmean or random"),
 	OPT_CHOICE(0, "neuron", &o.neuron, "post|pre", "MLP neurons after or before the activation"),
 	OPT_CHOICE(0, "head", &o.head, "channel-first|norm-first", "heads: aggregate channels then norm, or norm per token first"),
-	OPT_CHOICE(0, "layer-metric", &o.layer_metric, "bi", "importance of layers: block importance"),
+	OPT_CHOICE(0, "layer-metric", &o.layer_metric, "auto|bi|loss|kl|mse|task|angular",
+		"importance of layers: block importance or what ablate measured; auto: the ablations if there are any"),
 	OPT_CHOICE(0, "scope", &o.scope, "layer|global", "neurons and heads compete within their block, or all blocks together"),
-	OPT_STR(0, "show", &o.show, "AXIS[:LAYER]", "print a ranking given as operand: layer, emb, head:3, mlp:3"),
+	OPT_STR(0, "show", &o.show, "AXIS[:LAYER]", "print a ranking given as operand: layer, sub_attn, emb, head:3, mlp:3"),
 	OPT_I64(0, "top", &o.top, "N", "lines of --show, 0: all", 0, 1e12),
 	OPT_STR(0, "diff", &o.diff, "OTHER", "compare the ranking given as operand with another"),
 	OPT_SEED_ROW,
@@ -40,8 +43,9 @@ static const struct opt opts[] = {
 static const struct usage usage = {
 	"rank",
 	"Turns statistics into a ranking of layers, heads, MLP neurons and embedding channels.",
-	"[STATS] [--metric NAME -m DIR] [-o RANKING] | --show AXIS[:LAYER] RANKING | --diff OTHER RANKING",
+	"[STATS]... [--metric NAME -m DIR] [-o RANKING] | --show AXIS[:LAYER] RANKING | --diff OTHER RANKING",
 	"rank teacher.stats --agg batch=l2,seq=mean -o teacher.rank\n"
+	"rank width.stats ablations.stats --layer-metric kl | trim -m teacher --layers 24 --ffn 8192 -o student\n"
 	"rank --show mlp:3 --top 20 teacher.rank",
 	opts,
 };
@@ -49,7 +53,7 @@ static const struct usage usage = {
 static int show(const char *path, struct err *e)
 {
 	struct ranking r;
-	char axis[8] = "", *end;
+	char axis[12] = "", *end;
 	const char *colon = strchr(o.show, ':');
 	int64_t layer = -1;
 	snprintf(axis, sizeof axis, "%.*s", (int)(colon ? colon - o.show : (long)strlen(o.show)), o.show);
@@ -127,15 +131,33 @@ static int write_ranking(const struct ranking *r, const struct prov *prov, struc
 	return art_commit(w, e);
 }
 
-static int rank(const char *path, const struct metric_args *m, struct err *e)
+/* Width statistics and ablations of one model, from any number of files. */
+static int read_stats(struct stats *s, char **path, int n, struct prov *prov, struct err *e)
 {
+	struct stats next;
+	if (stats_read(s, n ? path[0] : NULL, prov, e))
+		return -1;
+	for (int i = 1; i < n; i++) {
+		if (stats_read(&next, path[i], prov, e))
+			return -1;
+		int rc = stats_join(s, &next, e);
+		stats_free(&next);
+		if (rc)
+			return err_wrap(e, "%s", path[i]);
+	}
+	return 0;
+}
+
+static int rank(char **paths, int n_paths, const struct metric_args *m, struct err *e)
+{
+	const char *path = n_paths ? paths[0] : NULL;
 	struct stats s = { 0 };
 	struct wcols w = { 0 };
 	struct ranking r;
 	struct prov prov = { .seed = com.seed };
 	char model[33] = "";
 	int use_stats = metric_needs_stats(m->metric) || path;
-	if (use_stats && stats_read(&s, path, &prov, e))
+	if (use_stats && read_stats(&s, paths, n_paths, &prov, e))
 		return -1;
 	if (metric_needs_weights(m->metric)) {
 		if (model_fingerprint(o.model, model, e) || wcols_load(&w, o.model, e))
@@ -167,8 +189,8 @@ int main(int argc, char **argv)
 	struct metric_args m = { .batch = AGG_L2, .seq = AGG_MEAN };
 	int n = opt_parse(&usage, argc, argv), rc;
 	log_start();
-	if (n > 1)
-		opt_die("one input at most, got %d operands", n);
+	if (n > ((o.show || o.diff) ? 1 : MAX_INPUTS))
+		opt_die("%d inputs at most, got %d", o.show || o.diff ? 1 : MAX_INPUTS, n);
 	if (o.show && o.diff)
 		opt_die("--show and --diff exclude each other");
 	m.metric = metric_find(o.metric);
@@ -178,12 +200,13 @@ int main(int argc, char **argv)
 		opt_die("--metric %s needs --model", o.metric);
 	m.seed = (uint64_t)com.seed;
 	m.global = !strcmp(o.scope, "global");
+	m.layers = o.layer_metric;
 	m.neuron_pre = !strcmp(o.neuron, "pre");
 	m.head_norm_first = !strcmp(o.head, "norm-first");
 	if (agg_parse(o.agg, &m, &e))
 		die_err(&e);
 	const char *in = n ? argv[0] : NULL;
-	rc = o.show ? show(in, &e) : o.diff ? diff(in, &e) : rank(in, &m, &e);
+	rc = o.show ? show(in, &e) : o.diff ? diff(in, &e) : rank(argv, n, &m, &e);
 	if (rc)
 		die_err(&e);
 	return EXIT_DONE;

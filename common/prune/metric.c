@@ -4,12 +4,13 @@
  * Per sample the sequence was reduced by mean |a|, L2 or variance; stats.h holds the sums over samples of each and of its
  * square.  With s one of the three and n samples, the batch reduction is
  *	mean: S1/n      L2: sqrt(S2)      var: S2/n - (S1/n)^2          S1 = sum s, S2 = sum s^2.
- * Neurons and heads are ranked inside their layer; embedding channels by the sum over both norms of all layers; layers
- * by block importance BI = 1 - E cos(x_in, x_out).
+ * Neurons and heads are ranked inside their layer; embedding channels by the sum over both norms of all layers;
+ * layers by depth.c.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "metric.h"
+#include "depth.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,18 +121,6 @@ static int check_units(const struct stats *s, struct err *e)
 	return 0;
 }
 
-static void add_layers(const struct stats *s, struct ranking *r, double *buf)
-{
-	for (int64_t l = 0; l < s->layers && s->n; l++) {
-		const struct stat_entry *x = stats_find(s, "block", l);
-		if (!x && !stats_left_out(s, l))
-			return;
-		buf[l] = x ? x->sums[0] / (double)x->tokens : -1;   /* BI >= 0: a block that is gone stays last */
-	}
-	if (s->n)
-		ranking_add(r, "layer", -1, buf, s->layers);
-}
-
 static void describe(const struct metric_args *m, struct ranking *r)
 {
 	static const char *const agg[] = { "mean", "l2", "var" };
@@ -182,9 +171,6 @@ int metric_rank(const struct stats *s, const struct wcols *w, const struct metri
 		memcpy(r->model, s->model, sizeof r->model);
 		r->layers = s->layers, r->hidden = s->hidden, r->ffn = s->ffn;
 		r->heads = s->heads, r->kv_heads = s->kv_heads, r->head_dim = s->head_dim;
-		double *buf = xcalloc((size_t)s->layers, sizeof *buf);
-		add_layers(s, r, buf);
-		free(buf);
 	} else {
 		const struct arch *a = &w->t->arch;
 		r->layers = a->layers, r->hidden = a->hidden, r->ffn = a->ffn;
@@ -192,10 +178,10 @@ int metric_rank(const struct stats *s, const struct wcols *w, const struct metri
 	}
 	describe(m, r);
 	r->global = m->global;
-	int rc = 0;
-	if (m->metric == METRIC_minitron)
+	int rc = s ? depth_rank(s, m->layers, r, e) : 0;
+	if (!rc && m->metric == METRIC_minitron)
 		rank_minitron(s, m, r);
-	else
+	else if (!rc)
 		rc = metric_rank_cols(s, w, m, r, e);
 	if (!rc && !r->n)
 		rc = err_set(e, EXIT_DATA, "the statistics hold no site that can be ranked");

@@ -17,6 +17,7 @@ struct metric_args {
 	uint64_t seed;         /* of METRIC_random */
 	int head_norm_first;   /* one L2 norm per head and token, then aggregate (paper); else per channel, then L2 */
 	int global;            /* scores compare across blocks */
+	const char *layers;    /* of layers: "auto", "bi", or an ablation's (depth.h) */
 };
 enum {
 #define METRIC(id, word, stats, weights, what) METRIC_##id,
@@ -33,7 +34,7 @@ const char *metric_list(void);                 /* "minitron, magnitude, ..." */
 int agg_parse(const char *s, struct metric_args *m, struct err *e);
 /* score[units] of one entry under the aggregation. */
 void metric_aggregate(const struct stat_entry *x, const struct metric_args *m, double *score);
-/* Every axis that the inputs allow: mlp and head per layer, emb, layer (block importance, when s has it).  s may be NULL
+/* Every axis that the inputs allow: mlp and head per layer, emb, layers (depth.h).  s may be NULL
  * when the metric needs no statistics, w when it needs no weights. */
 int metric_rank(const struct stats *s, const struct wcols *w, const struct metric_args *m, struct ranking *r, struct err *e);
 /* The part of it that works column by column (metric_cols.c). */

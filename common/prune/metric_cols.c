@@ -109,7 +109,7 @@ int metric_rank_cols(const struct stats *s, const struct wcols *w, const struct 
 	}
 	if (!rc)
 		ranking_add(r, "emb", -1, emb, a->hidden);
-	if (!rc && m->metric == METRIC_random) {
+	if (!rc && m->metric == METRIC_random && !ranking_find(r, "layer", -1)) {
 		double *lay = xcalloc((size_t)a->layers, sizeof *lay);
 		for (int64_t l = 0; l < a->layers; l++)
 			lay[l] = rng_uniform(m->seed, 4, (uint64_t)l);

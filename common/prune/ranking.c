@@ -51,6 +51,16 @@ void ranking_add(struct ranking *r, const char *axis, int64_t layer, const doubl
 	order_by_score(x->score, n, x->order);
 }
 
+void ranking_add_prefix(struct ranking *r, const char *axis, int64_t layer, const double *score, const uint32_t *order,
+		int64_t n)
+{
+	struct rank_axis *x = add(r, axis, layer, n);
+	for (int64_t i = 0; i < n; i++)
+		x->score[i] = (float)score[i];
+	memcpy(x->order, order, (size_t)n * sizeof *x->order);
+	x->prefix = 1;
+}
+
 const struct rank_axis *ranking_find(const struct ranking *r, const char *axis, int64_t layer)
 {
 	for (int i = 0; i < r->n; i++)
@@ -101,19 +111,19 @@ int ranking_write(const struct ranking *r, struct art_w *w, struct err *e)
 
 static int expected_units(const struct ranking *r, const char *axis, int64_t layer, int64_t *n)
 {
-	static const char *const words[] = { "layer", "emb", "head", "mlp", "kv" };
-	const int64_t sizes[] = { r->layers, r->hidden, r->heads, r->ffn, r->kv_heads };
-	for (int i = 0; i < 5; i++)
+	static const char *const words[] = { "layer", "sub_attn", "sub_mlp", "emb", "head", "mlp", "kv" };
+	const int64_t sizes[] = { r->layers, r->layers, r->layers, r->hidden, r->heads, r->ffn, r->kv_heads };
+	for (int i = 0; i < 7; i++)
 		if (!strcmp(axis, words[i])) {
 			*n = sizes[i];
-			return i < 2 ? layer == -1 : layer >= 0 && layer < r->layers;
+			return i < 4 ? layer == -1 : layer >= 0 && layer < r->layers;
 		}
 	return 0;
 }
 
 static int read_record(struct ranking *r, const struct art_r *a, const msgpack_object *rec, struct err *e)
 {
-	char axis[8], kind[16] = "independent";
+	char axis[12], kind[16] = "independent";
 	int64_t layer, n = 0;
 	const void *score, *order;
 	if (obj_str(a, rec, "axis", axis, sizeof axis, e) || obj_int(a, rec, "layer", &layer, e))

@@ -2,7 +2,7 @@
  * ranking.h - the one artifact between any importance method and trim: units of each axis with score and order
  *
  * Any program that writes a valid ranking can feed trim (formats/ranking.md).  Axis words: "layer", "head", "mlp",
- * "emb", "kv"; layer is -1 for model-wide axes (layer, emb).
+ * "emb", "kv", "sub_attn", "sub_mlp"; layer is -1 for model-wide axes (layer, its halves, emb).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -12,7 +12,7 @@
 #include "../model/arch.h"
 
 struct rank_axis {
-	char axis[8];
+	char axis[12];
 	int64_t layer;
 	int64_t n;             /* units */
 	float *score;          /* higher: keep */
@@ -21,7 +21,7 @@ struct rank_axis {
 };
 struct ranking {
 	char model[33];        /* fingerprint of the model that was measured */
-	char method[64];
+	char method[128];
 	int64_t layers, hidden, ffn, heads, kv_heads, head_dim;
 	bool global;           /* scores of neurons and heads compare across blocks, not only within one */
 	struct rank_axis *ax;  /* owned */
@@ -40,6 +40,9 @@ void ranking_free(struct ranking *r);
 const struct rank_axis *ranking_find(const struct ranking *r, const char *axis, int64_t layer);
 /* Adds an axis with its scores (copied) and computes the order. */
 void ranking_add(struct ranking *r, const char *axis, int64_t layer, const double *score, int64_t n);
+/* The same with an order of its own, valid only as a prefix. */
+void ranking_add_prefix(struct ranking *r, const char *axis, int64_t layer, const double *score, const uint32_t *order,
+		int64_t n);
 /* order[0..n) by descending score, ties by lower index. */
 void order_by_score(const float *score, int64_t n, uint32_t *order);
 #endif

@@ -23,6 +23,7 @@ void stats_free(struct stats *s)
 	for (int i = 0; i < s->n; i++)
 		free(s->e[i].sums);
 	free(s->e);
+	stats_delta_free(s);
 	memset(s, 0, sizeof *s);
 }
 
@@ -39,7 +40,7 @@ bool stats_left_out(const struct stats *s, int64_t layer)
 	for (int i = 0; i < s->n; i++)
 		if (s->e[i].layer == layer)
 			return false;
-	return true;
+	return s->n > 0;
 }
 
 static size_t sums_of(int64_t units)
@@ -79,6 +80,8 @@ int stats_add(struct stats *a, const struct stats *b, struct err *e)
 		for (size_t k = 0; k < sums_of(y->units); k++)
 			to->sums[k] += y->sums[k];
 	}
+	if (stats_delta_merge(a, b, e))
+		return -1;
 	a->samples += b->samples;
 	a->tokens += b->tokens;
 	if (a->seq < b->seq)
@@ -107,6 +110,13 @@ int stats_write(const struct stats *s, struct art_w *w, struct err *e)
 	art_meta_str(w, "family", s->family);
 	for (int i = 0, n = shape_fields(&copy, name, at); i < n; i++)
 		art_meta_int(w, name[i], *at[i]);
+	if (s->block_runs) {
+		art_meta_int(w, "block_runs", s->block_runs);
+		art_meta_int(w, "block_runs_plain", s->block_runs_plain);
+	}
+	for (int i = 0; i < s->n_delta; i++)
+		if (stats_delta_write(&s->delta[i], w, e))
+			return -1;
 	for (int i = 0; i < s->n; i++) {
 		const struct stat_entry *x = &s->e[i];
 		art_map(w, x->units ? 6 : 4);
@@ -133,6 +143,8 @@ static int read_entry(struct stats *s, const struct art_r *a, const msgpack_obje
 	int64_t layer, tokens, unit = 1, n = 0, count = 0;
 	const void *data = NULL;
 	double c = 0;
+	if (obj_get(rec, "delta"))
+		return stats_delta_read(s, a, rec, e);
 	if (obj_str(a, rec, "site", site, sizeof site, e) || obj_int(a, rec, "layer", &layer, e) ||
 	    obj_int(a, rec, "tokens", &tokens, e))
 		return -1;
@@ -175,6 +187,8 @@ int stats_read(struct stats *s, const char *path, struct prov *prov, struct err 
 		if (!rc && (*at[i] < 1 || *at[i] > INT64_C(1) << 50))
 			rc = err_set(e, EXIT_DATA, "%s: %s is %lld", art_name(a), name[i], (long long)*at[i]);
 	}
+	if (!rc && obj_get(m, "block_runs"))
+		rc = obj_int(a, m, "block_runs", &s->block_runs, e) || obj_int(a, m, "block_runs_plain", &s->block_runs_plain, e);
 	if (rc)
 		rc = -1;
 	else

@@ -47,6 +47,7 @@ killed() {
 (
 	killed calib-sample "calib-sample -q -t '$t/m' --documents paragraph --samples 0 --seq 64 '$t/text.txt' -o OUT"
 	killed act-stats "act-stats -q -m '$t/m' '$t/tok.tok' -o OUT"
+	killed ablate "ablate -q -m '$t/m' '$t/tok.tok' --mode greedy --micro 8 -o OUT"
 	killed rank "rank -q '$t/stats' -o OUT"
 	killed candidates "candidates -q -m '$t/m' --layers 1:4 --hidden 16:64:16 --ffn 8:96:1 --params 10000:1000000 -o OUT"
 	killed trim "trim -q -m '$t/m' -r '$t/rank' --layers 3 --hidden 48 --ffn 64 -o OUT"

@@ -164,7 +164,7 @@ static void statistics(const char *name, const char *device)
 		}
 	for (int k = 0; k < 9; k++)
 		for (int norm_first = 0; norm_first < 2; norm_first++) {
-			struct metric_args m = { METRIC_minitron, k / 3, k % 3, norm_first, 0, norm_first, 0 };
+			struct metric_args m = { METRIC_minitron, k / 3, k % 3, norm_first, 0, norm_first, 0, "bi" };
 			struct ranking r;
 			assert_int_equal(metric_rank(&st, NULL, &m, &r, &e), 0);
 			for (int64_t l = 0; l < st.layers; l++) {
