@@ -114,7 +114,7 @@ students := $(foreach t,$(TARGETS),$(WORK)/$t/kd/student/config.json)
 rows := $(WORK)/teacher $(addprefix $(WORK)/,$(TARGETS))
 $(eval $(call stamp,$(WORK)/report.cmd,$(rows)))
 $(WORK)/report.txt: $(students) $(scores) $(WORK)/report.cmd | $(WORK)/teacher/model
-	report -f $(rows) -o $(WORK)/report.html | tee $@.tmp
+	$(REPORT) -f $(rows) -o $(WORK)/report.html | tee $@.tmp
 	@mv $@.tmp $@
 
 .PHONY: all report clean

@@ -39,6 +39,7 @@ CANDIDATES ?= candidates
 TRIM ?= trim
 KD_TRAIN ?= kd-train
 EVALHARNESS ?= evalharness
+REPORT ?= report
 LAUNCH ?=
 RUNOPTS ?=
 
