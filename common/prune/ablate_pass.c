@@ -113,7 +113,9 @@ static int mse_open(struct pass *q, struct err *e)
 	q->ma = p_input(p, "rows", rows, q->C, w->dtype);
 	q->mb = p_input(p, "full", rows, q->C, w->dtype);
 	val W = p_head_weight(p, &b);
-	q->msum = p_inner_loss(p, OP_MSE, p_linear(p, q->ma, W, NONE, NONE, DT_F32), p_linear(p, q->mb, W, NONE, NONE, DT_F32), 0);
+	q->mlabel = p_input(p, "labels", rows, 1, DT_I32);
+	q->msum = p_inner_loss(p, OP_MSE, p_linear(p, q->ma, W, NONE, NONE, DT_F32), p_linear(p, q->mb, W, NONE, NONE, DT_F32),
+			       q->mlabel, -1);
 	if (prog_plan(p, e) || frame_new(&q->mf, q->a->g, p, e))
 		return -1;
 	q->mf.base[SP_PARAM] = w->w;
@@ -207,11 +209,12 @@ static void sequence_sums(struct pass *q, const struct ablate_batch *b, double *
 	free(out);
 }
 
-/* Squared error of the logits of the rows that count; rows of zeros, which add nothing, fill the last few. */
+/* Squared error of the logits of the rows that count, R at a time. */
 static double squared_error(struct pass *q, const struct ablate_batch *b, const char *full)
 {
 	int64_t R = q->mp->T, n = 0, row = full_bytes(q, 1);
 	char *h = (char *)q->x, *a = xcalloc((size_t)R, (size_t)row), *f = xcalloc((size_t)R, (size_t)row);
+	int32_t *label = xcalloc((size_t)R, sizeof *label);
 	double sum = 0;
 	frame_get(&q->f, q->h, h);
 	frame_zero_stats(&q->mf);
@@ -222,15 +225,16 @@ static double squared_error(struct pass *q, const struct ablate_batch *b, const 
 		}
 		if (n < R && (i + 1 < b->B * b->T || !n))
 			continue;
-		memset(a + n * row, 0, (size_t)((R - n) * row));
-		memset(f + n * row, 0, (size_t)((R - n) * row));
+		for (int64_t k = 0; k < R; k++)
+			label[k] = k < n ? 0 : -1;
 		frame_set(&q->mf, q->ma, a);
 		frame_set(&q->mf, q->mb, f);
+		frame_set(&q->mf, q->mlabel, label);
 		prog_run(&q->mf);
 		n = 0;
 	}
 	frame_get(&q->mf, q->msum, &sum);
-	free(a), free(f);
+	free(a), free(f), free(label);
 	return sum;
 }
 

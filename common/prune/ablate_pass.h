@@ -18,7 +18,7 @@ struct pass {
 	val *in, *mid;         /* [L+1], [L]: residual stream before each block and between its halves; in[L] leaves the last */
 	struct prog *mp;       /* mean squared error of a few rows of logits */
 	struct frame mf;
-	val ma, mb, msum;
+	val ma, mb, mlabel, msum;
 	struct hidden kept;    /* [L+1][most,C] f32: residual stream before each block under the prefix's mask */
 	struct hidden fulls;   /* final hidden states of the full model, all batches */
 	int64_t *row0;         /* [n_batch] rows before each batch */
