@@ -3,7 +3,8 @@
 #	include path/to/rules.mk
 #	$(call calib-sample,OUT,MODEL,TEXTS,OPTIONS)          text -> tokens
 #	$(call act-stats,OUT,MODEL,TOKENS,OPTIONS,MORE INPUTS) model, tokens -> statistics
-#	$(call rank,OUT,STATS,OPTIONS)                        statistics -> ranking
+#	$(call ablate,OUT,MODEL,TOKENS,OPTIONS,MORE INPUTS)   model, tokens -> statistics of parts left out
+#	$(call rank,OUT,STATS...,OPTIONS)                     statistics -> ranking
 #	$(call candidates,OUT,MODEL,OPTIONS)                  shapes within a budget
 #	$(call trim,OUTDIR,MODEL,RANKING,OPTIONS,MORE INPUTS) smaller model
 #	$(call kd-train,RUNDIR,TEACHER,STUDENT,TOKENS,OPTIONS,MORE INPUTS)   RUNDIR/student: the trained model
@@ -34,6 +35,7 @@ export PATH := $(BIN):$(PATH)
 endif
 CALIB_SAMPLE ?= calib-sample
 ACT_STATS ?= act-stats
+ABLATE ?= ablate
 RANK ?= rank
 CANDIDATES ?= candidates
 TRIM ?= trim
@@ -72,6 +74,7 @@ heavy = $(call step,$1,$2,$3,$(LAUNCH),$4,-f --events $2.log $(RUNOPTS))
 run = $(call step,$1,$1,$2,,$3)
 calib-sample = $(call quick,$1,$1,$2/config.json $3,$(CALIB_SAMPLE) -t $2 $4 -o $1 $3)
 act-stats = $(call heavy,$1,$1,$2/config.json $3 $5,$(ACT_STATS) -m $2 $4 -o $1 $3)
+ablate = $(call heavy,$1,$1,$2/config.json $3 $5,$(ABLATE) -m $2 $4 -o $1 $3)
 rank = $(call quick,$1,$1,$2,$(RANK) $3 -o $1 $2)
 candidates = $(call quick,$1,$1,$2/config.json,$(CANDIDATES) -m $2 $3 -o $1)
 trim = $(call quick,$1/config.json,$1,$2/config.json $3 $5,$(TRIM) -m $2 -r $3 $4 -o $1)
