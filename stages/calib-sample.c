@@ -4,7 +4,8 @@
  * Reads text or JSONL documents (files, stdin, or a weighted list of sources), tokenizes them with the model's own
  * tokenizer, joins them with the end-of-text id between, cuts the stream into samples of --seq tokens and writes a
  * "tokens" artifact.  The choice depends on the seed and the texts alone.  Ids are held in memory (two bytes each for
- * vocabularies up to 65536), text is not.
+ * vocabularies up to 65536), text is not; with --no-shuffle and one source samples are written as they come and memory
+ * stays where it is.
  *
  *	calib-sample -t teacher --samples 1024 --seq 4096 corpus.jsonl -o calib.tok
  *
@@ -19,23 +20,25 @@
 #include <sys/stat.h>
 
 static struct {
-	const char *tok, *field, *sources, *format, *documents, *split, *eos;
-	int64_t samples, seq, min_tokens;
+	const char *tok, *field, *sources, *format, *documents, *split, *eos, *chat;
+	int64_t samples, seq, min_tokens, strata;
 	double valid_fraction;
 	bool no_pack, no_shuffle, dedup, special;
-} o = { .samples = 1024, .seq = 4096, .field = "text", .format = "auto", .documents = "file", .split = "all",
+} o = { .samples = 1024, .seq = 4096, .chat = "none", .strata = 1, .format = "auto", .documents = "file", .split = "all",
 	.valid_fraction = 0.02, .min_tokens = 1 };
 static const struct opt opts[] = {
-	OPT_STR('t', "tokenizer", &o.tok, "DIR", "model directory whose tokenizer.json cuts the text"),
+	OPT_STR('t', "tokenizer", &o.tok, "DIR", "model directory whose tokenizer cuts the text"),
 	OPT_OUT_ROW("token set to write"),
 	OPT_I64(0, "samples", &o.samples, "N", "samples to write, 0: all that the text gives", 0, 1e12),
 	OPT_I64(0, "seq", &o.seq, "T", "tokens per sample", 1, 1 << 24),
-	OPT_STR(0, "field", &o.field, "NAME", "field of a JSONL line that holds the text"),
+	OPT_STR(0, "field", &o.field, "NAME", "field of a JSONL line that holds the text; 'text' unless said, of conversations 'messages'"),
+	OPT_CHOICE(0, "chat", &o.chat, "none|chatml|llama3|mistral", "the field holds a conversation: written with this template's marks"),
 	OPT_STR(0, "sources", &o.sources, "FILE", "weighted sources: lines of 'weight path [field]', paths from FILE's folder"),
 	OPT_CHOICE(0, "format", &o.format, "auto|text|jsonl", "of the inputs; auto goes by the name, then by the first byte"),
 	OPT_CHOICE(0, "documents", &o.documents, "file|paragraph|line", "what one document is in plain text"),
 	OPT_FLAG(0, "no-pack", &o.no_pack, "one document per sample, cut at --seq; shorter ones stay shorter"),
 	OPT_FLAG(0, "no-shuffle", &o.no_shuffle, "documents in their order; reading stops when there are enough"),
+	OPT_I64(0, "strata", &o.strata, "K", "K classes of documents by length, of equal count, taken in turn", 1, 1024),
 	OPT_STR(0, "eos", &o.eos, "TOKEN", "end-of-text token or id between packed documents; 'none' for none"),
 	OPT_FLAG(0, "special", &o.special, "add to each document what the post-processor adds (begin-of-text)"),
 	OPT_CHOICE(0, "split", &o.split, "all|train|valid", "keep the documents of one part, by a hash of their text"),
@@ -48,7 +51,8 @@ static const struct usage use = {
 	"calib-sample", "Tokenizes text into samples of equal length, chosen by seed.",
 	"-t DIR [TEXT | JSONL | -]... [-o TOKENS]",
 	"calib-sample -t teacher --samples 256 --seq 1024 corpus.jsonl -o calib.tok\n"
-	"calib-sample -t teacher --split train --samples 0 corpus.jsonl -o train.tok", opts
+	"calib-sample -t teacher --split train --samples 0 corpus.jsonl -o train.tok\n"
+	"calib-sample -t teacher --chat chatml --strata 8 --samples 512 chats.jsonl.zst -o chat.tok", opts
 };
 
 struct input { const char *path, *field; int stream; };
@@ -114,6 +118,26 @@ static int64_t end_id(const struct tokenizer *t)
 	return id;
 }
 
+static enum chat_kind chat_kind(void)
+{
+	return !strcmp(o.chat, "chatml") ? CHAT_CHATML : !strcmp(o.chat, "llama3") ? CHAT_LLAMA3 : !strcmp(o.chat, "mistral") ? CHAT_MISTRAL :
+	       CHAT_NONE;
+}
+
+static void check_chat(const struct tokenizer *t)
+{
+	const char *mark;
+	for (int i = 0; (mark = chat_mark(chat_kind(), i)); i++)
+		if (tok_find(t, mark) < 0)
+			die(EXIT_DATA, "%s: has no token '%s', which --chat %s needs", tok_path(t), mark, o.chat);
+}
+
+/* Samples can be written as they come: their order is that of the text. */
+static bool streams_out(const struct inputs *in)
+{
+	return o.no_shuffle && in->streams == 1 && o.strata == 1;
+}
+
 static struct pack_how how_of(const struct tokenizer *t, const struct inputs *in)
 {
 	return (struct pack_how){
@@ -121,7 +145,7 @@ static struct pack_how how_of(const struct tokenizer *t, const struct inputs *in
 		.shuffle = !o.no_shuffle, .valid_fraction = o.valid_fraction, .min_tokens = o.min_tokens,
 		.part = !strcmp(o.split, "all") ? PART_ALL : !strcmp(o.split, "train") ? PART_TRAIN : PART_VALID,
 		.threads = (int)com.threads, .seed = (uint64_t)com.seed,
-		.enough = o.no_shuffle && in->streams == 1 ? o.samples : 0,
+		.strata = (int)o.strata, .enough = streams_out(in) ? o.samples : 0,
 	};
 }
 
@@ -130,7 +154,7 @@ static void dry_run(const struct tokenizer *t, const struct inputs *in)
 	char b[4][32];
 	double tokens = in->bytes / 4, width = tok_vocab_size(t) > 65536 ? 4 : 2;   /* English: about 4 bytes a token */
 	double out = o.samples ? (double)o.samples * (double)o.seq : tokens;
-	double mem = tokens * width + 64e6;
+	double mem = (streams_out(in) ? 0 : tokens * width) + 64e6;
 	if (!strcmp(com.dry_run, "json"))
 		printf("{\"inputs\": %d, \"input_bytes\": %.0f, \"vocab\": %lld, \"samples\": %lld, \"seq\": %lld, "
 		       "\"tokens_about\": %.0f, \"memory_bytes\": %.0f, \"output_bytes\": %.0f, \"flops\": 0}\n",
@@ -142,33 +166,99 @@ static void dry_run(const struct tokenizer *t, const struct inputs *in)
 		       fmt_bytes(b[2], out * width), fmt_bytes(b[3], mem));
 }
 
-struct bar { struct progress p; int64_t before; };
+/* Where samples go: record by record into the artifact. */
+struct sink {
+	struct art_w *w;
+	bool wide;
+	int64_t tokens;
+};
 
-static int on_progress(void *arg, int64_t bytes)
+static int put_sample(void *arg, int64_t i, const void *ids, int64_t n, int64_t doc)
 {
-	struct bar *b = arg;
-	progress_step(&b->p, (double)(b->before + bytes));
+	struct err e;
+	struct sink *k = arg;
+	k->tokens += n;
+	art_map(k->w, 3);
+	art_key(k->w, "i");
+	art_int(k->w, i);
+	art_key(k->w, "ids");
+	art_array(k->w, k->wide ? ART_U32 : ART_U16, 1, &n, ids);
+	art_key(k->w, "doc");
+	art_int(k->w, doc);
+	if (art_end_record(k->w, &e))
+		die_err(&e);
 	return 0;
 }
 
+struct bar {
+	struct progress p;
+	int64_t before;
+	struct stream *s;              /* NULL: samples are drawn when all is read */
+	const struct pack_how *how;
+	struct sink *sink;
+	const struct tokenizer *t;
+	const struct inputs *in;
+	bool begun;
+};
+
+/* samples 0: not known yet */
+static void put_meta(struct art_w *w, const struct tokenizer *t, const struct pack_how *how, int64_t samples, const struct inputs *in)
+{
+	char *names = xstrdup("");
+	for (int i = 0; i < in->n && i < 64; i++) {
+		const char *base = strrchr(in->v[i].path, '/') ? strrchr(in->v[i].path, '/') + 1 : in->v[i].path;
+		char *longer = o.sources ? xasprintf("%s%s%s:%g", names, i ? "," : "", base, in->weight[i])
+					 : xasprintf("%s%s%s", names, i ? "," : "", base);
+		free(names);
+		names = longer;
+	}
+	art_meta_str(w, "tokenizer", tok_digest(t));
+	art_meta_int(w, "vocab", tok_vocab_size(t));
+	art_meta_int(w, "seq", o.seq);
+	if (samples)
+		art_meta_int(w, "samples", samples);
+	art_meta_int(w, "eos", how->eos);
+	art_meta_int(w, "pack", how->pack);
+	art_meta_str(w, "sources", names);
+	free(names);
+}
+
+/* Writes the samples that are there; the header goes first, without the digests of texts that are not read yet. */
+static int give(struct bar *b, int64_t samples)
+{
+	if (!b->begun)
+		put_meta(b->sink->w, b->t, b->how, samples, b->in);
+	b->begun = true;
+	return stream_give(b->s, b->how, o.samples, put_sample, b->sink);
+}
+
+/* Small texts are read as a whole, so that the header can name all there is to name. */
+static int on_progress(void *arg, int64_t bytes)
+{
+	enum { HOLD_IDS = 1 << 22 };
+	struct bar *b = arg;
+	progress_step(&b->p, (double)(b->before + bytes));
+	return b->s && (b->begun || b->s->n > HOLD_IDS) ? give(b, o.samples) : 0;
+}
+
 /* All inputs into their streams; digests go to the provenance (one for the lot when there are too many). */
-static void read_all(struct packer *p, const struct inputs *in, struct stream *s, struct prov *prov)
+static void read_all(struct packer *p, const struct inputs *in, struct stream *s, struct bar *bar, struct prov *prov)
 {
 	struct err e;
-	struct bar bar = { .before = 0 };
 	char *all = xcalloc((size_t)in->n + 1, 33);
 	int rc = 0, i;
 	const int room = (int)(sizeof prov->in / sizeof *prov->in) - 2;
-	progress_start(&bar.p, "bytes", in->bytes, "B", 1);
+	progress_start(&bar->p, "bytes", in->bytes, "B", 1);
 	for (i = 0; i < in->n && rc != 1; i++) {
-		struct corpus_how how = { .field = in->v[i].field };
+		struct corpus_how how = { .field = in->v[i].field, .chat = chat_kind() };
 		how.format = !strcmp(o.format, "auto") ? CORPUS_AUTO : !strcmp(o.format, "text") ? CORPUS_TEXT : CORPUS_JSONL;
 		how.doc = !strcmp(o.documents, "file") ? CORPUS_FILE : !strcmp(o.documents, "line") ? CORPUS_LINE : CORPUS_PARAGRAPH;
 		struct corpus *c = corpus_open(in->v[i].path, &how, &e);
-		if (!c || (rc = packer_read(p, &s[in->v[i].stream], c, on_progress, &bar, &e)) < 0)
+		if (!c || (rc = packer_read(p, &s[in->v[i].stream], c, on_progress, bar, &e)) < 0)
 			die_err(&e);
 		corpus_digest(c, all + (size_t)i * 32);
-		bar.before += corpus_bytes(c);
+		on_progress(bar, corpus_bytes(c));
+		bar->before += corpus_bytes(c);
 		if (in->n <= room) {
 			char one[33];
 			snprintf(one, sizeof one, "%s", all + (size_t)i * 32);
@@ -182,72 +272,54 @@ static void read_all(struct packer *p, const struct inputs *in, struct stream *s
 		snprintf(name, sizeof name, "%d files", i);
 		prov_add_digest(prov, "text", name, "text", one);
 	}
-	progress_end(&bar.p);
+	progress_end(&bar->p);
 	free(all);
 }
 
-static void put_meta(struct art_w *w, const struct tokenizer *t, const struct draw *d, const struct inputs *in)
+static void write_all(struct sink *k, const struct draw *d)
 {
-	char *names = xstrdup("");
-	for (int i = 0; i < in->n && i < 64; i++) {
-		const char *base = strrchr(in->v[i].path, '/') ? strrchr(in->v[i].path, '/') + 1 : in->v[i].path;
-		char *longer = o.sources ? xasprintf("%s%s%s:%g", names, i ? "," : "", base, in->weight[i])
-					 : xasprintf("%s%s%s", names, i ? "," : "", base);
-		free(names);
-		names = longer;
-	}
-	art_meta_str(w, "tokenizer", tok_digest(t));
-	art_meta_int(w, "vocab", tok_vocab_size(t));
-	art_meta_int(w, "seq", o.seq);
-	art_meta_int(w, "samples", d->samples);
-	art_meta_int(w, "eos", d->how->eos);
-	art_meta_int(w, "pack", d->how->pack);
-	art_meta_str(w, "sources", names);
-	free(names);
-}
-
-static int64_t write_all(struct art_w *w, const struct draw *d)
-{
-	struct err e;
 	struct draw_pos pos = { { 0 } };
-	bool wide = d->s[0].wide;
 	void *ids = xcalloc((size_t)d->how->seq, 4);
-	int64_t doc, before[MAX_STREAMS] = { 0 }, tokens = 0;
-	for (int k = 1; k < d->n; k++)
-		before[k] = before[k - 1] + d->s[k - 1].docs;
+	int64_t doc, before[MAX_STREAMS] = { 0 };
+	for (int i = 1; i < d->n; i++)
+		before[i] = before[i - 1] + d->s[i - 1].docs;
 	for (int64_t i = 0; i < d->samples; i++) {
 		int64_t n = draw_sample(d, &pos, i, ids, &doc);
-		tokens += n;
-		art_map(w, 3);
-		art_key(w, "i");
-		art_int(w, i);
-		art_key(w, "ids");
-		art_array(w, wide ? ART_U32 : ART_U16, 1, &n, ids);
-		art_key(w, "doc");
-		art_int(w, before[d->from[i]] + doc);
-		if (art_end_record(w, &e))
-			die_err(&e);
+		put_sample(k, i, ids, n, before[d->from[i]] + doc);
 	}
 	free(ids);
-	return tokens;
 }
 
-static void summary(const struct draw *d, int64_t tokens)
+static void summary(const struct stream *s, int n, int64_t samples, int64_t tokens)
 {
 	struct stream sum = { 0 };
 	char b[32];
-	for (int k = 0; k < d->n; k++) {
-		sum.docs += d->s[k].docs;
-		sum.n += d->s[k].n;
-		sum.held_out += d->s[k].held_out;
-		sum.repeated += d->s[k].repeated;
-		sum.too_short += d->s[k].too_short;
+	for (int k = 0; k < n; k++) {
+		sum.docs += s[k].docs + s[k].given_docs;
+		sum.n += s[k].n + s[k].given_ids;
+		sum.held_out += s[k].held_out;
+		sum.repeated += s[k].repeated;
+		sum.too_short += s[k].too_short;
 	}
 	log_verbose("%lld documents passed over for --split, %lld repeated, %lld too short", (long long)sum.held_out,
 		    (long long)sum.repeated, (long long)sum.too_short);
-	log_summary("%lld samples (%lld tokens) from %lld documents of %s tokens, %lld skipped", (long long)d->samples,
+	log_summary("%lld samples (%lld tokens) from %lld documents of %s tokens, %lld skipped", (long long)samples,
 		    (long long)tokens, (long long)sum.docs, fmt_count(b, (double)sum.n),
 		    (long long)(sum.held_out + sum.repeated + sum.too_short));
+}
+
+/* Samples of all streams in their drawn order; returns how many. */
+static int64_t draw_all(const struct tokenizer *t, const struct pack_how *how, const struct stream *s, const struct inputs *in, struct sink *k)
+{
+	struct err e;
+	struct draw d;
+	if (draw_new(&d, how, s, in->weight, in->streams, o.samples, &e))
+		die_err(&e);
+	put_meta(k->w, t, how, d.samples, in);
+	write_all(k, &d);
+	int64_t samples = d.samples;
+	draw_free(&d);
+	return samples;
 }
 
 int main(int argc, char **argv)
@@ -256,7 +328,6 @@ int main(int argc, char **argv)
 	struct inputs in = { 0 };
 	struct prov prov = { 0 };
 	struct stream s[MAX_STREAMS];
-	struct draw d;
 	int n = opt_parse(&use, argc, argv);
 	if (!o.tok)
 		opt_die("-t DIR is needed");
@@ -266,6 +337,7 @@ int main(int argc, char **argv)
 	if (!t)
 		die_err(&e);
 	struct pack_how how = how_of(t, &in);
+	check_chat(t);
 	if (com.dry_run) {
 		dry_run(t, &in);
 		goto out;
@@ -278,16 +350,20 @@ int main(int argc, char **argv)
 	prov_add_digest(&prov, "tokenizer", tok_path(t), "tokenizer", tok_digest(t));
 	memset(s, 0, sizeof s);
 	struct packer *p = packer_new(t, &how);
-	read_all(p, &in, s, &prov);
+	struct sink sink = { .w = w, .wide = tok_vocab_size(t) > 65536 };
+	struct bar bar = { .s = streams_out(&in) ? s : NULL, .how = &how, .sink = &sink, .t = t, .in = &in };
+	read_all(p, &in, s, &bar, &prov);
 	packer_free(p);
-	if (draw_new(&d, &how, s, in.weight, in.streams, o.samples, &e))
+	if (bar.s)
+		give(&bar, o.samples ? o.samples : how.pack ? s->n / how.seq : s->docs);
+	int64_t samples = bar.s ? s->given : draw_all(t, &how, s, &in, &sink);
+	if (bar.s && (samples < o.samples || !samples)) {
+		too_little(&e, s, &how, o.samples ? o.samples : 1, samples, 0);
 		die_err(&e);
-	put_meta(w, t, &d, &in);
-	int64_t tokens = write_all(w, &d);
+	}
 	if (art_commit(w, &e))
 		die_err(&e);
-	summary(&d, tokens);
-	draw_free(&d);
+	summary(s, in.streams, samples, sink.tokens);
 	for (int k = 0; k < in.streams; k++)
 		stream_free(&s[k]);
 out:

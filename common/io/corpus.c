@@ -8,6 +8,7 @@
  */
 #include "corpus.h"
 #include "../base/outfile.h"
+#include "filter.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -26,6 +27,8 @@ struct corpus {
 	int64_t bytes, line;
 	XXH3_state_t *hash;
 	json_t *doc;               /* owner of the JSONL text handed out last */
+	struct filter *filter;     /* NULL: read as it is */
+	struct chat_text chat;
 };
 
 /* Reads more behind buf[lo, hi); 1 got some, 0 end of input. */
@@ -44,13 +47,13 @@ static int fill(struct corpus *c, struct err *e)
 	}
 	ssize_t n;
 	do
-		n = read(c->fd, c->buf + c->hi, c->cap - c->hi);
+		n = read(c->filter ? filter_fd(c->filter) : c->fd, c->buf + c->hi, c->cap - c->hi);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return err_sys(e, "%s: read", c->name);
 	if (!n) {
 		c->eof = true;
-		return 0;
+		return c->filter ? filter_end(c->filter, e) : 0;
 	}
 	XXH3_128bits_update(c->hash, c->buf + c->hi, (size_t)n);
 	c->hi += (size_t)n;
@@ -113,6 +116,13 @@ static int next_json(struct corpus *c, const char **text, size_t *n, struct err 
 			void *it = json_object_iter(c->doc);
 			return err_set(e, EXIT_DATA, "%s:%lld: no field '%s' (the first there is '%s'; choose with --field)",
 				       c->name, (long long)c->line, c->how.field, it ? json_object_iter_key(it) : "");
+		}
+		if (c->how.chat && chat_render(c->how.chat, v, &c->chat, e))
+			return err_wrap(e, "%s:%lld: field '%s'", c->name, (long long)c->line, c->how.field);
+		if (c->how.chat) {
+			*text = c->chat.s;
+			*n = c->chat.n;
+			return 1;
 		}
 		if (!json_is_string(v))
 			return err_set(e, EXIT_DATA, "%s:%lld: field '%s' is not a string", c->name, (long long)c->line,
@@ -215,24 +225,44 @@ static bool ends(const char *s, const char *tail)
 	return n >= k && !strcmp(s + n - k, tail);
 }
 
-/* Looks at the first bytes: compressed input is refused, AUTO is settled. */
+/* Packed input is read through its program from here on; what counts for provenance is the text. */
+static int unpack(struct corpus *c, struct err *e)
+{
+	const char *program = filter_for(c->buf, c->hi);
+	if (!program)
+		return 0;
+	c->filter = filter_start(program, c->fd, c->buf, c->hi, c->name, e);
+	if (!c->filter)
+		return -1;
+	c->lo = c->hi = 0;
+	c->bytes = 0;
+	c->eof = false;
+	XXH3_128bits_reset(c->hash);
+	return fill(c, e) < 0 ? -1 : 0;
+}
+
+static bool named(const char *name, const char *ext)
+{
+	static const char *const packed[] = { "", ".gz", ".zst", ".xz", ".bz2" };
+	for (size_t i = 0; i < sizeof packed / sizeof *packed; i++) {
+		char tail[24];
+		snprintf(tail, sizeof tail, "%s%s", ext, packed[i]);
+		if (ends(name, tail))
+			return true;
+	}
+	return false;
+}
+
+/* Looks at the first bytes: is it packed, and what AUTO means. */
 static int settle(struct corpus *c, struct err *e)
 {
-	static const struct { const char *magic, *filter; } packed[] = {
-		{ "\x1f\x8b", "zcat" }, { "\x28\xb5\x2f\xfd", "zstdcat" }, { "\xfd" "7zXZ", "xzcat" }, { "BZh", "bzcat" }
-	};
-	if (fill(c, e) < 0)
+	if (fill(c, e) < 0 || unpack(c, e))
 		return -1;
-	for (size_t i = 0; i < sizeof packed / sizeof *packed; i++) {
-		size_t k = strlen(packed[i].magic);
-		if (c->hi >= k && !memcmp(c->buf, packed[i].magic, k))
-			return err_set(e, EXIT_DATA, "%s: is compressed; use: %s %s | ... -", c->name, packed[i].filter, c->name);
-	}
 	if (c->how.format != CORPUS_AUTO)
 		return 0;
-	if (ends(c->name, ".jsonl") || ends(c->name, ".ndjson") || ends(c->name, ".json"))
+	if (c->how.chat || named(c->name, ".jsonl") || named(c->name, ".ndjson") || named(c->name, ".json"))
 		c->how.format = CORPUS_JSONL;
-	else if (ends(c->name, ".txt") || ends(c->name, ".md"))
+	else if (named(c->name, ".txt") || named(c->name, ".md"))
 		c->how.format = CORPUS_TEXT;
 	else {
 		size_t i = 0;
@@ -255,7 +285,7 @@ struct corpus *corpus_open(const char *path, const struct corpus_how *how, struc
 	c->name = xstrdup(std ? "stdin" : path);
 	c->how = *how;
 	if (!c->how.field)
-		c->how.field = "text";
+		c->how.field = c->how.chat ? "messages" : "text";
 	c->fd = fd;
 	c->hash = XXH3_createState();
 	if (!c->hash)
@@ -288,6 +318,8 @@ void corpus_close(struct corpus *c)
 {
 	if (!c)
 		return;
+	filter_free(c->filter);
+	free(c->chat.s);
 	if (c->fd != STDIN_FILENO)
 		close(c->fd);
 	XXH3_freeState(c->hash);

@@ -3,7 +3,8 @@
  *
  * Random order is a pure function of (seed, stream of numbers, count): 2k shuffles the documents of stream k, 2k+1 its
  * windows, the last one the turns of the streams.  Shuffling documents first makes neighbours in a window unrelated;
- * shuffling windows too lets a few samples of one long book come from all over it.
+ * shuffling windows too lets a few samples of one long book come from all over it.  With strata, documents are taken from
+ * classes of length in turn and windows in their order.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,6 +22,43 @@ static int64_t *order_new(const struct pack_how *h, uint64_t salt, int64_t n)
 	else
 		for (int64_t i = 0; i < n; i++)
 			v[i] = i;
+	return v;
+}
+
+struct sized { int64_t size, doc; };
+
+static int by_size(const void *x, const void *y)
+{
+	const struct sized *a = x, *b = y;
+	if (a->size != b->size)
+		return a->size < b->size ? -1 : 1;
+	return a->doc < b->doc ? -1 : a->doc > b->doc;
+}
+
+/* Documents in classes of equal count by length; one of each class in turn, random inside a class. */
+static int64_t *strata_new(const struct pack_how *h, uint64_t salt, const struct stream *s)
+{
+	int64_t n = s->docs, k = h->strata < n ? h->strata : n, *v = xmalloc(((size_t)n + 1) * sizeof *v);
+	int64_t *order = xmalloc(((size_t)n + 1) * sizeof *order), at = 0;
+	struct sized *doc = xmalloc(((size_t)n + 1) * sizeof *doc);
+	for (int64_t i = 0; i < n; i++)
+		doc[i] = (struct sized){ s->end[i] - (i ? s->end[i - 1] : 0), i };
+	qsort(doc, (size_t)n, sizeof *doc, by_size);
+	for (int64_t c = 0; c < k; c++) {      /* class c is doc[c*n/k, (c+1)*n/k) */
+		int64_t lo = c * n / k, m = (c + 1) * n / k - lo;
+		for (int64_t i = 0; i < m; i++)
+			order[lo + i] = i;
+		if (h->shuffle)
+			rng_permute(h->seed, salt + ((uint64_t)c + 1) * 0x100, order + lo, m);
+	}
+	for (int64_t i = 0; at < n; i++)
+		for (int64_t c = 0; c < k; c++) {
+			int64_t lo = c * n / k;
+			if (i < (c + 1) * n / k - lo)
+				v[at++] = doc[lo + order[lo + i]].doc;
+		}
+	free(doc);
+	free(order);
 	return v;
 }
 
@@ -72,26 +110,27 @@ static int64_t all_of(const double *weight, int n, const int64_t *have)
 	return lo;
 }
 
-static int too_little(const struct draw *d, int k, int64_t need, struct err *e)
+int too_little(struct err *e, const struct stream *s, const struct pack_how *how, int64_t need, int64_t wins, int source)
 {
-	char source[48] = "", have[32], want[32];
-	const struct stream *s = &d->s[k];
-	if (d->n > 1)
-		snprintf(source, sizeof source, "source %d: ", k + 1);
-	if (!d->how->pack)
+	char name[48] = "", have[32], want[32];
+	int64_t docs = s->docs + s->given_docs;
+	if (source)
+		snprintf(name, sizeof name, "source %d: ", source);
+	if (!how->pack)
 		return err_set(e, EXIT_DATA, "%stoo little text: %lld documents, %lld samples asked for; give more text or "
-			       "fewer --samples (0: all)", source, (long long)d->wins[k], (long long)need);
+			       "fewer --samples (0: all)", name, (long long)docs, (long long)need);
 	return err_set(e, EXIT_DATA, "%stoo little text: %lld documents hold %s tokens, enough for %lld samples of %lld; "
-		       "%lld samples need %s tokens; give more text, fewer --samples (0: all) or a shorter --seq", source,
-		       (long long)s->docs, fmt_count(have, (double)s->n), (long long)d->wins[k], (long long)d->how->seq,
-		       (long long)need, fmt_count(want, (double)need * (double)d->how->seq));
+		       "%lld samples need %s tokens; give more text, fewer --samples (0: all) or a shorter --seq", name,
+		       (long long)docs, fmt_count(have, (double)(s->n + s->given_ids)), (long long)wins, (long long)how->seq,
+		       (long long)need, fmt_count(want, (double)need * (double)how->seq));
 }
 
 static void draw_stream(struct draw *d, int k)
 {
 	const struct stream *s = &d->s[k];
 	const struct pack_how *h = d->how;
-	d->doc[k] = order_new(h, 2 * (uint64_t)k, s->docs);
+	bool strata = h->strata > 1 && s->docs > 0;
+	d->doc[k] = strata ? strata_new(h, 2 * (uint64_t)k, s) : order_new(h, 2 * (uint64_t)k, s->docs);
 	if (h->pack) {
 		int64_t at = 0;
 		d->at[k] = xmalloc(((size_t)s->docs + 1) * sizeof **d->at);
@@ -103,6 +142,8 @@ static void draw_stream(struct draw *d, int k)
 		d->at[k][s->docs] = at;
 		d->wins[k] = s->n / h->seq;
 		d->win[k] = order_new(h, 2 * (uint64_t)k + 1, d->wins[k]);
+		for (int64_t i = 0; strata && i < d->wins[k]; i++)
+			d->win[k][i] = i;       /* the first windows hold all lengths alike */
 	} else {
 		d->wins[k] = s->docs;
 	}
@@ -125,7 +166,7 @@ int draw_new(struct draw *d, const struct pack_how *how, const struct stream *s,
 	shares(weight, n, d->samples, share);
 	for (int k = 0; k < n; k++)
 		if (share[k] > d->wins[k] || d->samples < 1) {
-			too_little(d, k, share[k] > 0 ? share[k] : 1, e);
+			too_little(e, &s[k], how, share[k] > 0 ? share[k] : 1, d->wins[k], n > 1 ? k + 1 : 0);
 			draw_free(d);
 			return -1;
 		}

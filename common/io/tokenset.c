@@ -15,7 +15,7 @@ int tokenset_open(struct tokenset *t, const char *path, int64_t vocab, struct er
 		return -1;
 	const msgpack_object *m = art_meta(t->r);
 	if (obj_int(t->r, m, "vocab", &t->vocab, e) || obj_int(t->r, m, "seq", &t->seq, e) ||
-	    obj_int(t->r, m, "samples", &t->samples, e) ||
+	    (obj_get(m, "samples") && obj_int(t->r, m, "samples", &t->samples, e)) ||
 	    obj_str(t->r, m, "tokenizer", t->tokenizer, sizeof t->tokenizer, e))
 		goto bad;
 	if (t->vocab < 1 || t->seq < 1 || t->seq > INT32_MAX || t->samples < 0) {
@@ -27,6 +27,11 @@ int tokenset_open(struct tokenset *t, const char *path, int64_t vocab, struct er
 		err_set(e, EXIT_DATA, "%s: made with a vocabulary of %lld, the model has %lld", art_name(t->r),
 			(long long)t->vocab, (long long)vocab);
 		goto bad;
+	}
+	if (!obj_get(m, "samples")) {          /* written as it was read: a file's index knows */
+		t->samples = art_record_count(t->r, NULL);
+		if (t->samples < 0)
+			t->samples = INT64_MAX;
 	}
 	t->ids = xcalloc((size_t)t->seq, sizeof *t->ids);
 	return 0;

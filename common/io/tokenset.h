@@ -9,7 +9,7 @@
 
 struct tokenset {
 	struct art_r *r;
-	int64_t vocab, seq, samples;   /* from the header; samples as promised, checked by the trailer */
+	int64_t vocab, seq, samples;   /* from the header; samples INT64_MAX: not known before the end */
 	char tokenizer[33];
 	int32_t *ids;                  /* the current sample */
 	int64_t n;                     /* its length, 1..seq */

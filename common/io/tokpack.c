@@ -78,6 +78,34 @@ void stream_free(struct stream *s)
 	memset(s, 0, sizeof *s);
 }
 
+int stream_give(struct stream *s, const struct pack_how *how, int64_t most,
+		int (*put)(void *arg, int64_t i, const void *ids, int64_t n, int64_t doc), void *arg)
+{
+	size_t size = s->wide ? 4 : 2;
+	int64_t at = 0, doc = 0;       /* ids and whole documents given away in this call */
+	int rc = 0;
+	while (!rc && (!most || s->given < most)) {
+		if (how->pack ? s->n - at < how->seq : doc == s->docs)
+			break;
+		int64_t n = how->pack || s->end[doc] - at > how->seq ? how->seq : s->end[doc] - at;
+		rc = put(arg, s->given++, (const char *)s->ids + (size_t)at * size, n, s->given_docs + doc);
+		at = how->pack ? at + n : s->end[doc];
+		while (doc < s->docs && s->end[doc] <= at)
+			doc++;
+	}
+	if (!at)
+		return rc;
+	memmove(s->ids, (const char *)s->ids + (size_t)at * size, (size_t)(s->n - at) * size);
+	memmove(s->end, s->end + doc, (size_t)(s->docs - doc) * sizeof *s->end);
+	s->n -= at;
+	s->docs -= doc;
+	for (int64_t i = 0; i < s->docs; i++)
+		s->end[i] -= at;
+	s->given_ids += at;
+	s->given_docs += doc;
+	return rc;
+}
+
 /* True when the hash was there already. */
 static bool seen_before(struct packer *p, uint64_t h)
 {
@@ -221,7 +249,7 @@ static void batch_add(struct packer *p, const char *text, size_t n)
 static bool have_enough(const struct packer *p, const struct stream *s)
 {
 	const struct pack_how *h = &p->how;
-	return h->enough && (h->pack ? s->n / h->seq : s->docs) >= h->enough;
+	return h->enough && s->given + (h->pack ? s->n / h->seq : s->docs) >= h->enough;
 }
 
 int packer_read(struct packer *p, struct stream *s, struct corpus *c, int (*progress)(void *, int64_t), void *arg,

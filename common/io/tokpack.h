@@ -25,6 +25,7 @@ struct pack_how {
 	int threads;
 	uint64_t seed;
 	int64_t enough;            /* stop reading after this many samples, 0: read all */
+	int strata;                /* above 1: so many classes of documents by length, taken in turn */
 };
 
 struct stream {
@@ -34,14 +35,20 @@ struct stream {
 	int64_t *end;              /* [docs] where each document ends; its end id included */
 	int64_t docs, docs_cap;
 	int64_t held_out, repeated, too_short;  /* documents passed over */
+	int64_t given, given_docs, given_ids;   /* samples, documents and ids that stream_give took off the front */
 };
 void stream_free(struct stream *s);
+
+/* Calls put for each whole sample at the front of the stream, in order, `most` in all since it began (0: no limit), then
+ * lets go of them: what is left is less than a sample.  doc = number of the sample's first document. */
+int stream_give(struct stream *s, const struct pack_how *how, int64_t most,
+		int (*put)(void *arg, int64_t i, const void *ids, int64_t n, int64_t doc), void *arg);
 
 struct packer;
 struct packer *packer_new(const struct tokenizer *t, const struct pack_how *how);
 void packer_free(struct packer *p);
-/* Appends the corpus's documents to the stream. progress(arg, bytes read) is called now and then, NULL for none.
- * 0, -1 on error, 1 when `enough` stopped it or progress returned non-zero. */
+/* Appends the corpus's documents to the stream. progress(arg, bytes read) is called after each batch, NULL
+ * for none.  0, -1 on error, 1 when `enough` stopped it or progress returned non-zero. */
 int packer_read(struct packer *p, struct stream *s, struct corpus *c, int (*progress)(void *, int64_t), void *arg,
 		struct err *e);
 
@@ -57,6 +64,8 @@ struct draw {
 /* samples 0: as many as the texts give with those weights (NULL: equal). -1: too little text; e says how much. */
 int draw_new(struct draw *d, const struct pack_how *how, const struct stream *s, const double *weight, int n,
 	     int64_t samples, struct err *e);
+/* The error for a stream that gives `wins` samples where `need` are wanted; source: its number from 1, 0 when there is one. */
+int too_little(struct err *e, const struct stream *s, const struct pack_how *how, int64_t need, int64_t wins, int source);
 void draw_free(struct draw *d);
 /* Sample i in order (call with i = 0, 1, 2 ...): copies its ids to out[seq], returns how many; *doc = its first document */
 struct draw_pos { int64_t next[64]; };

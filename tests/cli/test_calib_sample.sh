@@ -76,6 +76,48 @@ same "field" "$($cs --samples 1 --seq 4 --no-pack --no-shuffle --field alt "$t/d
 	"$(echo 'we 0' | tokenize -t "$t/m")"
 same "no-shuffle stops an endless pipe" "$(yes 'the cat' | $cs --samples 3 --seq 8 --documents line --no-shuffle | artcat | grep -c '^{"i"')" 3
 
+# packed input gives the same samples: a file, a pipe, each program that is here
+gzip -c "$t/d.jsonl" >"$t/d.jsonl.gz"
+mkdir "$t/onlybin"
+ln -s "$(command -v calib-sample)" "$t/onlybin/calib-sample"
+for z in gzip zstd xz bzip2; do
+	command -v $z >/dev/null || continue
+	$z -c "$t/d.jsonl" >"$t/packed.$z"
+	$cs --samples 20 --seq 33 "$t/packed.$z" -o "$t/z.tok"
+	same "$z" "$(records "$t/z.tok" | cksum)" "$(records "$t/a.tok" | cksum)"
+	same "$z from a pipe" "$(sed '' "$t/packed.$z" | $cs --samples 20 --seq 33 | artcat | grep '^{"i":' | cksum)" "$(records "$t/a.tok" | cksum)"
+done
+same "packed, not read to its end" "$(yes 'the cat' | gzip -c | $cs --samples 3 --seq 8 --documents line --no-shuffle | artcat | grep -c '^{"i"')" 3
+
+# more text than is held: written as it comes, with the same samples as ever, and known by its index
+yes "$(cat "$t/d.txt")" | head -c 9000000 >"$t/big.txt"
+$cs --documents paragraph --no-shuffle --seq 512 --samples 0 --threads 1 "$t/big.txt" -o "$t/big0.tok"
+$cs --documents paragraph --no-shuffle --seq 512 --samples 8500 --threads 3 "$t/big.txt" -o "$t/big1.tok"
+holds "streamed: all text" "not $(records "$t/big0.tok" | wc -l) samples" [ "$(records "$t/big0.tok" | wc -l)" -gt 8500 ]
+same "streamed: same samples" "$(records "$t/big0.tok" | head -n 8500 | cksum)" "$(records "$t/big1.tok" | cksum)"
+printf '1 big.txt\n1 d.txt\n' >"$t/two"       # two sources are held in memory: the other way to the same
+$cs --documents paragraph --no-shuffle --seq 512 --samples 30 --sources "$t/two" -o "$t/two.tok"
+same "streamed: as held" "$(records "$t/two.tok" | head -n 15 | cksum)" "$(records "$t/big0.tok" | head -n 15 | cksum)"
+rm -f "$t/big.txt" "$t"/big?.tok
+
+# classes of length: ten short, ten long documents, four samples of two classes
+i=0
+while [ $i -lt 10 ]; do
+	echo "{\"text\": \"cat $i\"}"
+	echo "{\"text\": \"the cat says hello to the world, and hello again to the cat $i\"}"
+	i=$((i + 1))
+done >"$t/len.jsonl"
+same "strata" "$($cs --samples 4 --seq 99 --no-pack --strata 2 "$t/len.jsonl" | artcat | grep '^{"i"' | sed 's/.*"doc":\([0-9]*\).*/\1/' | awk '{n[$1 % 2]++} END {print n[0], n[1]}')" "2 2"
+
+# conversations: the template's text is what is tokenized
+mkdir "$t/c"
+sed 's/<|start|>/<|im_start|>/g; s/<|end|>/<|im_end|>/g' "$t/m/tokenizer.json" >"$t/c/tokenizer.json"
+ch="calib-sample -q -t $t/c --eos <|im_end|>"
+echo '{"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "hello"}]}' >"$t/chat.jsonl"
+printf '<|im_start|>system\nbe<|im_end|>\n<|im_start|>user\nthe cat?<|im_end|>\n<|im_start|>assistant\nhello<|im_end|>\n' >"$t/chat.txt"
+same "chatml" "$($ch --chat chatml --no-pack --samples 1 --seq 999 "$t/chat.jsonl" | artcat | grep '^{"i"' | sed 's/.*\[\([^]]*\)\].*/\1/' | tr ',' ' ')" \
+	"$(tokenize -t "$t/c" --whole "$t/chat.txt")"
+
 # tokenize: back and forth, offsets
 echo "hello the cat's world é 42" >"$t/line"
 same "tokenize --decode" "$(tokenize -t "$t/m" "$t/line" | tokenize -t "$t/m" --decode)" "$(cat "$t/line")"
@@ -90,7 +132,9 @@ holds "dry run writes nothing" "it did" [ ! -e "$t/dry.tok" ]
 o="-o $t/bad.tok"
 echo '{"text": "x"' >"$t/broken.jsonl"
 echo '{"text": 1}' >"$t/number.jsonl"
-gzip -c "$t/d.jsonl" >"$t/d.jsonl.gz"
+head -c 700 "$t/d.jsonl.gz" >"$t/cut.jsonl.gz"
+echo '{"messages": "hello"}' >"$t/nochat.jsonl"
+echo '{"messages": [{"role": "tool", "content": "x"}]}' >"$t/norole.jsonl"
 echo '1 nowhere.jsonl' >"$t/nowhere"
 echo 'x d.jsonl' >"$t/noweight"
 : >"$t/empty.txt"
@@ -107,7 +151,11 @@ cp $golden/smollm.json "$t/bare/tokenizer.json"
 	fails "broken JSON" 65 "broken.jsonl:1" $cs "$t/broken.jsonl" $o
 	fails "not a string" 65 "not a string" $cs "$t/number.jsonl" $o
 	fails "no such field" 65 "no field 'body'" $cs --field body "$t/d.jsonl" $o
-	fails "compressed" 65 "zcat" $cs "$t/d.jsonl.gz" $o
+	fails "packed and truncated" 65 "truncated" $cs "$t/cut.jsonl.gz" $o
+	fails "packed, no program" 69 "'gzip' to unpack it" env PATH="$t/onlybin" calib-sample -q -t "$t/m" "$t/d.jsonl.gz" $o
+	fails "chat: no list" 65 "list of messages" $ch --chat chatml "$t/nochat.jsonl" $o
+	fails "chat: no such role" 65 "role" $ch --chat chatml "$t/norole.jsonl" $o
+	fails "chat: no marks" 65 "<|im_start|>" $cs --chat chatml "$t/d.jsonl" $o
 	fails "source missing" 74 "nowhere.jsonl" $cs --sources "$t/nowhere" $o
 	fails "source line" 65 "weight path" $cs --sources "$t/noweight" $o
 	fails "sources and operands" 2 "exclude" $cs --sources "$t/sources" "$t/d.jsonl" $o

@@ -361,17 +361,17 @@ static void documents_are_cut(void **state)
 {
 	(void)state;
 	static const struct { const char *text; struct corpus_how how; const char *want; int code; } rows[] = {
-		{ "a\n\nb\nc\n", { CORPUS_TEXT, CORPUS_FILE, NULL }, "a\n\nb\nc\n|", 0 },
-		{ "\n\na\nb\n \n\nc", { CORPUS_TEXT, CORPUS_PARAGRAPH, NULL }, "a\nb|c|", 0 },
-		{ "a\n\n\n", { CORPUS_AUTO, CORPUS_PARAGRAPH, NULL }, "a|", 0 },
-		{ "a\n\nb\nc", { CORPUS_TEXT, CORPUS_LINE, NULL }, "a|b|c|", 0 },
-		{ "", { CORPUS_AUTO, CORPUS_FILE, NULL }, "", 0 },
-		{ " {\"text\":\"x\"}\n\n{\"text\":\"\"}\n{\"text\":\"y\"}", { CORPUS_AUTO, CORPUS_FILE, NULL }, "x|y|", 0 },
-		{ "{\"t\":\"x\"}", { CORPUS_JSONL, CORPUS_FILE, "t" }, "x|", 0 },
-		{ "{\"text\":\"x\"}\n{\"text\":3}\n", { CORPUS_JSONL, CORPUS_FILE, NULL }, "x|", EXIT_DATA },
-		{ "{\"text\":\"x\"}\n{\"tex", { CORPUS_JSONL, CORPUS_FILE, NULL }, "x|", EXIT_DATA },
-		{ "{\"other\":\"x\"}\n", { CORPUS_JSONL, CORPUS_FILE, NULL }, "", EXIT_DATA },
-		{ "\x1f\x8b\x08", { CORPUS_AUTO, CORPUS_FILE, NULL }, "", EXIT_DATA },
+		{ "a\n\nb\nc\n", { CORPUS_TEXT, CORPUS_FILE, NULL, CHAT_NONE }, "a\n\nb\nc\n|", 0 },
+		{ "\n\na\nb\n \n\nc", { CORPUS_TEXT, CORPUS_PARAGRAPH, NULL, CHAT_NONE }, "a\nb|c|", 0 },
+		{ "a\n\n\n", { CORPUS_AUTO, CORPUS_PARAGRAPH, NULL, CHAT_NONE }, "a|", 0 },
+		{ "a\n\nb\nc", { CORPUS_TEXT, CORPUS_LINE, NULL, CHAT_NONE }, "a|b|c|", 0 },
+		{ "", { CORPUS_AUTO, CORPUS_FILE, NULL, CHAT_NONE }, "", 0 },
+		{ " {\"text\":\"x\"}\n\n{\"text\":\"\"}\n{\"text\":\"y\"}", { CORPUS_AUTO, CORPUS_FILE, NULL, CHAT_NONE }, "x|y|", 0 },
+		{ "{\"t\":\"x\"}", { CORPUS_JSONL, CORPUS_FILE, "t", CHAT_NONE }, "x|", 0 },
+		{ "{\"text\":\"x\"}\n{\"text\":3}\n", { CORPUS_JSONL, CORPUS_FILE, NULL, CHAT_NONE }, "x|", EXIT_DATA },
+		{ "{\"text\":\"x\"}\n{\"tex", { CORPUS_JSONL, CORPUS_FILE, NULL, CHAT_NONE }, "x|", EXIT_DATA },
+		{ "{\"other\":\"x\"}\n", { CORPUS_JSONL, CORPUS_FILE, NULL, CHAT_NONE }, "", EXIT_DATA },
+		{ "\x1f\x8b\x08", { CORPUS_AUTO, CORPUS_FILE, NULL, CHAT_NONE }, "", EXIT_DATA },
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		struct err e;
