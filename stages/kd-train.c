@@ -22,17 +22,21 @@
 #include <unistd.h>
 
 static struct {
-	const char *teacher, *student, *data, *valid, *loss, *tail, *weigh, *hidden, *alpha, *projection, *schedule, *max_time, *save_dtype, *export;
+	const char *teacher, *student, *data, *valid, *loss, *tail, *weigh, *hidden, *alpha, *projection, *cache, *cache_out, *cache_dtype, *schedule, *max_time, *save_dtype, *export;
 	double tau, beta, lr, min_lr, clip, decay, beta1, beta2, eps, wsd;
-	int64_t best, steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
+	int64_t best, cache_part, steps, tokens, seq, micro, batch, warmup, save_every, keep, log_every, valid_every, valid_samples, stop_after, stop_at;
 	bool recompute, explain;
-} o = { .schedule = "cosine", .save_dtype = "stored", .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared", .tau = 1, .beta = 0.5, .lr = 1e-4,
+} o = { .schedule = "cosine", .save_dtype = "stored", .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared", .cache_dtype = "f16", .tau = 1, .beta = 0.5, .lr = 1e-4,
 	.min_lr = 1e-5, .clip = 1,
 	.decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .wsd = 0.2, .batch = 8, .warmup = -1, .save_every = 100,
 	.keep = 2, .log_every = 1 };
 
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &o.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
+	OPT_STR(0, "cache-teacher", &o.cache_out, "PATH", "write what --teacher says about --data (the best tokens, --top-k of them, 64 by default) and leave; goes on where it was stopped"),
+	OPT_STR(0, "teacher-cache", &o.cache, "PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two"),
+	OPT_CHOICE(0, "cache-dtype", &o.cache_dtype, "f16|f32", "of the log-probabilities that --cache-teacher writes"),
+	OPT_I64(0, "cache-part", &o.cache_part, "N", "sequences of a part of the cache, 0 for about 64 MiB", 0, 1 << 24),
 	OPT_STR(0, "student", &o.student, "DIR", "model to train"),
 	OPT_STR(0, "data", &o.data, "TOKENS", "token set to train on"),
 	OPT_STR(0, "valid", &o.valid, "TOKENS", "held-out token set, measured before, during and after"),
@@ -79,12 +83,15 @@ static const struct usage use = {
 	"kd-train", "Trains a student on a token set to follow its teacher; resumes after any kill.",
 	"--teacher DIR --student DIR --data TOKENS -o RUNDIR",
 	"kd-train --teacher teacher --student student --data train.tok --steps 500 -o student-kd\n"
-	"kd-train --student student --data train.tok --loss ce --valid valid.tok -o student-ce", opts
+	"kd-train --student student --data train.tok --loss ce --valid valid.tok -o student-ce\n"
+	"kd-train --teacher teacher --data train.tok --cache-teacher train.cache\n"
+	"kd-train --teacher-cache train.cache --student student --data train.tok -o student-kd", opts
 };
 
 struct run {
 	struct trainer t;
 	struct batches data, valid;
+	struct tcache cache;
 	struct schedule rate;
 	char teacher[33], student[33];         /* fingerprints */
 	char *settings;
@@ -104,12 +111,13 @@ static const char *save_dtype(const struct arch *a)
 static void validate(struct objective *loss, double *max_seconds)
 {
 	struct err e = { 0 };
+	bool taught = o.teacher || o.cache;
 	if (!o.student || !o.data)
 		opt_die("%s is missing", o.student ? "--data" : "--student");
 	if (!com.out && !com.dry_run && !o.explain)
 		opt_die("--out is missing: the directory of the run");
 	if (!o.loss)
-		o.loss = o.teacher ? "kl:1" : "ce:1";
+		o.loss = taught ? "kl:1" : "ce:1";
 	if (objective_parse(loss, o.loss, o.tau, &e))
 		opt_die("%s", e.msg);
 	loss->beta = o.beta;
@@ -118,8 +126,10 @@ static void validate(struct objective *loss, double *max_seconds)
 	loss->wsl = !strcmp(o.weigh, "wsl");
 	if (objective_check(loss, &e))
 		opt_die("%s", e.msg);
-	if (!o.teacher && objective_needs_teacher(loss))
-		opt_die("--loss %s needs --teacher; conventional training is --loss ce", o.loss);
+	if (o.cache && (o.hidden || loss->wsl))
+		opt_die("--teacher-cache holds the teacher's best tokens: not enough for %s", o.hidden ? "--hidden-loss" : "--weigh wsl");
+	if (!taught && objective_needs_teacher(loss))
+		opt_die("--loss %s needs --teacher or --teacher-cache; conventional training is --loss ce", o.loss);
 	if (o.hidden && !o.teacher)
 		opt_die("--hidden-loss needs --teacher");
 	if (o.hidden && !strcmp(o.alpha, "dynamic") && !objective_needs_teacher(loss))
@@ -161,10 +171,29 @@ static void open_data(struct run *r, int64_t vocab)
 	struct err e = { 0 };
 	if (batches_open(&r->data, o.data, o.seq, vocab, (uint64_t)com.seed, &e))
 		die_err(&e);
-	compare_tokenizer(o.student, o.data, &r->data);
+	compare_tokenizer(o.student ? o.student : o.teacher, o.data, &r->data);
 	if (r->data.left_out)
 		log_verbose("%s: %lld tokens at the ends of samples are left out", o.data, (long long)r->data.left_out);
 	if (o.valid && batches_open(&r->valid, o.valid, r->data.seq, vocab, 0, &e))
+		die_err(&e);
+}
+
+/* The cached teacher in place of the teacher's own logits */
+static void open_cache(struct run *r, int64_t vocab, struct objective *loss)
+{
+	struct err e = { 0 };
+	if (tcache_open(&r->cache, o.cache, &r->data, vocab, &e))
+		die_err(&e);
+	const struct tcache_head *h = &r->cache.head;
+	if (o.teacher && strcmp(h->teacher, r->teacher))
+		die(EXIT_DATA, "%s: made by teacher %.8s, but %s is %.8s", o.cache, h->teacher, o.teacher, r->teacher);
+	if (o.best && o.best != h->best)
+		die(EXIT_DATA, "%s: holds the best %lld tokens, not --top-k %lld", o.cache, (long long)h->best, (long long)o.best);
+	if (o.tau != 1 && loss->tail == TAIL_GHOST && h->best < h->vocab)
+		die(EXIT_USAGE, "%s: what lies outside of the best tokens is known at temperature 1 only: --tail renorm or zero", o.cache);
+	memcpy(r->teacher, h->teacher, sizeof r->teacher);
+	loss->best = h->best;
+	if (objective_check(loss, &e))
 		die_err(&e);
 }
 
@@ -195,11 +224,11 @@ static void plan_rate(struct run *r)
 static void settle(struct run *r, const struct objective *loss)
 {
 	const struct setting v[] = {
-		{ "teacher", o.teacher ? r->teacher : "none", 0 }, { "student", r->student, 0 }, { "data", r->data.digest, 0 },
+		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", r->cache.dir ? r->cache.head.dtype : "none", 0 }, { "student", r->student, 0 }, { "data", r->data.digest, 0 },
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
 #include "../common/train/losses.def"
 #undef LOSS
-		{ "temperature", NULL, o.tau }, { "jsd-beta", NULL, o.beta }, { "top-k", NULL, (double)o.best },
+		{ "temperature", NULL, o.tau }, { "jsd-beta", NULL, o.beta }, { "top-k", NULL, (double)loss->best },
 		{ "tail", o.tail, 0 }, { "weigh", o.weigh, 0 }, { "hidden-loss", o.hidden ? o.hidden : "none", 0 },
 		{ "hidden-alpha", o.alpha, 0 }, { "projection", o.projection, 0 }, { "steps", NULL, (double)r->rate.steps },
 		{ "seq", NULL, (double)r->data.seq }, { "batch", NULL, (double)o.batch }, { "lr", NULL, o.lr },
@@ -259,10 +288,10 @@ static void write_student(const struct run *r, const struct session *s, const ch
 	if (s->at.step == r->rate.steps)
 		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
 	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
-			  o.teacher ? "Distilled" : "Trained", (long long)s->at.step, (long long)o.batch,
+			  o.teacher || o.cache ? "Distilled" : "Trained", (long long)s->at.step, (long long)o.batch,
 			  (long long)r->data.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
-			  o.teacher ? ", the teacher's forward pass included" : "", loss);
-	struct model_card card = { .title = o.teacher ? "Distilled student" : "Trained model", .origin = basename(from),
+			  r->t.teacher ? ", the teacher's forward pass included" : "", loss);
+	struct model_card card = { .title = o.teacher || o.cache ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
 	if (params_save(r->t.student, r->t.w, out, o.student, save_dtype(&r->t.student->arch), &card, true, &e))
 		die_err(&e);
@@ -308,7 +337,7 @@ static int train(struct run *r, struct rundir *dir)
 	struct session s = { .t = &r->t, .data = &r->data, .valid = o.valid ? &r->valid : NULL, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = o.log_every, .save_every = o.save_every,
 			     .keep = o.keep, .valid_every = o.valid_every, .stop_after = o.stop_after,
-			     .stop_at = o.stop_at, .max_seconds = r->max_seconds };
+.stop_at = o.stop_at, .cache = r->cache.dir ? &r->cache : NULL, .max_seconds = r->max_seconds };
 	s.valid_windows = o.valid_samples && o.valid_samples < r->valid.n ? o.valid_samples : r->valid.n;
 	int rc = session_run(&s, &e);
 	if (rc < 0)
@@ -336,6 +365,43 @@ static void open_run(struct rundir *dir, const struct run *r, enum run_state *st
 		die_err(&e);
 }
 
+/* --cache-teacher: no training */
+static int make_cache(struct run *r)
+{
+	struct err e = { 0 };
+	struct engine g;
+	struct weights w;
+	if (!o.teacher || !o.data)
+		opt_die("--cache-teacher needs %s", o.teacher ? "--data" : "--teacher");
+	if (o.student || o.cache || com.out)
+		opt_die("--cache-teacher only writes the cache: no --student, --teacher-cache or --out");
+	struct ptable *t = open_model(o.teacher, r->teacher);
+	struct tcache_job j = { .dir = o.cache_out, .data = &r->data, .teacher = &w, .force = com.force };
+	open_data(r, t->arch.vocab);
+	memcpy(j.head.teacher, r->teacher, sizeof j.head.teacher);
+	snprintf(j.head.dtype, sizeof j.head.dtype, "%s", o.cache_dtype);
+	j.head.best = o.best ? o.best : 64;
+	j.head.per_part = o.cache_part;
+	j.micro = o.micro ? o.micro : auto_micro(o.batch, r->data.seq);
+	if (com.dry_run) {
+		printf("%lld windows of %lld tokens, at most %lld best tokens of each\n", (long long)r->data.n,
+		       (long long)r->data.seq, (long long)j.head.best);
+		return EXIT_DONE;
+	}
+	if (engine_open(&g, com.device, (int)com.threads, &e) || weights_load(&w, &g, o.teacher, dtype_parse(com.dtype), &e))
+		die_err(&e);
+	int rc = tcache_make(&j, &g, &e);
+	if (rc < 0)
+		die_err(&e);
+	log_summary("%lld sequences cached, %lld were there%s", (long long)j.made, (long long)j.found,
+		    rc ? "; stopped, the same command goes on" : "");
+	weights_free(&w);
+	engine_close(&g);
+	ptable_free(t);
+	batches_free(&r->data);
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	struct err e = { 0 };
@@ -348,13 +414,20 @@ int main(int argc, char **argv)
 		opt_die("unexpected operand '%s'", argv[0]);
 	log_start();
 	stop_requested(); /* from here on a signal means: leave something to resume, exit 75 */
+	if (o.cache_out)
+		return make_cache(&r);
 	validate(&loss, &r.max_seconds);
 	struct ptable *teacher = o.teacher ? open_model(o.teacher, r.teacher) : NULL;
 	struct ptable *student = open_model(o.student, r.student);
 	open_data(&r, student->arch.vocab);
 	plan_rate(&r);
+	if (o.cache) {
+		open_cache(&r, student->arch.vocab, &loss);
+		ptable_free(teacher);
+		teacher = NULL;
+	}
 	struct trainer_spec spec = { .loss = loss, .seq = r.data.seq, .batch = o.batch, .dtype = dtype_parse(com.dtype),
-				     .recompute = o.recompute, .clip = o.clip, .beta1 = o.beta1, .beta2 = o.beta2,
+				     .cached = loss.best && o.cache ? loss.best : 0, .recompute = o.recompute, .clip = o.clip, .beta1 = o.beta1, .beta2 = o.beta2,
 				     .eps = o.eps, .weight_decay = o.decay };
 	if (o.hidden) {
 		spec.hidden.dynamic = !strcmp(o.alpha, "dynamic");
@@ -382,6 +455,8 @@ int main(int argc, char **argv)
 		rundir_close(&dir);
 	}
 	trainer_free(&r.t);
+	if (r.cache.dir)
+		tcache_close(&r.cache);
 	batches_free(&r.data);
 	batches_free(&r.valid);
 	free(r.settings);

@@ -144,12 +144,17 @@ void batches_window(const struct batches *b, int64_t k, int32_t *ids, int32_t *l
 	}
 }
 
-void batches_get(struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
+int64_t batches_at(struct batches *b, int64_t k)
 {
 	int64_t epoch = k / b->n;
 	if (epoch != b->epoch) {
 		rng_permute(b->seed, STREAM + (uint64_t)epoch, b->perm, b->n);
 		b->epoch = epoch;
 	}
-	batches_window(b, b->perm[k % b->n], ids, labels);
+	return b->perm[k % b->n];
+}
+
+void batches_get(struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
+{
+	batches_window(b, batches_at(b, k), ids, labels);
 }

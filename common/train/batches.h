@@ -37,6 +37,7 @@ int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab
 int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed);
 void batches_free(struct batches *b);
 /* ids, labels [seq].  batches_get: position k of the run; batches_window: window w of the file, in its order. */
+int64_t batches_at(struct batches *b, int64_t k); /* the window of the file that is position k of the run */
 void batches_get(struct batches *b, int64_t k, int32_t *ids, int32_t *labels);
 void batches_window(const struct batches *b, int64_t w, int32_t *ids, int32_t *labels);
 #endif

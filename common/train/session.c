@@ -16,6 +16,8 @@
 struct loop {
 	struct session *s;
 	int32_t *ids, *labels;         /* one step */
+	int32_t *best;                 /* and the cached teacher's tokens, [batch*seq, K] */
+	float *logp;                   /* [batch*seq, K+1] */
 	double began, before;          /* clock at the start; seconds of earlier sessions */
 	double slowest;                /* seconds of the longest step */
 	int64_t first, saved;          /* step at the start; step of the newest checkpoint */
@@ -47,13 +49,15 @@ static void put_real(struct line *l, const char *key, double v)
 		put(l, ",\"%s\":null", key);
 }
 
+/* Held-out text has no cached teacher: only what needs none is reported of it. */
 static void put_losses(struct line *l, const struct session *s, const char *prefix, const struct step_result *r)
 {
+	bool alone = s->cache && *prefix;
 	for (int k = 0; k < LOSS_KINDS; k++) {
 		char key[48];
 		bool asked = s->t->o.loss.weight[k] > 0 || k == LOSS_CE || (k == LOSS_KL && s->t->teacher);
 		snprintf(key, sizeof key, "%s%s", prefix, loss_key(k));
-		if (asked)
+		if (asked && !(alone && loss_needs_teacher(k)))
 			put_real(l, key, r->mean[k]);
 	}
 }
@@ -78,7 +82,8 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 		put_real(&l, "tok_per_s", (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9));
 	}
 	if (valid) {
-		put_real(&l, "valid/loss", valid->loss);
+		if (!s->cache)
+			put_real(&l, "valid/loss", valid->loss);
 		put_losses(&l, s, "valid/", valid);
 		put_real(&l, "valid/ppl", exp(valid->mean[LOSS_CE]));
 	}
@@ -106,8 +111,25 @@ static void measure(struct loop *o, struct step_result *r)
 	struct session *s = o->s;
 	trainer_measure(s->t, s->valid, s->valid_windows, o->ids, o->labels, r);
 	s->last_valid = *r;
-	log_info("step %lld: held out: ce %.4f, ppl %.3f%s%.4f", (long long)s->at.step, r->mean[LOSS_CE],
-		 exp(r->mean[LOSS_CE]), s->t->teacher ? ", kl " : ", loss ", s->t->teacher ? r->mean[LOSS_KL] : r->loss);
+	log_info("step %lld: held out: ce %.4f, ppl %.3f", (long long)s->at.step, r->mean[LOSS_CE], exp(r->mean[LOSS_CE]));
+	if (s->t->teacher)
+		log_info("step %lld: held out: kl %.4f, loss %.4f", (long long)s->at.step, r->mean[LOSS_KL], r->loss);
+}
+
+/* Tokens of the step that begins at position k of the run, and what the cached teacher says about them */
+static int fetch(struct loop *o, int64_t k, struct err *e)
+{
+	struct session *s = o->s;
+	int64_t seq = s->t->o.seq, K = s->t->o.cached;
+	for (int64_t j = 0; j < s->t->o.batch; j++) {
+		batches_get(s->data, k + j, o->ids + j * seq, o->labels + j * seq);
+		if (s->cache && tcache_get(s->cache, batches_at(s->data, k + j), s->t->o.loss.tau, o->best + j * seq * K,
+					   o->logp + j * seq * (K + 1), e))
+			return -1;
+	}
+	s->t->best_ids = o->best;
+	s->t->best_logp = o->logp;
+	return 0;
 }
 
 /* 0, 1: asked to stop, -1 */
@@ -117,8 +139,8 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	int64_t batch = s->t->o.batch, seq = s->t->o.seq, step = s->at.step + 1;
 	double t0 = now_seconds(), lr = schedule_lr(&s->rate, step);
 	struct step_result valid;
-	for (int64_t j = 0; j < batch; j++)
-		batches_get(s->data, (step - 1) * batch + j, o->ids + j * seq, o->labels + j * seq);
+	if (fetch(o, (step - 1) * batch, e))
+		return -1;
 	if (trainer_step(s->t, o->ids, o->labels, lr, &s->last))
 		return 1;
 	double took = now_seconds() - t0;
@@ -186,7 +208,13 @@ int session_run(struct session *s, struct err *e)
 		return -1;
 	o.ids = xcalloc((size_t)n, sizeof *o.ids);
 	o.labels = xcalloc((size_t)n, sizeof *o.labels);
+	if (s->cache) {
+		o.best = xcalloc((size_t)(n * s->t->o.cached), sizeof *o.best);
+		o.logp = xcalloc((size_t)(n * (s->t->o.cached + 1)), sizeof *o.logp);
+	}
 	int rc = steps(&o, e);
+	free(o.best);
+	free(o.logp);
 	free(o.ids);
 	free(o.labels);
 	return rc;

@@ -10,10 +10,12 @@
 #define ADZE_SESSION_H
 #include "checkpoint.h"
 #include "schedule.h"
+#include "tcache.h"
 
 struct session {
 	struct trainer *t;
 	struct batches *data, *valid;  /* valid NULL: none */
+	struct tcache *cache;          /* what the teacher said about data, or NULL */
 	struct rundir *dir;
 	struct schedule rate;
 	const char *settings;

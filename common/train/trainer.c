@@ -83,6 +83,10 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	objective_head(&t->o.loss, &p->head);
 	if (t->teacher)
 		record_teacher(t, s, probe[1], nt, &ht, &Wt);
+	if (train && t->o.cached) {
+		ht = s->ids = p_input(p, "best.ids", n, t->o.cached, DT_I32);
+		Wt = s->logp = p_input(p, "best.logp", n, t->o.cached + 1, DT_F32);
+	}
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
 			   .blk1 = t->student->arch.layers, .train = train, .probe = probe[0], .n_probe = ns };
 	val hs = p_forward(p, &b, s->tok, NONE);
@@ -338,6 +342,10 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 			return 1;
 		frame_set(&s->f, s->tok, ids + i);
 		frame_set(&s->f, s->label, labels + i);
+		if (t->o.cached) {
+			frame_set(&s->f, s->ids, t->best_ids + i * t->o.cached);
+			frame_set(&s->f, s->logp, t->best_logp + i * (t->o.cached + 1));
+		}
 		run_micro(t, s, &q, r->labels);
 	}
 	means(t, s, r);

@@ -28,6 +28,7 @@
 struct trainer_spec {
 	struct objective loss;
 	struct hidden hidden;
+	int64_t cached;                /* best tokens of a cached teacher, which stands for the teacher; 0: none */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
 	int dtype;                     /* of weights and activations in the programs */
 	int recompute;                 /* re-run each block in the backward pass instead of keeping its activations */
@@ -42,6 +43,7 @@ struct pass {                          /* a program with its memory and the hand
 	struct prog *p;
 	struct frame f;
 	val tok, label, sums;
+	val ids, logp;                 /* inputs: the cached teacher's best tokens, or none */
 	val inner[MAX_PAIRS];          /* sums of the hidden losses */
 	int split;                     /* first op that needs alpha */
 };
@@ -59,6 +61,8 @@ struct trainer {
 	struct pass train, eval;
 	struct span *span;             /* runs of parameters with equal decay */
 	int n_span;
+	const int32_t *best_ids;       /* [batch*seq, cached] and [batch*seq, cached+1]: of the next step, set by the owner */
+	const float *best_logp;
 	int64_t updates;               /* optimizer updates done: AdamW's step count */
 	int64_t skipped, skipped_row;  /* steps without an update because of NaN or Inf: in all, in a row */
 };
