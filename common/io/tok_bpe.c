@@ -6,8 +6,8 @@
  * ones keep a heap, so a megabyte of one letter is no trap.  Almost all words of a text have been seen before: a
  * direct-mapped cache with one line per word answers those.
  *
- * Where a whole text is one word (no pre-tokenizer), it is cut before each U+2581 that no merge can join to what comes
- * before it: merges on both sides then do not see each other, and the cache works.
+ * Where a whole text is one word (no pre-tokenizer), it is cut before each U+2581 and each ASCII character that no merge can
+ * join to what comes before it: merges on both sides then do not see each other, and the cache works.
  *
  * Pitfall: bytes whose character is missing from the vocabulary vanish before merging (SmolLM2 lacks 21), so that
  * their neighbours may join.
@@ -19,7 +19,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-enum { HEAP_FROM = 96 };       /* symbols; below, a linear scan is faster */
+enum { HEAP_FROM = 40 };       /* symbols; below, a linear scan is faster */
 
 /* Printable Latin-1 bytes are their own character; the other 68 (00-20, 7F-A0, AD) follow from U+0100 on. */
 int byte_char(char *dst, uint8_t b)
@@ -115,7 +115,6 @@ const struct merge_slot *bpe_merge_find(const struct bpe *b, uint32_t left, uint
 /* The symbols of MODEL_CHARS, and where texts may be cut. */
 void bpe_finish_chars(struct bpe *b)
 {
-	static const char mark[] = "\xe2\x96\x81";
 	unsigned k;
 	b->char_id = xmalloc(0x10000 * sizeof *b->char_id);
 	for (size_t i = 0; i < 0x10000; i++)
@@ -127,13 +126,17 @@ void bpe_finish_chars(struct bpe *b)
 			b->char_id[cp] = id;
 	}
 	b->cut = !b->ignore_merges && b->char_id[0x2581] != NO_ID;
+	b->joins = xcalloc(256 * 256, sizeof *b->joins);
 	for (uint64_t i = 0; i <= b->mmask; i++) {
-		if (b->mslot[i].pair == NO_PAIR)
+		const struct merge_slot *m = &b->mslot[i];
+		if (m->pair == NO_PAIR)
 			continue;
-		const struct tok_entry *t = &b->tok[b->mslot[i].id];
-		for (const char *p = t->spell; (p = memmem(p, (size_t)(t->spell + t->spell_len - p), mark, 3)); p++)
-			if (p > t->spell)
-				b->joins_space[(uint8_t)p[-1]] = true;
+		const struct tok_entry *t = &b->tok[m->id];
+		for (size_t j = 1; j < t->spell_len; j++)
+			b->joins[(uint8_t)t->spell[j - 1] << 8 | (uint8_t)t->spell[j]] = true;
+		uint32_t side[2] = { (uint32_t)(m->pair >> 32), (uint32_t)m->pair };
+		for (int j = 0; j < 2; j++)    /* what stands for unknown characters must not merge */
+			b->cut &= side[j] != b->unk && !(b->tok[side[j]].spell_len == 6 && !memcmp(b->tok[side[j]].spell, "<0x", 3));
 	}
 }
 
@@ -394,19 +397,27 @@ void bpe_word(struct tok_scratch *s, size_t lo, size_t hi)
 	s->ids->n += c->n;
 }
 
+/* The next place in (i, hi) where a word may start; hi: none.  What begins there is in the vocabulary, so that an unknown
+ * token before it is complete. */
+static size_t next_cut(const struct bpe *b, const uint8_t *p, size_t i, size_t hi)
+{
+	for (i++; i < hi; i++) {
+		if (p[i] < 0x80 ? b->joins[p[i - 1] << 8 | p[i]] || b->char_id[p[i]] == NO_ID
+				: p[i] != 0xE2 || hi - i < 3 || p[i + 1] != 0x96 || p[i + 2] != 0x81 || b->joins[p[i - 1] << 8 | 0xE2])
+			continue;
+		return i;
+	}
+	return hi;
+}
+
 void bpe_text(struct tok_scratch *s, size_t lo, size_t hi)
 {
 	const struct bpe *b = &s->t->bpe;
-	const uint8_t *p = (const uint8_t *)s->v.buf;
-	for (size_t i = lo + 1; b->cut && i + 2 < hi; i++) {
-		const uint8_t *f = memchr(p + i, 0xE2, hi - i - 2);
-		if (!f)
-			break;
-		i = (size_t)(f - p);
-		if (f[1] != 0x96 || f[2] != 0x81 || b->joins_space[f[-1]])
-			continue;
-		bpe_word(s, lo, i);
-		lo = i;
+	while (b->cut && lo < hi) {
+		size_t to = next_cut(b, (const uint8_t *)s->v.buf, lo, hi);
+		bpe_word(s, lo, to);
+		lo = to;
 	}
-	bpe_word(s, lo, hi);
+	if (lo < hi)
+		bpe_word(s, lo, hi);
 }

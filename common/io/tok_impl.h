@@ -15,8 +15,10 @@
 
 /* ---- Unicode classes (tok_unicode.c has the data) */
 struct tok_range { uint32_t lo, hi; };
-extern const struct tok_range tok_uni_letter[], tok_uni_number[], tok_uni_space[], tok_uni_numeric_more[], tok_uni_word[], tok_uni_punct[];
-extern const size_t tok_uni_letter_n, tok_uni_number_n, tok_uni_space_n, tok_uni_numeric_more_n, tok_uni_word_n, tok_uni_punct_n;
+extern const struct tok_range tok_uni_letter[], tok_uni_number[], tok_uni_space[], tok_uni_numeric_more[], tok_uni_word[], tok_uni_punct[],
+	tok_uni_forms[], tok_uni_lower[];
+extern const size_t tok_uni_letter_n, tok_uni_number_n, tok_uni_space_n, tok_uni_numeric_more_n, tok_uni_word_n, tok_uni_punct_n,
+	tok_uni_forms_n, tok_uni_lower_n;
 enum tok_class { TC_OTHER = 0, TC_LETTER = 1, TC_NUMBER = 2, TC_SPACE = 3, TC_NUMERIC_MORE = 4 };
 void tok_unicode_init(void);                          /* idempotent, thread-safe */
 extern uint8_t tok_class_bmp[0x10000];                /* valid after tok_unicode_init */
@@ -51,6 +53,8 @@ int utf8_put(char *dst, uint32_t cp);                 /* bytes written, at most 
 size_t utf8_valid(const uint8_t *p, size_t n, size_t *bad);
 bool tok_is_word(uint32_t cp);                        /* \w of single_word added tokens and of Whitespace */
 bool tok_is_punct(uint32_t cp);                       /* of Punctuation */
+uint32_t tok_lower(uint32_t cp);
+bool tok_in_forms(uint32_t cp);                       /* normalization may change it */
 
 /* ---- vocabulary and merges */
 struct vocab_slot { uint64_t hash; uint32_t id, used; };
@@ -82,8 +86,8 @@ struct bpe {                   /* of any kind: Unigram keeps its trie in the mer
 	/* MODEL_CHARS and MODEL_UNIGRAM */
 	uint32_t fallback[256];    /* id of <0xXX>; all NO_ID without byte_fallback */
 	uint32_t *char_id;         /* [0x10000] id of each character as a symbol of its own */
-	bool cut;                  /* a text falls into words before each U+2581 ... */
-	bool joins_space[256];     /* ... but not after these bytes, which some merge has before one */
+	bool cut;                  /* a text falls into words before each U+2581 and each ASCII character ... */
+	bool *joins;               /* [256 * 256] ... but not between bytes that some merge has beside each other */
 	/* MODEL_UNIGRAM */
 	double *score;             /* [n_ids] */
 	uint32_t *leaf;            /* [nodes] id of the token that ends there, NO_ID */

@@ -2,8 +2,8 @@
  * tok_norm.c - the normalizers: Unicode forms, Lowercase, Strip, Prepend, Replace, Nmt
  *
  * Each reads one buffer and writes the next, with the place in the user's text beside every byte when places are asked
- * for.  Unicode forms run only on the stretches that can change: code points below a limit (U+0300 for NFC) are stable
- * and join nothing before them, so a stretch starts at the last such code point before one from the limit on.
+ * for.  Unicode forms run only on the stretches that can change: code points below a limit (U+0300 for NFC), and those that
+ * no form knows, are stable and join nothing before them, so a stretch starts at the last of them before the others.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -64,22 +64,38 @@ void norm_buf_free(struct norm_buf *o)
 	free(o->hi);
 }
 
+/* What takes part in forms, from the limit on, and the one character before it, which may compose with it: [*lo, *hi).
+ * Text up to *lo stays. */
+static void stretch(const uint8_t *p, size_t n, size_t i, uint8_t limit, size_t *lo, size_t *hi)
+{
+	size_t q = i;
+	unsigned k = 0;
+	for (; q < n && (p[q] < limit || !tok_in_forms(utf8_cp(p + q, &k))); q += p[q] < 0x80 ? 1 : (utf8_cp(p + q, &k), k))
+		;
+	*lo = q < n && q > i ? utf8_prev(p, q) : q;
+	for (; q < n && p[q] >= limit && tok_in_forms(utf8_cp(p + q, &k)); q += k)
+		;
+	*hi = q;
+}
+
 static void unicode_form(enum norm_kind kind, struct norm_buf *o, const struct tok_view *v, size_t n, bool places)
 {
 	const uint8_t *p = (const uint8_t *)v->buf;
 	bool compose = kind == NORM_NFC || kind == NORM_NFKC, compat = kind == NORM_NFKC || kind == NORM_NFKD;
 	uint8_t limit = compat ? 0xC2 : compose ? 0xCC : 0xC3;   /* lead bytes of U+0080, U+0300, U+00C0 */
 	int how = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
-	for (size_t i = 0, stop; i < n; i = stop) {
-		size_t q = i;
-		while (q < n && p[q] < limit)
-			q++;
-		size_t keep = q < n && q > i ? utf8_prev(p, q) : q;   /* the last stable one may compose with what follows */
-		for (stop = q; stop < n && (p[stop] >= limit || (p[stop] & 0xC0) == 0x80); stop++)
-			;
+	for (size_t i = 0, keep, stop; i < n; i = stop) {
+		stretch(p, n, i, limit, &keep, &stop);
 		norm_copy(o, v, i, keep - i, places);
 		if (stop == keep)
 			continue;
+		unsigned k;
+		uint32_t before = utf8_cp(p + keep, &k);
+		/* one that only the newer Unicode of utf8proc knows to change stays */
+		if (before >= 0x300 && !tok_in_forms(before)) {
+			norm_copy(o, v, keep, k, places);
+			keep += k;
+		}
 		utf8proc_uint8_t *r = NULL;
 		utf8proc_ssize_t len = utf8proc_map(p + keep, (utf8proc_ssize_t)(stop - keep), &r, (utf8proc_option_t)how);
 		if (len < 0 || ((size_t)len == stop - keep && !memcmp(r, p + keep, (size_t)len)))
@@ -96,7 +112,7 @@ static void lowercase(struct norm_buf *o, const struct tok_view *v, size_t n, bo
 	unsigned k;
 	char u[4];
 	for (size_t i = 0; i < n; i += k) {
-		uint32_t cp = utf8_cp(p + i, &k), low = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+		uint32_t cp = utf8_cp(p + i, &k), low = tok_lower(cp);
 		if (cp == 0x130)               /* the only one that becomes two */
 			norm_put(o, v, "i\xcc\x87", 3, i, i + k, places);
 		else

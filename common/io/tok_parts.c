@@ -151,6 +151,10 @@ static int metaspace_step(struct tokenizer *t, struct step *st, const json_t *o,
 		return tok_refuse(t, "pre_tokenizer Metaspace prepend_scheme", name, e);
 	if (!mark || !*mark || (utf8_cp((const uint8_t *)mark, &n), n) != strlen(mark))
 		return tok_refuse(t, "pre_tokenizer Metaspace", "without a replacement character", e);
+	/* "first" asks where a word began in the raw text; a normalizer that makes several characters of one blurs that */
+	for (int i = 0; k == PREPEND_FIRST && t->n_steps > 1 && i < t->n_norms; i++)
+		if (t->norm_op[i].kind != NORM_NFC && t->norm_op[i].kind != NORM_LOWER && (t->norm_op[i].kind != NORM_STRIP || t->norm_op[i].left))
+			return tok_refuse(t, "pre_tokenizer Metaspace", "with prepend_scheme first after another step and this normalizer", e);
 	snprintf(st->mark, sizeof st->mark, "%s", mark);
 	st->kind = STEP_METASPACE;
 	st->prepend = (enum prepend_scheme)k;

@@ -4,8 +4,9 @@
  * ModelProto: pieces = 1 {piece = 1, score = 2 (float), type = 3}, trainer_spec = 2, normalizer_spec = 3.  Fields that
  * matter nothing for encoding are stepped over.  BPE pieces become a merge table: every way to cut a piece in two pieces
  * is a merge whose rank is the rank of the piece's score, so that equal scores go from left to right.  Ids equal those of
- * the sentencepiece library; where a tokenizer_config.json beside it lists added tokens, these are cut out first, as
- * transformers does.
+ * the sentencepiece library (Unigram: but for rare ties, see tokenizer.h; the score of user-defined pieces there is taken
+ * from the file, which fits what was observed no better than -0.1 does).  Where a tokenizer_config.json beside it lists
+ * added tokens, these are cut out first, as transformers does.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -219,7 +220,7 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 {
 	struct bpe *b = &t->bpe;
 	size_t bytes = 0;
-	float low = FLT_MAX, high = FLT_MIN;   /* as there: so user-defined ones score -0.1 */
+	float low = FLT_MAX;
 	b->kind = MODEL_UNIGRAM;
 	b->single = true;
 	b->score = xcalloc((size_t)m->n + 1, sizeof *b->score);
@@ -227,17 +228,13 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 		const struct spm_piece *x = &m->piece[i];
 		bytes += x->n;
 		b->score[i] = x->score;
-		if (x->type == PIECE_NORMAL) {
-			low = x->score < low ? x->score : low;
-			high = x->score > high ? x->score : high;
-		}
+		if (x->type == PIECE_NORMAL && x->score < low)
+			low = x->score;
 	}
 	b->unk_score = low - 10.0f;
 	unigram_start(b, bytes);
 	for (uint32_t i = 0; i < m->n; i++) {
 		const struct spm_piece *x = &m->piece[i];
-		if (x->type == PIECE_USER)
-			b->score[i] = (float)((float)x->n * high - 0.1);
 		if (x->type == PIECE_USER || x->type == PIECE_NORMAL)
 			unigram_add(b, x->text, x->n, i);
 	}

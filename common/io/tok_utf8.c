@@ -6,6 +6,7 @@
 #include "tok_impl.h"
 #include <pthread.h>
 #include <string.h>
+#include <utf8proc.h>
 
 uint8_t tok_class_bmp[0x10000];
 
@@ -62,6 +63,19 @@ bool tok_is_word(uint32_t cp)
 bool tok_is_punct(uint32_t cp)
 {
 	return in_ranges(tok_uni_punct, tok_uni_punct_n, cp);
+}
+
+uint32_t tok_lower(uint32_t cp)
+{
+	for (size_t i = 0; i < tok_uni_lower_n && cp >= tok_uni_lower[0].lo; i++)
+		if (tok_uni_lower[i].lo == cp)
+			return tok_uni_lower[i].hi;
+	return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+}
+
+bool tok_in_forms(uint32_t cp)
+{
+	return in_ranges(tok_uni_forms, tok_uni_forms_n, cp);
 }
 
 size_t utf8_prev(const uint8_t *p, size_t i)

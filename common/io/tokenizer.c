@@ -155,6 +155,7 @@ void tok_free(struct tokenizer *t)
 		free(t->deco[i].text);
 	}
 	free(t->bpe.char_id);
+	free(t->bpe.joins);
 	free(t->bpe.score);
 	free(t->bpe.leaf);
 	free(t->bpe.tok);

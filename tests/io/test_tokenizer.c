@@ -235,6 +235,7 @@ static void unsupported_parts_are_named(void **state)
 	refused("pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"odd\"}", "odd");
 	refused("pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a\"},"
 		"\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\"}]}", "(a");
+	refused("pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"ByteLevel\"},{\"type\":\"Digits\"}]}", "after ByteLevel");
 	refused("post_processor", "{\"type\":\"Odd\"}", "Odd");
 	refused("decoder", "{\"type\":\"WordPiece\"}", "WordPiece");
 	refused("added_tokens", "[{\"content\":\"x\"}]", "added_tokens");

@@ -3,10 +3,14 @@
 """Writes common/io/tok_unicode.c: the code point classes that tokenizers' regexes see (their Unicode version).
 
 Needs the `tokenizers` package; run once per Unicode update:  mk_unicode.py > common/io/tok_unicode.c
+and  mk_unicode.py forms > common/io/tok_unicode_nf.c
 The classes are asked of the library itself, so that ours cannot differ: \\p{L}, \\p{N}, \\s of its regex engine, and
 the Digits pre-tokenizer's idea of a number.
 """
+import sys
+
 from tokenizers import Regex
+from tokenizers.normalizers import Lowercase, NFD, NFKD
 from tokenizers.pre_tokenizers import Digits, Punctuation, Split, Whitespace
 
 TOP = 0x110000
@@ -48,7 +52,42 @@ def table(name, rs):
     print(f"}};\nconst size_t {name}_n = sizeof {name} / sizeof {name}[0];")
 
 
+def in_forms():
+    """Code points that Unicode normalization of the library's version decomposes, reorders or composes."""
+    m, nfd, nfkd = [False] * TOP, NFD(), NFKD()
+    for c in range(TOP):
+        if 0xD800 <= c < 0xE000:
+            continue
+        ch = chr(c)
+        full, part = nfkd.normalize_str(ch), nfd.normalize_str(ch)
+        # moves before a mark of class 232, or lets one of class 1 before it: has a class of its own
+        marks = nfd.normalize_str("a\u0315" + ch) != "a\u0315" + part or nfd.normalize_str("a" + ch + "\u0334") != "a" + part + "\u0334"
+        m[c] |= full != ch or marks or c in (0x315, 0x334)
+        for x in part if part != ch else "":
+            m[ord(x)] = True
+    return m
+
+
+def forms():
+    print("""/*
+ * tok_unicode_nf.c - code points that take part in Unicode normalization; written by tests/oracle/mk_unicode.py forms
+ *
+ * Those that decompose, have a combining class or are part of a decomposition, as the reference library knows them: its
+ * Unicode version is older than utf8proc's, and what only the newer one knows must stay.  And pairs of a letter and its
+ * lower case from Unicode versions after 14.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tok_impl.h\"""")
+    table("tok_uni_forms", ranges(in_forms()))
+    low = Lowercase()
+    table("tok_uni_lower", [(c, ord(low.normalize_str(chr(c)))) for c in range(0x300, TOP)
+                            if not 0xD800 <= c < 0xE000 and low.normalize_str(chr(c)) != chr(c).lower()])
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["forms"]:
+        sys.exit(forms())
     print("""/*
  * tok_unicode.c - code point classes of the pre-tokenizers' regexes; written by tests/oracle/mk_unicode.py
  *

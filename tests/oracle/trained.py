@@ -94,7 +94,7 @@ def text_parts():
         "never": (n.Sequence([n.NFD(), n.Lowercase()]), meta(prepend_scheme="never"), d.Metaspace(prepend_scheme="never")),
         "t5": (n.Sequence([n.Nmt(), n.NFKC(), n.Strip(), n.Replace(__import__("tokenizers").Regex(" {2,}"), " ")]),
                p.Sequence([p.WhitespaceSplit(), meta(prepend_scheme="always")]), d.Metaspace()),
-        "words": (n.NFKD(), p.Sequence([p.Whitespace(), meta(prepend_scheme="first")]), d.Fuse()),
+        "words": (n.NFKD(), p.Sequence([p.Whitespace(), meta(prepend_scheme="always")]), d.Fuse()),
         "punct": (n.NFC(), p.Sequence([p.Punctuation(), p.Digits(individual_digits=True), meta(prepend_scheme="always")]), None),
         "punct-next": (n.Strip(left=False), p.Sequence([p.Punctuation("merged_with_next"), meta(prepend_scheme="first", split=False)]), d.Strip("a", 0, 1)),
     }
