@@ -42,7 +42,7 @@ struct sort {
 	int column;
 	bool rising;                   /* smallest first */
 };
-enum { FRONT_COLUMNS = 4, FRONT_SHAPES = 20000, LIST_SHAPES = 10000000 };
+enum { FRONT_COLUMNS = 4, FRONT_SHAPES = 20000, LIST_SHAPES = 1000000 };
 /* What is wanted of the shapes that fit: all of them in grid order (by.column COL_ID), or the first `top` by a column, or
  * those that no other beats in one of the columns of `front` without being worse in another. */
 struct query {
