@@ -1,0 +1,119 @@
+/*
+ * kd_opts.c - the options of kd-train and what they rule out together
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "kd_opts.h"
+#include "session.h"
+#include <string.h>
+
+struct kd_opts kd = {
+	.cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
+	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
+	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
+	.log_every = 1,
+};
+
+static const struct opt opts[] = {
+	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
+	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data (the best tokens, --top-k of them, 64 by default) and leave; goes on where it was stopped"),
+	OPT_STR(0, "teacher-cache", &kd.cache, "PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two"),
+	OPT_CHOICE(0, "cache-dtype", &kd.cache_dtype, "f16|f32", "of the log-probabilities that --cache-teacher writes"),
+	OPT_I64(0, "cache-part", &kd.cache_part, "N", "sequences of a part of the cache, 0 for about 64 MiB", 0, 1 << 24),
+	OPT_STR(0, "student", &kd.student, "DIR", "model to train"),
+	OPT_STR(0, "data", &kd.data, "TOKENS", "token set to train on"),
+	OPT_STR(0, "valid", &kd.valid, "TOKENS", "held-out token set, measured before, during and after"),
+	OPT_OUT_ROW("directory of the run"),
+	OPT_STR(0, "loss", &kd.loss, "NAME:W,...", "terms and weights, kl:1 by default (ce:1 without teacher): kl, rkl, jsd, tvd, mse, cos, ce; kl, rkl, jsd and tvd enter the loss times temperature^2 and are reported without it"),
+	OPT_F64(0, "temperature", &kd.tau, "T", "divides the logits of teacher and student in kl, rkl, jsd and tvd", 1e-3, 1e3),
+	OPT_F64(0, "jsd-beta", &kd.beta, "B", "share of the teacher in the mixture m of jsd = B KL(teacher, m) + (1-B) KL(student, m)", 1e-3, 0.999),
+	OPT_I64(0, "top-k", &kd.best, "K", "kl against the K best tokens of the teacher, 0 for all", 0, 1 << 24),
+	OPT_CHOICE(0, "tail", &kd.tail, TAIL_WORDS, "with the best tokens alone: renorm both models over them, zero for the teacher's others, or one ghost token for the others of each"),
+	OPT_CHOICE(0, "weigh", &kd.weigh, "none|wsl", "wsl (weighted soft labels) weights a position's teacher terms by 1 - exp(-CE(student)/CE(teacher))"),
+	OPT_STR(0, "hidden-loss", &kd.hidden, "TERM;...", "losses between hidden states, TERM = cosine|mse[:W]@PAIR,..., PAIR = [SITE.]STUDENT:TEACHER, [SITE.]uniform or emb; blocks are numbers, last or last-N, SITE is norm (the default: after the block, normalised), in, out or mlp"),
+	OPT_CHOICE(0, "hidden-alpha", &kd.alpha, "dynamic|fixed", "factor of the hidden losses: what makes them as large as the teacher's terms on the logits, or 1"),
+	OPT_CHOICE(0, "projection", &kd.projection, "shared|pair", "where widths differ, one learned matrix from student to teacher for all pairs or one each"),
+	OPT_I64(0, "steps", &kd.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
+	OPT_I64(0, "tokens", &kd.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
+	OPT_I64(0, "seq", &kd.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),
+	OPT_I64(0, "batch", &kd.batch, "N", "sequences per step", 1, 1 << 24),
+	OPT_I64(0, "micro", &kd.micro, "N", "sequences at a time, 0 for what makes about 2048 tokens", 0, 1 << 24),
+	OPT_F64(0, "lr", &kd.lr, "X", "peak learning rate", 0, 1e3),
+	OPT_F64(0, "min-lr", &kd.min_lr, "X", "learning rate of the last step", 0, 1e3),
+	OPT_I64(0, "warmup", &kd.warmup, "N", "steps of linear warm-up, -1 for the lesser of 40 and a tenth", -1, 1e12),
+	OPT_CHOICE(0, "schedule", &kd.schedule, SCHEDULE_WORDS, "how the rate falls after warm-up"),
+	OPT_F64(0, "wsd-decay", &kd.wsd, "F", "share of the steps in the final slope of wsd", 0, 1),
+	OPT_F64(0, "clip", &kd.clip, "X", "limit of the gradient's norm, 0 for none", 0, 1e9),
+	OPT_F64(0, "weight-decay", &kd.decay, "X", "of matrices", 0, 1e3),
+	OPT_F64(0, "beta1", &kd.beta1, "X", "AdamW, first moment", 0, 0.999999),
+	OPT_F64(0, "beta2", &kd.beta2, "X", "AdamW, second moment", 0, 0.999999),
+	OPT_F64(0, "eps", &kd.eps, "X", "AdamW, added to the denominator", 1e-30, 1),
+	OPT_I64(0, "save-every", &kd.save_every, "N", "steps between checkpoints, 0 for only when stopped", 0, 1e12),
+	OPT_I64(0, "keep", &kd.keep, "K", "checkpoints to keep", 1, 1e6),
+	OPT_STR(0, "max-time", &kd.max_time, "3h", "stop in time with a checkpoint and exit code 75 (90s, 15m, 1h30m)"),
+	OPT_I64(0, "stop-after", &kd.stop_after, "N", "likewise after N steps of this session, 0 for never", 0, 1e12),
+	OPT_I64(0, "stop-at", &kd.stop_at, "N", "end with a checkpoint and exit code 0 after step N of --steps; without it the run goes on later", 0, 1e12),
+	OPT_STR(0, "export", &kd.export, "DIR", "with --stop-at: write the model so far, a Hugging Face directory"),
+	OPT_I64(0, "log-every", &kd.log_every, "N", "steps between lines of metrics.jsonl", 1, 1e9),
+	OPT_I64(0, "valid-every", &kd.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
+	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
+	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
+	OPT_FLAG(0, "recompute", &kd.recompute, "less memory: run each block again in the backward pass"),
+	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
+	OPT_DEVICE_ROWS, OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
+};
+const struct usage kd_usage = {
+	"kd-train", "Trains a student on a token set to follow its teacher; resumes after any kill.",
+	"--teacher DIR --student DIR --data TOKENS -o RUNDIR",
+	"kd-train --teacher teacher --student student --data train.tok --steps 500 -o student-kd\n"
+	"kd-train --student student --data train.tok --loss ce --valid valid.tok -o student-ce\n"
+	"kd-train --teacher teacher --data train.tok --cache-teacher train.cache\n"
+	"kd-train --teacher-cache train.cache --student student --data train.tok -o student-kd", opts
+};
+
+const char *kd_save_dtype(const char *stored)
+{
+	static const char *const word[] = { "bf16", "bfloat16", "f16", "float16", "f32", "float32" };
+	for (int i = 0; i < 6; i += 2)
+		if (!strcmp(kd.save_dtype, word[i]))
+			return word[i + 1];
+	return *stored ? stored : "bfloat16";
+}
+
+void kd_validate(struct objective *loss, double *max_seconds)
+{
+	struct err e = { 0 };
+	bool taught = kd.teacher || kd.cache;
+	if (!kd.student || !kd.data)
+		opt_die("%s is missing", kd.student ? "--data" : "--student");
+	if (!com.out && !com.dry_run && !kd.explain)
+		opt_die("--out is missing: the directory of the run");
+	if (!kd.loss)
+		kd.loss = taught ? "kl:1" : "ce:1";
+	if (objective_parse(loss, kd.loss, kd.tau, &e))
+		opt_die("%s", e.msg);
+	loss->beta = kd.beta;
+	loss->best = kd.best;
+	loss->tail = tail_find(kd.tail);
+	loss->wsl = !strcmp(kd.weigh, "wsl");
+	if (objective_check(loss, &e))
+		opt_die("%s", e.msg);
+	if (kd.cache && (kd.hidden || loss->wsl))
+		opt_die("--teacher-cache holds the teacher's best tokens: not enough for %s", kd.hidden ? "--hidden-loss" : "--weigh wsl");
+	if (!taught && objective_needs_teacher(loss))
+		opt_die("--loss %s needs --teacher or --teacher-cache; conventional training is --loss ce", kd.loss);
+	if (kd.hidden && !kd.teacher)
+		opt_die("--hidden-loss needs --teacher");
+	if (kd.hidden && !strcmp(kd.alpha, "dynamic") && !objective_needs_teacher(loss))
+		opt_die("--hidden-alpha dynamic compares with the teacher's terms, and --loss %s has none: say fixed", kd.loss);
+	if (kd.steps && kd.tokens)
+		opt_die("--steps and --tokens exclude each other");
+	if (kd.micro && kd.batch % kd.micro)
+		opt_die("--batch %lld is not a multiple of --micro %lld", (long long)kd.batch, (long long)kd.micro);
+	if (kd.min_lr > kd.lr)
+		opt_die("--min-lr %g is above --lr %g", kd.min_lr, kd.lr);
+	if (kd.export && !kd.stop_at)
+		opt_die("--export needs --stop-at: the step whose model is meant");
+	if (kd.max_time && parse_duration(kd.max_time, max_seconds))
+		opt_die("--max-time '%s' is not a time such as 90s, 15m, 3h or 1h30m", kd.max_time);
+}

@@ -1,0 +1,37 @@
+/*
+ * kd_opts.h - the command line of kd-train: one table of options, where their values lie, and what they rule out together
+ *
+ * A new option is a field, a row and, where it forbids another, a line in kd_validate.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_KD_OPTS_H
+#define ADZE_KD_OPTS_H
+#include "../base/opt.h"
+#include "losses.h"
+
+extern struct kd_opts {
+	/* models, data */
+	const char *teacher, *student, *data, *valid, *cache, *cache_out, *cache_dtype;
+	int64_t cache_part, seq, batch, micro;
+	/* losses */
+	const char *loss, *tail, *weigh, *hidden, *alpha, *projection;
+	double tau, beta;
+	int64_t best;
+	/* optimizer */
+	const char *schedule;
+	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps;
+	int64_t steps, tokens, warmup;
+	bool recompute;
+	/* saving, stopping, reporting */
+	const char *max_time, *save_dtype, *export;
+	int64_t save_every, keep, stop_after, stop_at, log_every, valid_every, valid_samples;
+	bool explain;
+} kd;
+extern const struct usage kd_usage;
+
+/* Everything that can be refused from the command line alone ends the program here. */
+void kd_validate(struct objective *loss, double *max_seconds);
+/* The word that save_dtype stands for in a config.json; the student's own is `stored`. */
+const char *kd_save_dtype(const char *stored);
+#endif
