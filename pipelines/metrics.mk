@@ -9,6 +9,7 @@ WORK ?= build/metrics
 SAMPLES ?= 64
 SEQ ?= 512
 LIMIT ?= 16
+ABLATE_SAMPLES ?= 8
 MAXLEN ?= 1024
 include $(dir $(lastword $(MAKEFILE_LIST)))rules.mk
 
@@ -45,10 +46,19 @@ $(foreach m,$(AGGS),$(eval RANK_$m := --agg batch=$(call word_,$m,2)$(comma)seq=
 RANK_agg-l2-mean-pre := --neuron pre
 RANK_agg-l2-mean-norm-first := --head norm-first
 $(foreach m,$(OTHERS),$(eval RANK_$m := --metric $m -m $(MODEL)))
-# depth: block importance whatever the width metric, a contiguous run that spares the last layer, and chance
-first = $(shell echo $$(( $(L) - 1 - $(L) * $1 / $2 )))
-DROP_depth-3/4 := $(call first,1,4)-$(shell echo $$(( $(L) - 2 )))
-DROP_depth-1/2 := $(call first,1,2)-$(shell echo $$(( $(L) - 2 )))
+# Depth: block importance; the whole model's loss without one layer, without the cheapest again and again, without neighbours;
+# the angle over neighbours; chance.  Half of the layers and a quarter share one greedy run: its order is that of removal.
+LEFT_depth-3/4 := $(call part,$(L),3,4)
+LEFT_depth-1/2 := $(call part,$(L),1,2)
+gone = $(shell echo $$(( $(L) - $(LEFT_$1) )))
+DEPTH_ROWS := block-importance loss-single loss-greedy loss-block angular-block chance
+# $(call depth_rank,ROW,CUT): the ranking that decides there; a window has the width of the cut
+depth_rank = $(if $(findstring -block,$1),$1.$(subst /,of,$2),$(subst block-importance,agg-l2-mean,$1))
+ABLATE_loss-single := --metric loss
+ABLATE_loss-greedy := --metric loss --mode greedy --rounds $(call gone,depth-1/2)
+$(foreach m,loss angular,$(foreach c,$(DEPTH),$(eval ABLATE_$(call depth_rank,$m-block,$c) := --metric $m --mode block:$(call gone,$c))))
+# that many different layers, the same ones every time
+chance = $(subst $() ,$(comma),$(strip $(shell awk 'BEGIN { srand(1); while (n < $(call gone,$1)) { i = int(rand() * $(L)); if (!(i in s)) { s[i]; n++; print i } } }')))
 
 cell = $(WORK)/$1.$(subst /,of,$2).json
 score = evalharness -m $1 --task held:ppl=$(HELD) --limit $(LIMIT) --max-length $(MAXLEN) --dtype bf16
@@ -59,13 +69,18 @@ $(eval $(call calib-sample,$(WORK)/calib.tok,$(MODEL),$(TEXT),--samples $(SAMPLE
 $(eval $(call act-stats,$(WORK)/stats,$(MODEL),$(WORK)/calib.tok,--dtype bf16))
 $(foreach m,$(METRICS),$(eval $(call rank,$(WORK)/$m.rank,$(WORK)/stats,$(RANK_$m))))
 $(foreach m,$(METRICS),$(foreach c,$(WIDTH),$(eval $(call cut,$m,$c,-r $(WORK)/$m.rank $(CUT_$c)))))
-$(foreach m,agg-l2-mean random,$(foreach c,$(DEPTH),$(eval $(call cut,$m,$c,-r $(WORK)/$m.rank $(CUT_$c)))))
-$(WORK)/run.rank: $(WORK)/agg-l2-mean.rank
+$(foreach m,$(patsubst ABLATE_%,%,$(filter-out %SAMPLES,$(filter ABLATE_%,$(.VARIABLES)))),\
+	$(eval $(call ablate,$(WORK)/$m.stats,$(MODEL),$(WORK)/calib.tok,$(ABLATE_$m) --samples $(ABLATE_SAMPLES)))\
+	$(eval $(call rank,$(WORK)/$m.rank,$(WORK)/$m.stats,)))
+$(foreach r,$(filter-out chance,$(DEPTH_ROWS)),$(foreach c,$(DEPTH),\
+	$(eval $(call cut,$(call depth_rank,$r,$c),$c,-r $(WORK)/$(call depth_rank,$r,$c).rank $(CUT_$c)))))
+$(WORK)/chance.rank: $(WORK)/agg-l2-mean.rank
 	cp $< $@
-$(foreach c,$(DEPTH),$(eval $(call cut,run,$c,--drop $(DROP_$c))))
+$(foreach c,$(DEPTH),$(eval $(call cut,chance,$c,--drop $(call chance,$c))))
 $(eval $(call cut,agg-l2-mean,whole,-r $(WORK)/agg-l2-mean.rank $(CUT_whole)))
+depth_cell = $(call cell,$(call depth_rank,$1,$2),$2)
 cells := $(foreach m,$(METRICS),$(foreach c,$(WIDTH),$(call cell,$m,$c))) \
-	$(foreach m,agg-l2-mean random run,$(foreach c,$(DEPTH),$(call cell,$m,$c))) $(call cell,agg-l2-mean,whole)
+	$(foreach r,$(DEPTH_ROWS),$(foreach c,$(DEPTH),$(call depth_cell,$r,$c))) $(call cell,agg-l2-mean,whole)
 
 .DEFAULT_GOAL := table
 .PHONY: table
@@ -78,5 +93,5 @@ $(WORK)/table.md: $(cells) $(lastword $(MAKEFILE_LIST))
 	echo '| metric | $(subst $() , | ,$(WIDTH)) |'; echo '|---|$(foreach c,$(WIDTH),---|)'; \
 	$(foreach m,$(METRICS),printf '| %s |' '$m'; $(foreach c,$(WIDTH),loss $(call cell,$m,$c);) echo;) \
 	echo; echo '| depth | $(subst $() , | ,$(DEPTH)) |'; echo '|---|$(foreach c,$(DEPTH),---|)'; \
-	$(foreach m,agg-l2-mean run random,printf '| %s |' '$(subst agg-l2-mean,block importance,$(subst run,contiguous$(comma) last layer kept,$m))'; $(foreach c,$(DEPTH),loss $(call cell,$m,$c);) echo;) \
+	$(foreach r,$(DEPTH_ROWS),printf '| %s |' '$r'; $(foreach c,$(DEPTH),loss $(call depth_cell,$r,$c);) echo;) \
 	} >$@.tmp && mv $@.tmp $@

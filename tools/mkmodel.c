@@ -2,7 +2,8 @@
  * mkmodel.c - a random model directory of any family and shape, for tests, demos and dry experiments
  *
  * Matrices are normal with deviation --std (0: 1/sqrt(columns), which keeps signals alive in tiny models), norms differ
- * from channel to channel, so that code which mixes channels up is noticed.  Weights are a pure function of the seed and
+ * from channel to channel, so that code which mixes channels up is noticed.  With --like it is instead a model of another
+ * one's shape as training from scratch begins: norms do nothing, biases are 0.  Weights are a pure function of the seed and
  * the parameter's place in the table.  They are made and written piece by piece, so any size fits any machine; --fast takes
  * them from one table of TABLE random values over and over (its length is prime, so rows differ) and keeps up with a disk.
  *
@@ -17,7 +18,7 @@
 #include <string.h>
 
 static struct {
-	const char *family, *tokenizer, *store, *shard;
+	const char *like, *family, *tokenizer, *store, *shard;
 	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos, window, pattern;
 	double std, rope_theta;
 	bool tied, fast;
@@ -26,6 +27,7 @@ static struct {
 	.bos = -1, .eos = -1 };
 
 static const struct opt opts[] = {
+	OPT_STR(0, "like", &o.like, "DIR", "the shape and tokenizer of this model, initialised as training from scratch begins (--std 0.02)"),
 	OPT_STR(0, "family", &o.family, "NAME", "llama, mistral, nemotron, qwen2, qwen3 or gemma3_text"),
 	OPT_I64(0, "layers", &o.layers, "N", "blocks", 1, 4096),
 	OPT_I64(0, "hidden", &o.hidden, "N", "hidden size", 1, 1 << 20),
@@ -49,9 +51,10 @@ static const struct opt opts[] = {
 	OPT_OUT_ROW("directory to make"), OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
 };
 static const struct usage use = {
-	"mkmodel", "Writes a model directory with random weights.", "[--family llama] [--layers N] [--hidden N] ... -o DIR",
+	"mkmodel", "Writes a model directory with random weights.", "[--like DIR | --family llama --layers N --hidden N ...] -o DIR",
 	"mkmodel --family nemotron --layers 3 --hidden 32 --heads 4 --kv-heads 2 -o tiny\n"
-	"mkmodel --hidden 576 --ffn 1536 --heads 9 --kv-heads 3 --vocab 49152 --tied --store bf16 -o like-smollm2", opts
+	"mkmodel --hidden 576 --ffn 1536 --heads 9 --kv-heads 3 --vocab 49152 --tied --store bf16 -o like-smollm2\n"
+	"mkmodel --like trimmed --store bf16 -o from-scratch", opts
 };
 
 enum { TABLE = 1048573 };
@@ -71,7 +74,7 @@ static void fill(void *arg, const struct param *p, int64_t at, int64_t n, float 
 	if (row_is_vector(p->row)) {
 		bool gain = tail && !strcmp(tail, ".w");
 		mean = gain && m->t->arch.norm == NORM_RMS ? 1 : 0;
-		std = gain ? 0.2 : 0.1;
+		std = o.like ? 0 : gain ? 0.2 : 0.1;
 	}
 	for (int64_t k = 0; m->table && k < n;) {
 		int64_t j = (int64_t)((from + (uint64_t)k) % TABLE), run = TABLE - j < n - k ? TABLE - j : n - k;
@@ -99,6 +102,41 @@ static json_t *own_keys(const struct arch *a)
 	return c;
 }
 
+/* The architecture that the options describe. */
+static void describe(struct arch *a)
+{
+	struct err e;
+
+	a->family = family_find(o.family);
+	if (!a->family)
+		opt_die("--family '%s' is not known (%s are)", o.family, family_list());
+	a->layers = o.layers;
+	a->hidden = o.hidden;
+	a->ffn = o.ffn ? o.ffn : 4 * o.hidden;
+	a->heads = o.heads;
+	a->kv_heads = o.kv_heads ? o.kv_heads : o.heads;
+	if (!o.head_dim && o.hidden % o.heads)
+		opt_die("--hidden %lld is not a multiple of --heads %lld: give --head-dim", (long long)o.hidden,
+			(long long)o.heads);
+	a->head_dim = o.head_dim ? o.head_dim : o.hidden / o.heads;
+	if (a->heads % a->kv_heads)
+		opt_die("--heads %lld is not a multiple of --kv-heads %lld", (long long)a->heads, (long long)a->kv_heads);
+	a->vocab = o.vocab;
+	a->tied = o.tied;
+	a->rope_theta = o.rope_theta > 0 ? o.rope_theta : a->family->rope_theta > 0 ? a->family->rope_theta : 10000;
+	a->max_positions = o.positions;
+	a->bos = o.bos;
+	a->eos = o.eos;
+	a->pad = -1;
+	a->rope_frac = 1;
+	a->rope_local = a->family->rope_local;
+	a->embed_scale = arch_embed_scale(a);
+	json_t *keys = own_keys(a);
+	if (a->family->configure(a, keys, &e))
+		die_err(&e);
+	json_decref(keys);
+}
+
 int main(int argc, char **argv)
 {
 	struct arch a = { 0 };
@@ -110,37 +148,18 @@ int main(int argc, char **argv)
 		opt_die("-o DIR is needed");
 	if (o.shard && (parse_i64(o.shard, &o.shard_bytes) || o.shard_bytes < 1))
 		opt_die("--shard-bytes %s: expected a size such as 5G", o.shard);
-	a.family = family_find(o.family);
-	if (!a.family)
-		opt_die("--family '%s' is not known (%s are)", o.family, family_list());
-	a.layers = o.layers;
-	a.hidden = o.hidden;
-	a.ffn = o.ffn ? o.ffn : 4 * o.hidden;
-	a.heads = o.heads;
-	a.kv_heads = o.kv_heads ? o.kv_heads : o.heads;
-	if (!o.head_dim && o.hidden % o.heads)
-		opt_die("--hidden %lld is not a multiple of --heads %lld: give --head-dim", (long long)o.hidden,
-			(long long)o.heads);
-	a.head_dim = o.head_dim ? o.head_dim : o.hidden / o.heads;
-	if (a.heads % a.kv_heads)
-		opt_die("--heads %lld is not a multiple of --kv-heads %lld", (long long)a.heads, (long long)a.kv_heads);
-	a.vocab = o.vocab;
-	a.tied = o.tied;
-	a.rope_theta = o.rope_theta > 0 ? o.rope_theta : a.family->rope_theta > 0 ? a.family->rope_theta : 10000;
-	a.max_positions = o.positions;
-	a.bos = o.bos;
-	a.eos = o.eos;
-	a.pad = -1;
-	a.rope_frac = 1;
-	a.rope_local = a.family->rope_local;
-	a.embed_scale = arch_embed_scale(&a);
-	json_t *keys = own_keys(&a);
-	if (a.family->configure(&a, keys, &e))
+	if (!o.like)
+		describe(&a);
+	else if (arch_load(&a, o.like, &e))
 		die_err(&e);
-	json_decref(keys);
+	if (o.like && o.std == 0)
+		o.std = 0.02;
+	if (o.like && !o.tokenizer)
+		o.tokenizer = o.like;
 	log_start();
 
 	struct ptable *t = ptable_new(&a);
+	arch_free(&a);
 	struct maker m = { t, NULL };
 	if (o.fast) {
 		m.table = xmalloc(TABLE * sizeof *m.table);
