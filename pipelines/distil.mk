@@ -17,8 +17,8 @@
 #	corrected-kl               cut from and taught by the corrected teacher (which learnt at CORRECTION_LR, a fifth of LR as in arXiv 2408.11796)
 #
 # SAMPLES calibration sequences, SEQ tokens, BATCH MICRO LR MIN_LR WARMUP SEED for kd-train, ABLATION: options of ablate that say which
-# blocks DEPTH leaves out ("--metric loss --mode block:15"; else block importance does), ROWS: a part of the rows.
-# WORK/report.txt is the result, report.html shows the curves.
+# blocks DEPTH leaves out ("--metric loss --mode block:15"; else block importance does), HIDDEN: the loss on hidden states,
+# ROWS: a part of the rows.  WORK/report.txt is the result, report.html shows the curves.
 # SPDX-License-Identifier: Apache-2.0
 here := $(dir $(lastword $(MAKEFILE_LIST)))
 .DEFAULT_GOAL := all
@@ -38,6 +38,7 @@ SEED ?= 1
 LIMIT ?= 32
 MAXLEN ?= 1024
 ABLATION ?=
+HIDDEN ?= cosine@emb,mlp.last-2:last-2
 UNTRAINED := teacher width depth random-width
 TRAINED := corrected scratch-ce width-ce width-kl width-rkl width-mse random-width-kl depth-kl depth-kl-hidden two-step-kl corrected-kl
 ROWS ?= $(UNTRAINED) $(TRAINED)
@@ -67,7 +68,6 @@ $(WORK)/teacher/model/config.json: $(TEACHER)/config.json
 # ---- models that are trained: $(call train,NAME,TEACHER OR NOTHING,STUDENT,OPTIONS[,STEPS,DATA]) ----
 common := --batch $(BATCH) --micro $(MICRO) --seq $(SEQ) --min-lr $(MIN_LR) --warmup $(WARMUP) --seed $(SEED) --save-every 0
 train = $(call kd-train,$(WORK)/$1/kd,$2,$3,$(WORK)/$(or $6,train).tok,$(common) --lr $(if $(filter corrected,$1),$(CORRECTION_LR),$(LR)) --steps $(or $5,$(STEPS)) $4)
-comma := ,
 w := $(WORK)/width/model
 c := $(WORK)/corrected/kd/student
 $(eval $(call train,corrected,,$(TEACHER),--loss ce))
@@ -76,7 +76,7 @@ $(eval $(call train,width-ce,,$w,--loss ce))
 $(foreach l,kl rkl mse,$(eval $(call train,width-$l,$(TEACHER),$w,--loss $l)))
 $(eval $(call train,random-width-kl,$(TEACHER),$(WORK)/random-width/model,--loss kl))
 $(eval $(call train,depth-kl,$(TEACHER),$(WORK)/depth/model,--loss kl))
-$(eval $(call train,depth-kl-hidden,$(TEACHER),$(WORK)/depth/model,--loss kl --hidden-loss cosine@emb$(comma)mlp.last-2:last-2))
+$(eval $(call train,depth-kl-hidden,$(TEACHER),$(WORK)/depth/model,--loss kl --hidden-loss '$(HIDDEN)'))
 $(eval $(call train,halfway,$(TEACHER),$(WORK)/halfway/model,--loss kl,$(half)))
 $(eval $(call cut,two-step,$(WORK)/halfway/kd/student,,$(WIDTH)))
 $(eval $(call train,two-step-kl,$(TEACHER),$(WORK)/two-step/model,--loss kl,$(half),second))
