@@ -2,34 +2,30 @@
 # test_pipeline.sh - the chain as its users see it, on a tiny random model: a pipe without files, minitron.mk with two
 # targets (nothing twice, only what an edit touches, kill -9 and go on), start-up time, --help of every program.
 # SPDX-License-Identifier: Apache-2.0
-set -u
+. tests/lib.sh
 top=$PWD
-D=$(mktemp -d) || exit 1
 group=''
-trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$D"' EXIT
-ok() { echo "ok $1"; }
-not_ok() { echo "not ok $1: $2"; }
-check() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1" "expected '$3', got '$2'"; fi; }
+trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$t"' EXIT
 
 # ---- a model, a text ----
-sh tests/cli/tiny-tokenizer.sh "$D/tok" || exit 1
+sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
 mkmodel -q --layers 4 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 96 --vocab 265 --eos 264 --tied \
-	--tokenizer "$D/tok" -o "$D/teacher" || exit 1
-cp LICENSE "$D/text"
-head -c 2000 README.md >"$D/held"
-cd "$D" || exit 1
+	--tokenizer "$t/tok" -o "$t/teacher" || exit 1
+cp LICENSE "$t/text"
+head -c 2000 README.md >"$t/held"
+cd "$t" || exit 1
 
 # ---- stages chain in a pipe ----
 mkdir empty
 calib="calib-sample -q -t teacher --documents paragraph --samples 8 --seq 64 text"
 $calib -o c.tok && act-stats -q -m teacher c.tok -o c.stats && rank -q c.stats -o c.rank || exit 1
 before=$(ls -A)
-TMPDIR=$D/empty sh -c "$calib | act-stats -q -m teacher | rank -q" >"$top/$B/pipe.rank"
-mv "$top/$B/pipe.rank" "$D.rank"
-check "a pipe leaves no files" "$(ls -A)$(ls -A empty)" "$before"
-if artdiff c.rank "$D.rank" >diff.txt; then ok "a pipe gives the ranking that files give"
-else not_ok "a pipe gives the ranking that files give" "$(head -n 1 diff.txt)"; fi
-rm -f "$D.rank"
+TMPDIR=$t/empty sh -c "$calib | act-stats -q -m teacher | rank -q" >"$top/$B/pipe.rank"
+mv "$top/$B/pipe.rank" "$t.rank"
+same "a pipe leaves no files" "$(ls -A)$(ls -A empty)" "$before"
+if artdiff c.rank "$t.rank" >diff.txt; then ok "a pipe gives the ranking that files give"
+else no "a pipe gives the ranking that files give" "$(head -n 1 diff.txt)"; fi
+rm -f "$t.rank"
 
 # ---- two targets by make ----
 cat >mini <<'END'
@@ -46,24 +42,24 @@ listing() { find "$1" -type f ! -name '*.log' ! -name .lock -printf "%P %T@\n" |
 touched() { sort "$1" "$2" | uniq -u | sed 's/ .*//' | grep -v '^report' | sort -u; }
 
 if mini w >make.log 2>&1; then ok "minitron.mk makes two students"
-else not_ok "minitron.mk makes two students" "$(tail -n 3 make.log | tr '\n' ' ')"; exit 1; fi
-check "the report has five models" "$(grep -c '^teacher  \|^[ab], ' w/report.txt)" 5
+else no "minitron.mk makes two students" "$(tail -n 3 make.log | tr '\n' ' ')"; exit 1; fi
+same "the report has five models" "$(grep -c '^teacher  \|^[ab], ' w/report.txt)" 5
 listing w >t0
 mini w >again.log 2>&1
 listing w >t1
-check "a second make rebuilds nothing" "$(touched t0 t1)" ""
-check "make -n has nothing to say" "$(mini w -n 2>&1 | grep -vc 'Nothing to be done')" 0
+same "a second make rebuilds nothing" "$(touched t0 t1)" ""
+same "make -n has nothing to say" "$(mini w -n 2>&1 | grep -vc 'Nothing to be done')" 0
 
 planned=$(mini w -n RANKOPTS="--agg batch=mean" | grep -c -e '-o w/a/stats' -e '^calib-sample')
-check "another aggregation plans no new statistics of the teacher" "$planned" 0
+same "another aggregation plans no new statistics of the teacher" "$planned" 0
 mini w LR_b=2e-3 >lr.log 2>&1
 listing w >t2
-check "a learning rate re-runs one training and its score" "$(touched t1 t2 | sed 's,/ckpt/.*,/ckpt,; s,/student/.*,/student,' | sort -u | tr '\n' ' ')" \
+same "a learning rate re-runs one training and its score" "$(touched t1 t2 | sed 's,/ckpt/.*,/ckpt,; s,/student/.*,/student,' | sort -u | tr '\n' ' ')" \
 	"b/kd.cmd b/kd.new b/kd/ckpt b/kd/metrics.jsonl b/kd/run.json b/kd/student b/results.json "
 cp w/b/trimmed/config.json kept.json
 touch text
 mini w -q LR_b=2e-3 >/dev/null 2>&1
-check "a newer text makes all of it stale" $? 1
+same "a newer text makes all of it stale" $? 1
 
 # ---- kill -9 anywhere, then go on ----
 mkdir k && cp -r teacher text held mini k
@@ -75,17 +71,17 @@ for delay in 0.3 0.8 1.5; do
 	wait "$group" 2>/dev/null
 	group=''
 	for f in k/w/*.tok k/w/*/stats k/w/*/rank; do
-		[ ! -e "$f" ] || artcheck "$f" >/dev/null 2>&1 || not_ok "kill -9 leaves no partial file" "$f"
+		[ ! -e "$f" ] || artcheck "$f" >/dev/null 2>&1 || no "kill -9 leaves no partial file" "$f"
 	done
 done
 (cd k && sh mini w) >resume.log 2>&1
 mini w >/dev/null 2>&1
-same=0
+equal=0
 for f in train.tok calib.tok a/stats a/rank a/trimmed/model.safetensors a/kd/student/model.safetensors b/rank \
 	b/kd/student/model.safetensors b/results.json; do
-	if cmp -s "w/$f" "k/w/$f"; then same=$((same + 1)); else echo "differs: $f"; fi
+	if cmp -s "w/$f" "k/w/$f"; then equal=$((equal + 1)); else echo "differs: $f"; fi
 done
-check "three kills, then the same bytes as without" "$same" 9
+same "three kills, then the same bytes as without" "$equal" 9
 
 # ---- programs start at once and explain themselves ----
 limit=20
@@ -108,5 +104,5 @@ for p in "$top"/stages/*.c "$top"/tools/*.c; do
 	done
 	[ "$us" -lt $((limit * 1000)) ] || slow="$slow ${p##*/}:${us}us"
 done
-check "every program starts within $limit ms" "$slow" ""
-check "every --help has two examples" "$silent" ""
+same "every program starts within $limit ms" "$slow" ""
+same "every --help has two examples" "$silent" ""

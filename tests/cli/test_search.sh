@@ -2,19 +2,15 @@
 # test_search.sh - the light-retraining loop on tiny random models: six candidates until their order settles, kill -9 on
 # the way, nothing done twice; and pick on runs written by hand.
 # SPDX-License-Identifier: Apache-2.0
-set -u
+. tests/lib.sh
 top=$PWD
-D=$(mktemp -d) || exit 1
 group=''
-trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$D"' EXIT
-ok() { echo "ok $1"; }
-not_ok() { echo "not ok $1: $2"; }
-check() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1" "expected '$3', got '$2'"; fi; }
+trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$t"' EXIT
 
 # ---- pick ----
 # run NAME VALUE...: held-out losses at steps 0, 5, 10 ...
 run() {
-	dir=$D/$1 step=0
+	dir=$t/$1 step=0
 	shift
 	mkdir -p "$dir/kd"
 	: >"$dir/kd/metrics.jsonl"
@@ -27,29 +23,29 @@ run() {
 run a 3 4 3 2 2 2 2
 run b 5 3 4 3 3 3 1
 run c 4 5 5 4 4 null
-cd "$D" || exit 1
+cd "$t" || exit 1
 orders() { sed -n 's/.*"order":\[\([^]]*\)\].*/\1/p' "$1" | tr -d '"' | tr '\n' ' '; }
-pick -q a b c --patience 9 -o t.jsonl; check "not settled: 75" $? 75
-check "orders at common steps; not finite is last" "$(orders t.jsonl)" "a,c,b b,a,c a,b,c a,b,c a,b,c a,b,c "
-check "swaps" "$(sed -n 's/.*"swaps":\([0-9]*\).*/\1/p' t.jsonl | tr '\n' ' ')" "0 2 1 0 0 0 "
-check "unchanged" "$(sed -n 's/.*"unchanged":\([0-9]*\).*/\1/p' t.jsonl | tr '\n' ' ')" "0 0 0 1 2 3 "
-check "the verdict is the last line" "$(tail -n 1 t.jsonl)" \
+pick -q a b c --patience 9 -o t.jsonl; same "not settled: 75" $? 75
+same "orders at common steps; not finite is last" "$(orders t.jsonl)" "a,c,b b,a,c a,b,c a,b,c a,b,c a,b,c "
+same "swaps" "$(sed -n 's/.*"swaps":\([0-9]*\).*/\1/p' t.jsonl | tr '\n' ' ')" "0 2 1 0 0 0 "
+same "unchanged" "$(sed -n 's/.*"unchanged":\([0-9]*\).*/\1/p' t.jsonl | tr '\n' ' ')" "0 0 0 1 2 3 "
+same "the verdict is the last line" "$(tail -n 1 t.jsonl)" \
 	'{"winner":"a","step":25,"settled":false,"patience":9,"tokens":7500.0,"evaluations":6}'
-pick -q a b c --patience 3 --until 20 >t.txt; check "no patience before its time" $? 75
-pick -q a b c --patience 3 >t.txt; check "settled: 0" $? 0
-check "the table tells" "$(tail -n 1 t.txt)" "winner a: the order settled at step 25, the same for 3 evaluations in a row"
+pick -q a b c --patience 3 --until 20 >t.txt; same "no patience before its time" $? 75
+pick -q a b c --patience 3 >t.txt; same "settled: 0" $? 0
+same "the table tells" "$(tail -n 1 t.txt)" "winner a: the order settled at step 25, the same for 3 evaluations in a row"
 run d 1 2 3
 run e 2 3 4
-pick -q d e --patience 2 --format jsonl >t.jsonl; check "step 0 does not count" "$? $(grep -c '"settled":true' t.jsonl)" "75 0"
+pick -q d e --patience 2 --format jsonl >t.jsonl; same "step 0 does not count" "$? $(grep -c '"settled":true' t.jsonl)" "75 0"
 for s in 5 10; do
 	echo "{\"results\":{\"quiz\":{\"acc,none\":0.$s}}}" >"d/score-$s.json"
 	echo '{"results":{"quiz":{"acc,none":0.3}}}' >"e/score-$s.json"
 done
-check "scores: the larger is ahead" "$(pick -q d e --score quiz --format jsonl | sed -n 's/.*"order":\[\([^]]*\)\].*/\1/p' | tr '\n' ' ')" '"d","e" "e","d" '
-pick -q d e --score riddle >/dev/null 2>err; check "unknown task: 65" "$? $(grep -c riddle err)" "65 1"
-pick -q d >/dev/null 2>&1; check "one run is no race: 2" $? 2
+same "scores: the larger is ahead" "$(pick -q d e --score quiz --format jsonl | sed -n 's/.*"order":\[\([^]]*\)\].*/\1/p' | tr '\n' ' ')" '"d","e" "e","d" '
+pick -q d e --score riddle >/dev/null 2>err; same "unknown task: 65" "$? $(grep -c riddle err)" "65 1"
+pick -q d >/dev/null 2>&1; same "one run is no race: 2" $? 2
 printf 'x\n{}\n' >>e/kd/metrics.jsonl
-pick -q d e >/dev/null 2>err; check "damaged metrics: 65" "$? $(grep -c 'line 7' err)" "65 1"
+pick -q d e >/dev/null 2>err; same "damaged metrics: 65" "$? $(grep -c 'line 7' err)" "65 1"
 
 # ---- the loop ----
 sh "$top/tests/cli/tiny-tokenizer.sh" tok || exit 1
@@ -68,26 +64,26 @@ export top
 search() { sh search "$@"; }
 listing() { find "$1" -type f ! -name '*.log' ! -name .lock -printf "%P %T@\n" | sort; }
 if search w >make.log 2>&1; then ok "search.mk ends"
-else not_ok "search.mk ends" "$(tail -n 3 make.log | tr '\n' ' ')"; exit 1; fi
-check "six candidates in every order" "$(sed -n 's/.*"order":\[\([^]]*\)\].*/\1/p' w/trajectory.jsonl | awk -F, 'NF == 6' | wc -l)" \
+else no "search.mk ends" "$(tail -n 3 make.log | tr '\n' ' ')"; exit 1; fi
+same "six candidates in every order" "$(sed -n 's/.*"order":\[\([^]]*\)\].*/\1/p' w/trajectory.jsonl | awk -F, 'NF == 6' | wc -l)" \
 	"$(($(wc -l <w/trajectory.jsonl) - 1))"
-check "by its stop rule" "$(tail -n 1 w/trajectory.jsonl | grep -c '"settled":true') $(grep -c '"settled":true,\?}*$' w/trajectory.jsonl)" "1 1"
+same "by its stop rule" "$(tail -n 1 w/trajectory.jsonl | grep -c '"settled":true') $(grep -c '"settled":true,\?}*$' w/trajectory.jsonl)" "1 1"
 rounds=$(($(wc -l <w/trajectory.jsonl) - 2))
-check "and no slice after it" "$(find w/c*/slices -type f -size +0 | wc -l)" $((6 * rounds))
+same "and no slice after it" "$(find w/c*/slices -type f -size +0 | wc -l)" $((6 * rounds))
 winner=$(sed -n 's/.*"winner":"\([^"]*\).*/\1/p' w/trajectory.jsonl)
-check "the winner is a model of its shape" "$(grep '"hidden_size"' w/winner/config.json)" "$(grep '"hidden_size"' "w/$winner/trimmed/config.json")"
-check "the report shows the history" "$(grep -c 'the order settled at step' w/report.html) $(grep -c 'held-out loss by tokens' w/report.html)" "1 1"
-check "the rate is constant" "$(sed -n 's/.*"step":[4-9],.*"lr":\([^,]*\),.*/\1/p' "w/$winner/kd/metrics.jsonl" | sort -u)" 0.003
+same "the winner is a model of its shape" "$(grep '"hidden_size"' w/winner/config.json)" "$(grep '"hidden_size"' "w/$winner/trimmed/config.json")"
+same "the report shows the history" "$(grep -c 'the order settled at step' w/report.html) $(grep -c 'held-out loss by tokens' w/report.html)" "1 1"
+same "the rate is constant" "$(sed -n 's/.*"step":[4-9],.*"lr":\([^,]*\),.*/\1/p' "w/$winner/kd/metrics.jsonl" | sort -u)" 0.003
 listing w >t0
 search w >again.log 2>&1
-check "a second make rebuilds nothing" "$(listing w | diff t0 - | head -n 1)" ""
-check "make -n has nothing to say" "$(search w -n 2>&1 | grep -vc 'Nothing to be done')" 0
+same "a second make rebuilds nothing" "$(listing w | diff t0 - | head -n 1)" ""
+same "make -n has nothing to say" "$(search w -n 2>&1 | grep -vc 'Nothing to be done')" 0
 
 # ---- more patience goes on, finish finishes ----
-check "more patience trains on" "$(search w PATIENCE=$((rounds + 1)) 2>&1 | grep -c 'slice 1:') $(find w/c*/slices -type f -size +0 | wc -l)" \
+same "more patience trains on" "$(search w PATIENCE=$((rounds + 1)) 2>&1 | grep -c 'slice 1:') $(find w/c*/slices -type f -size +0 | wc -l)" \
 	"0 $((6 * (rounds + 2 < 6 ? rounds + 2 : 6)))"
 search w PATIENCE=$((rounds + 1)) finish >finish.log 2>&1
-check "finish" "$(tail -n 1 "w/$(readlink w/student | sed 's,/.*,,')/kd/metrics.jsonl" | grep -c '"step":15,')" 1
+same "finish" "$(tail -n 1 "w/$(readlink w/student | sed 's,/.*,,')/kd/metrics.jsonl" | grep -c '"step":15,')" 1
 
 # ---- kill -9 anywhere, then go on ----
 mkdir k && cp -r teacher train.tok valid.tok search k
@@ -102,6 +98,6 @@ done
 (cd k && sh search w) >resume.log 2>&1
 search v >/dev/null 2>&1
 for f in trajectory.jsonl winner/model.safetensors; do
-	if cmp -s "v/$f" "k/w/$f"; then ok "three kills, the same $f"; else not_ok "three kills, the same $f" "$(tail -n 1 resume.log)"; fi
+	if cmp -s "v/$f" "k/w/$f"; then ok "three kills, the same $f"; else no "three kills, the same $f" "$(tail -n 1 resume.log)"; fi
 done
-search v TOP= CAND= -n >/dev/null 2>err; check "what is missing is named" "$(grep -c 'CAND="OPTIONS" is missing' err)" 1
+search v TOP= CAND= -n >/dev/null 2>err; same "what is missing is named" "$(grep -c 'CAND="OPTIONS" is missing' err)" 1
