@@ -58,6 +58,8 @@ struct attn_geom {
 	int32_t window;    /* 0: full causal; else only the last `window` positions */
 };
 
+enum { FEW_ROWS = 32, KV_BLOCK = 64 };
+
 /* Rows of a width statistic, per unit (see stat_width). */
 enum { STAT_SUM_X, STAT_M, STAT_M2, STAT_L, STAT_L2, STAT_V, STAT_V2, STAT_ROWS };
 
@@ -126,7 +128,8 @@ struct kernels {
 	void (*qknorm_bwd)(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
 			   const struct attn_geom *, int kind);
 
-	/* linear    y [N,O] = x [N,I] W' + bias + res;  W [O,I]; bias [1,O] or absent; res [N,O] or absent (may be y) */
+	/* linear    y [N,O] = x [N,I] W' + bias + res;  W [O,I]; bias [1,O] or absent; res [N,O] or absent (may be y)
+	 *           Where N <= FEW_ROWS a row of y depends, bit for bit, on its own row of x and not on N. */
 	void (*linear)(struct dev *, mat y, mat x, mat W, mat bias, mat res);
 	/* dx [N,I] = dy [N,O] W (+= with acc)      dW [O,I] f32 += dy' x;  dbias [1,O] f32 += column sums, or absent */
 	void (*linear_dx)(struct dev *, mat dx, mat dy, mat W, int acc);
@@ -136,6 +139,14 @@ struct kernels {
 	 *           Never forms T x T for a whole sequence at once. */
 	void (*attn)(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
 	void (*attn_bwd)(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+
+	/* attn_kv   attention of rows that stand anywhere in the sequences of a cache, which it extends.  at [N,2] i32: slot and
+	 *           position of each row (slot < 0: no row, its o is 0); qkv [N,(H+2G)*D] unrotated; rope [T,rot] f32;
+	 *           kv [B, 2*G*D*T]: a row is a slot of T positions, a multiple of KV_BLOCK; its inner order is the
+	 *           backend's own.  First every row's key and value go to their place, then row (s, p) attends to
+	 *           positions (p - window, p] of slot s, all of which this call or an earlier one has written.
+	 *           What a row gets depends on its own slot, bit for bit, not on N nor on the other rows. */
+	void (*attn_kv)(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 
 	/* act       y [N,F] from x [N,F or 2F] by kind;   act_dx: dx (overwrites) from dy and x */
 	void (*act)(struct dev *, mat y, mat x, int kind);
@@ -190,7 +201,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 3 };
+enum { KERNELS_ABI = 4 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

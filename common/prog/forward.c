@@ -84,6 +84,12 @@ static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, c
 	return has(c, l, w) ? p_add(c->p, res, summand(c, x, l, name, post)) : linear(c, x, l, name, res);
 }
 
+/* Positions that a sequence of this program may have */
+static int64_t positions(const struct prog *p, const struct build *b)
+{
+	return b->at.id ? b->kv_len : p->T;
+}
+
 /* Output of every head, from the normed residual stream */
 static val heads(const struct ctx *c, val h, int64_t l)
 {
@@ -91,13 +97,17 @@ static val heads(const struct ctx *c, val h, int64_t l)
 	struct arch at = arch_at(a, l);
 	int64_t window = arch_window(a, l);
 	float scale = a->attn_scale > 0 ? (float)a->attn_scale : 1 / sqrtf((float)a->head_dim);
-	struct attn_geom g = { c->p->B, c->p->T, (int32_t)at.heads, (int32_t)at.kv_heads, (int32_t)a->head_dim,
-			       (int32_t)arch_rope_dims(a), scale, window < c->p->T ? (int32_t)window : 0 };
+	int64_t T = positions(c->p, c->b);
+	struct attn_geom g = { c->b->at.id ? c->b->slots : c->p->B, T, (int32_t)at.heads, (int32_t)at.kv_heads,
+			       (int32_t)a->head_dim, (int32_t)arch_rope_dims(a), scale, window < T ? (int32_t)window : 0 };
 	val qkv = linear(c, h, l, "attn.qkv", NONE);
 	if (has(c, l, "attn.qnorm.w"))
 		qkv = p_qknorm(c->p, qkv, weight(c, l, "attn.qnorm.w", 0), weight(c, l, "attn.knorm.w", 0), &g, a->norm,
 			       (float)a->norm_eps, c->p->v[qkv.id].dtype);
-	return p_attn(c->p, qkv, window ? c->local : c->rope, &g, c->b->dtype);
+	val rope = window ? c->local : c->rope;
+	if (c->b->at.id)
+		return p_attn_kv(c->p, qkv, rope, c->b->at, &g, c->b->dtype, c->b->dtype);
+	return p_attn(c->p, qkv, rope, &g, c->b->dtype);
 }
 
 static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int64_t layer)
@@ -164,9 +174,10 @@ static val rope_const(struct prog *p, const struct build *b, int local)
 	val old = prog_find(p, name);
 	if (old.id || !rot)
 		return old;
-	float *host = xcalloc((size_t)(p->T * rot), sizeof *host);
-	(local ? arch_rope_local_table : arch_rope_table)(&b->t->arch, host, 0, p->T);
-	return p_const(p, name, p->T, rot, host);
+	int64_t T = positions(p, b);
+	float *host = xcalloc((size_t)(T * rot), sizeof *host);
+	(local ? arch_rope_local_table : arch_rope_table)(&b->t->arch, host, 0, T);
+	return p_const(p, name, T, rot, host);
 }
 
 val p_forward(struct prog *p, const struct build *b, val tok, val x)

@@ -25,9 +25,10 @@ enum opcode {
 #undef OP
 	OP_COUNT
 };
-/* Where a value lives.  ACT is one arena laid out by prog_plan; the others are bound by the program's owner. */
+/* Where a value lives.  ACT is one arena laid out by prog_plan; PARAM*, GRAD and STATE are bound by the program's owner.
+ * STATE outlives a run, and programs of one model recorded with the same cache share it. */
 enum space {
-	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_COUNT
+	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_STATE, SP_COUNT
 };
 enum { MAX_IN = 5, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
 
@@ -78,6 +79,8 @@ struct build {
 	int train;             /* record gradients for its parameters */
 	const uint8_t *frozen; /* per parameter of t, or NULL */
 	int layer_stats;       /* block, attention and MLP cosines */
+	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
+	int64_t slots, kv_len;
 };
 
 struct prog {
@@ -91,7 +94,7 @@ struct prog {
 	int64_t B, T;
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
-	int64_t bytes[SP_COUNT]; /* size of ACT, INPUT, CONST, STAT after prog_plan; of PARAM and GRAD while recording */
+	int64_t bytes[SP_COUNT]; /* size of ACT, INPUT, CONST, STAT after prog_plan; of the others while recording */
 	float coef[N_COEF];    /* run-time scalars: weights of the losses of the head, then of inner losses */
 	struct kd_head_args head; /* the head's other run-time scalars: tau, beta, tail, wsl */
 	const float **konst;   /* host data of CONST values, by value id */
@@ -112,6 +115,8 @@ val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, i
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
 val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
+/* Rows anywhere in the sequences of a cache (g->B slots of g->T positions); the cache is new state of type kv_dtype. */
+val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype);
 val p_act(struct prog *p, val x, int kind, int dtype);
 val p_add(struct prog *p, val a, val b);
 val p_mask(struct prog *p, val x, val z);
@@ -151,7 +156,7 @@ void engine_close(struct engine *g);
 struct frame {                 /* memory of one program on one engine */
 	const struct engine *g;
 	const struct prog *p;
-	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD bound by the owner */
+	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD, STATE bound by the owner */
 };
 int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e);
 void frame_free(struct frame *f);

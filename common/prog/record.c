@@ -192,7 +192,7 @@ static int32_t geometry(struct prog *p, const struct attn_geom *g)
 
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype)
 {
-	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
+	SHAPE(qkv, V(qkv).rows, (int64_t)(g->H + 2 * g->G) * g->D);
 	SHAPE(wq, 1, g->D);
 	SHAPE(wk, 1, g->D);
 	val in[] = { qkv, wq, wk };
@@ -219,6 +219,26 @@ val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dty
 	o->in[1] = rope;
 	o->out[0] = y;
 	o->out[1] = lse;
+	o->geom = geometry(p, g);
+	return y;
+}
+
+val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype)
+{
+	if (g->T % KV_BLOCK)
+		BUG("cache of %lld positions", (long long)g->T);
+	SHAPE(qkv, V(qkv).rows, (int64_t)(g->H + 2 * g->G) * g->D);
+	SHAPE(at, V(qkv).rows, 2);
+	val kv = prog_value(p, "kv", g->B, 2 * (int64_t)g->G * g->D * g->T, SP_STATE, kv_dtype);
+	V(kv).off = p->bytes[SP_STATE];
+	p->bytes[SP_STATE] += (int64_t)(value_bytes(&V(kv)) + 63) / 64 * 64;
+	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, &qkv, 1);
+	struct op *o = prog_op(p, OP_ATTN_KV);
+	o->in[0] = qkv;
+	o->in[1] = rope;
+	o->in[2] = at;
+	o->out[0] = y;
+	o->out[1] = kv;
 	o->geom = geometry(p, g);
 	return y;
 }

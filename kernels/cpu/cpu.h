@@ -94,6 +94,19 @@ struct attn_ops {
 	void (*finish)(const struct attn_call *, int64_t bg, float *dK, float *dV, int64_t t0, int64_t t1);
 };
 
+/* One call of attn_kv; see simd_decode.h. */
+struct kv_call {
+	struct attn_geom g;
+	mat o, kv, qkv, rope, at;
+	int64_t keys;            /* positions that any row sees at most, rounded up to KV_BLOCK */
+};
+/* A product with at most FEW_ROWS rows: y = x W' + bias + res, x as dense f32 */
+struct few_call {
+	const float *x;
+	int64_t N, K;
+	mat y, w, bias, res;
+};
+
 struct kd_row {                  /* one row of kd_head */
 	float *s, *t;            /* logits, overwritten; t may be NULL */
 	const int32_t *ids;      /* the teacher's best K instead of t, or NULL */
@@ -138,6 +151,9 @@ struct simd {
 	void (*topk)(int32_t *ids, float *logp, const float *s, int64_t V, int64_t K, float itau);
 	void (*adamw)(float *w, float *m, float *v, const float *g, uint16_t *wb, const struct adamw_args *, float c1,
 		      float c2, int64_t n);
+	void (*kv_put)(const struct kv_call *, int64_t n, int64_t g);                     /* row n, kv-head g */
+	void (*kv_attend)(const struct kv_call *, int64_t n, int64_t g, float *tmp);      /* tmp [R (D + keys)] */
+	void (*few)(const struct few_call *, int64_t o0, int64_t o1);                     /* columns [o0, o1) of y */
 	const struct attn_ops *attn_f32, *attn_bf16; /* attn_bf16 NULL: no bf16 dot products, use f32 */
 };
 extern const struct simd simd_v1, simd_v3, simd_v4, simd_v4b;
@@ -154,6 +170,7 @@ void cpu_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void cpu_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void cpu_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
 void cpu_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+void cpu_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void cpu_act(struct dev *, mat y, mat x, int kind);
 void cpu_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);
 void cpu_add(struct dev *, mat y, mat a, mat b);

@@ -18,14 +18,19 @@ static int64_t up(int64_t n, int64_t to)
 	return (n + to - 1) / to * to;
 }
 
-static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat qkv, mat rope)
+static void check_width(const struct attn_geom *g)
 {
-	struct attn_call c = { .g = *g, .o = o, .lse = lse, .qkv = qkv, .rope = rope };
-	int64_t bq;
 	if (g->D > 512) {
 		fprintf(stderr, "cpu kernels: heads wider than 512 are not supported\n");
 		abort();
 	}
+}
+
+static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat qkv, mat rope)
+{
+	struct attn_call c = { .g = *g, .o = o, .lse = lse, .qkv = qkv, .rope = rope };
+	int64_t bq;
+	check_width(g);
 	c.R = g->H / g->G;
 	bq = up(192 / c.R, 16) < 128 ? up(192 / c.R, 16) : 128;
 	c.BQ = (int)(bq < up(g->T, 16) ? bq : up(g->T, 16));
@@ -83,5 +88,29 @@ void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 			int64_t at = i / nk * c.parts * c.Tp * c.Dp, t0 = i % nk * KEY_BLOCK;
 			a->finish(&c, i / nk, k + at, v + at, t0, t0 + KEY_BLOCK);
 		}
+	}
+}
+
+/* Items are (row, kv-head) pairs: all keys are in place before any is read. */
+void cpu_attn_kv(struct dev *d, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *g)
+{
+	struct kv_call c = { .g = *g, .o = o, .kv = kv, .qkv = qkv, .rope = rope, .at = at };
+	int64_t items = qkv.rows * g->G, last = 0;
+	check_width(g);
+	for (int64_t n = 0; n < qkv.rows; n++) {
+		int64_t t = ((const int32_t *)at.p)[2 * n + 1];
+		last = ((const int32_t *)at.p)[2 * n] >= 0 && t > last ? t : last;
+	}
+	c.keys = up(last + 1, KV_BLOCK);
+	int64_t mine = up(g->H / g->G * (g->D + c.keys), 16);
+	float *tmp = scratch(d, S_ATTN_THREAD, (size_t)(mine * d->threads) * sizeof *tmp);
+#pragma omp parallel num_threads(d->threads)
+	{
+#pragma omp for schedule(static)
+		for (int64_t i = 0; i < items; i++)
+			d->simd->kv_put(&c, i / g->G, i % g->G);
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < items; i++)
+			d->simd->kv_attend(&c, i / g->G, i % g->G, tmp + mine * omp_get_thread_num());
 	}
 }

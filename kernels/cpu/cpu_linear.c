@@ -3,6 +3,8 @@
  *
  *   y [N,O] = x [N,I] W' + ...      dx [N,I] = dy [N,O] W      dW [O,I] += dy' x
  *
+ * With few rows the weights are read once and the order of additions does not depend on N (simd_decode.h).
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cpu.h"
@@ -13,8 +15,25 @@ static struct factor factor(mat a, int trans)
 	return (struct factor){ a.p, a.dtype, trans, a.cols };
 }
 
+static void few_rows(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
+{
+	enum { STEP = 64 };
+	struct few_call c = { .N = x.rows, .K = x.cols, .y = y, .w = W, .bias = bias, .res = res };
+	float *dense = x.dtype == DT_F32 ? x.p : scratch(d, S_GEMM_A, (size_t)(x.rows * x.cols) * sizeof *dense);
+	if (x.dtype != DT_F32)
+		d->simd->cvt(dense, DT_F32, x.p, x.dtype, 1.0f, x.rows * x.cols);
+	c.x = dense;
+#pragma omp parallel for num_threads(d->threads) schedule(static)
+	for (int64_t o = 0; o < W.rows; o += STEP)
+		d->simd->few(&c, o, o + STEP < W.rows ? o + STEP : W.rows);
+}
+
 void cpu_linear(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 {
+	if (x.rows <= FEW_ROWS) {
+		few_rows(d, y, x, W, bias, res);
+		return;
+	}
 	struct product q = { .M = x.rows, .N = W.rows, .K = W.cols, .A = factor(x, 0), .B = factor(W, 1), .C = y.p,
 			     .ldc = y.cols, .c_dtype = y.dtype, .bias = bias, .res = res };
 	gemm(d, &q);

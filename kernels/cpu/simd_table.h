@@ -7,6 +7,7 @@
 #include "simd_rows.h"
 #include "simd_loss.h"
 #include "simd_topk.h"
+#include "simd_decode.h"
 
 #define EL float
 #define PAIR 1
@@ -46,6 +47,9 @@ const struct simd SIMD_TABLE = {
 	.logprob = row_logprob,
 	.topk = row_topk,
 	.adamw = row_adamw,
+	.kv_put = row_kv_put,
+	.kv_attend = row_kv_attend,
+	.few = row_few,
 	.attn_f32 = &f32_ops,
 	.attn_bf16 = ATTN_BF16,
 };

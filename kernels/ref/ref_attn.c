@@ -119,3 +119,44 @@ void ref_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 	free(dr);
 	free(r);
 }
+
+/* A slot of the cache: keys [T, G*D], rotated, then values [T, G*D]. */
+void ref_attn_kv(struct dev *d, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *g)
+{
+	(void)d;
+	int64_t W = qkv.cols, GD = (int64_t)g->G * g->D, HD = (int64_t)g->H * g->D;
+	double *r = ref_tmp(qkv.rows * W), *p = ref_tmp(g->T);
+	for (int64_t n = 0; n < qkv.rows; n++) {
+		int64_t slot = ref_int(at, 2 * n), t = ref_int(at, 2 * n + 1);
+		for (int64_t c = 0; c < W; c++)
+			r[n * W + c] = ld(qkv, n * W + c);
+		if (slot < 0)
+			continue;
+		rotate(r + n * W, rope, t, g, 1.0);
+		for (int64_t c = 0; c < 2 * GD; c++)
+			st(kv, slot * kv.cols + (c / GD * g->T + t) * GD + c % GD, r[n * W + HD + c]);
+	}
+	for (int64_t n = 0; n < qkv.rows; n++)
+		for (int h = 0; h < g->H; h++) {
+			int64_t slot = ref_int(at, 2 * n), i = ref_int(at, 2 * n + 1), j0 = first_key(i, g);
+			int64_t k = slot * kv.cols + h / (g->H / g->G) * g->D, v = k + g->T * GD;
+			double top = -INFINITY, sum = 0;
+			for (int64_t j = j0; slot >= 0 && j <= i; j++) {
+				p[j] = 0;
+				for (int c = 0; c < g->D; c++)
+					p[j] += r[n * W + h * g->D + c] * ld(kv, k + j * GD + c);
+				p[j] *= (double)g->scale;
+				top = p[j] > top ? p[j] : top;
+			}
+			for (int64_t j = j0; slot >= 0 && j <= i; j++)
+				sum += p[j] = exp(p[j] - top);
+			for (int c = 0; c < g->D; c++) {
+				double s = 0;
+				for (int64_t j = j0; slot >= 0 && j <= i; j++)
+					s += p[j] / sum * ld(kv, v + j * GD + c);
+				st(o, n * o.cols + h * g->D + c, s);
+			}
+		}
+	free(p);
+	free(r);
+}

@@ -133,6 +133,46 @@ JOB(attn)
 	j->bwd = attn_b;
 }
 
+/* attn_kv: 0 qkv, 1 rope, 2 at, 3 o; the cache is the backend's own.  Rows of three slots in turn, the last as a second call */
+CALL(attn_kv_f)
+{
+	const struct attn_geom *g = &j->g;
+	int64_t cols = 2 * g->G * g->D * g->T, last = m[3].rows - 1;
+	int dt = j->f > 0 ? DT_F32 : m[0].dtype;
+	mat kv = { k->mem_alloc(d, (size_t)(g->B * cols) * dtype_size(dt)), g->B, cols, dt, 0 }, q = m[0], o = m[3], at = m[2];
+	q.rows = o.rows = at.rows = last;
+	if (last > 0)
+		k->attn_kv(d, o, kv, q, m[1], at, g);
+	q.rows = o.rows = at.rows = 1;
+	q.p = (char *)q.p + (size_t)(last * q.cols) * dtype_size(q.dtype);
+	o.p = (char *)o.p + (size_t)(last * o.cols) * dtype_size(o.dtype);
+	at.p = (int32_t *)at.p + 2 * last;
+	k->attn_kv(d, o, kv, q, m[1], at, g);
+	k->mem_free(d, kv.p, (size_t)(g->B * cols) * dtype_size(dt));
+}
+JOB(attn_kv)
+{
+	static const struct { int H, G, D, rot, window; } v[] = {
+		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 2, 1, 80, 80, 40 }, { 8, 1, 16, 0, 0 }
+	};
+	static double place[2 * 200];
+	int64_t W = (v[variant].H + 2 * v[variant].G) * (int64_t)v[variant].D;
+	j->g = (struct attn_geom){ 3, 2 * KV_BLOCK, v[variant].H, v[variant].G, v[variant].D, v[variant].rot, 0.4f, v[variant].window };
+	j->f = (float)(variant & 1);   /* the cache in f32, or as the other operands */
+	for (int64_t i = 0, gap = 0; i < n; i++) {
+		int none = i % 7 == 5;
+		place[2 * i] = none ? -1 : (double)((i - gap) % 3);
+		place[2 * i + 1] = none ? 0 : (double)((i - gap) / 3);
+		gap += none;
+	}
+	add_operand(j, in(n, W));
+	add_operand(j, when(filled(typed(in(j->g.T, j->g.rot ? j->g.rot : 2), DT_F32), F_ROPE, 0), j->g.rot > 0));
+	int at = add_operand(j, filled(typed(in(n, 2), DT_I32), F_GIVEN, 0));
+	j->op[at].given = place;
+	add_operand(j, out(n, j->g.H * (int64_t)j->g.D));
+	j->fwd = attn_kv_f;
+}
+
 /* act: 0 x, 1 y, 2 dy, 3 dx */
 CALL(act_f) { k->act(d, m[1], m[0], j->kind); }
 CALL(act_b) { k->act_dx(d, m[3], m[2], m[0], j->kind); }
@@ -321,7 +361,7 @@ static const struct row {
 } table[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
-	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
+	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
 	{ "adamw", adamw, 2, 4e-3, 4e-3 },
