@@ -23,8 +23,7 @@
 
 struct run {
 	struct trainer t;
-	struct batches data, valid;
-	struct tcache cache;
+	struct mix mix;
 	struct schedule rate;
 	char teacher[33], student[33];         /* fingerprints */
 	char *settings;
@@ -54,28 +53,28 @@ static void compare_tokenizer(const char *dir, const char *path, const struct ba
 static void open_data(struct run *r, int64_t vocab)
 {
 	struct err e = { 0 };
-	if (batches_open(&r->data, kd.data, kd.seq, vocab, (uint64_t)com.seed, &e))
+	struct mix_spec o = { .data = &kd.data, .valid = &kd.valid, .cache = &kd.cache, .weights = kd.weights, .seq = kd.seq,
+			      .vocab = vocab, .batch = kd.batch, .valid_samples = kd.valid_samples, .seed = (uint64_t)com.seed };
+	if (mix_open(&r->mix, &o, &e))
 		die_err(&e);
-	compare_tokenizer(kd.student ? kd.student : kd.teacher, kd.data, &r->data);
-	if (r->data.left_out)
-		log_verbose("%s: %lld tokens at the ends of samples are left out", kd.data, (long long)r->data.left_out);
-	if (kd.valid && batches_open(&r->valid, kd.valid, r->data.seq, vocab, 0, &e))
+	compare_tokenizer(kd.student ? kd.student : kd.teacher, r->mix.d[0].path, &r->mix.d[0].data);
+	bool dynamic = !strcmp(kd.mix, "dynamic"), by_teacher = kd.mix_reference && !strcmp(kd.mix_reference, "teacher");
+	if (dynamic && mix_dynamic(&r->mix, by_teacher ? NULL : kd.mix_reference, kd.mix_rate, kd.mix_floor, &e))
 		die_err(&e);
 }
 
 /* The cached teacher in place of the teacher's own logits */
-static void open_cache(struct run *r, int64_t vocab, struct objective *loss)
+static void use_cache(struct run *r, struct objective *loss)
 {
 	struct err e = { 0 };
-	if (tcache_open(&r->cache, kd.cache, &r->data, vocab, &e))
-		die_err(&e);
-	const struct tcache_head *h = &r->cache.head;
+	const struct tcache_head *h = &r->mix.d[0].cache.head;
+	const char *path = r->mix.d[0].cache.dir;
 	if (kd.teacher && strcmp(h->teacher, r->teacher))
-		die(EXIT_DATA, "%s: made by teacher %.8s, but %s is %.8s", kd.cache, h->teacher, kd.teacher, r->teacher);
+		die(EXIT_DATA, "%s: made by teacher %.8s, but %s is %.8s", path, h->teacher, kd.teacher, r->teacher);
 	if (kd.best && kd.best != h->best)
-		die(EXIT_DATA, "%s: holds the best %lld tokens, not --top-k %lld", kd.cache, (long long)h->best, (long long)kd.best);
+		die(EXIT_DATA, "%s: holds the best %lld tokens, not --top-k %lld", path, (long long)h->best, (long long)kd.best);
 	if (kd.tau != 1 && loss->tail == TAIL_GHOST && h->best < h->vocab)
-		die(EXIT_USAGE, "%s: what lies outside of the best tokens is known at temperature 1 only: --tail renorm or zero", kd.cache);
+		die(EXIT_USAGE, "%s: what lies outside of the best tokens is known at temperature 1 only: --tail renorm or zero", path);
 	memcpy(r->teacher, h->teacher, sizeof r->teacher);
 	loss->best = h->best;
 	if (objective_check(loss, &e))
@@ -93,9 +92,9 @@ static int64_t auto_micro(int64_t batch, int64_t seq)
 
 static void plan_rate(struct run *r)
 {
-	int64_t step = kd.batch * r->data.seq, n = kd.steps;
+	int64_t step = kd.batch * r->mix.seq, n = kd.steps;
 	if (!n)
-		n = kd.tokens ? (kd.tokens + step - 1) / step : (r->data.n + kd.batch - 1) / kd.batch;
+		n = kd.tokens ? (kd.tokens + step - 1) / step : (r->mix.windows + kd.batch - 1) / kd.batch;
 	int64_t warmup = kd.warmup >= 0 ? kd.warmup : n / 10 < 40 ? n / 10 : 40;
 	if (warmup > n)
 		opt_die("--warmup %lld is longer than the run of %lld steps", (long long)warmup, (long long)n);
@@ -108,15 +107,21 @@ static void plan_rate(struct run *r)
 /* What shapes the result; a run is only continued with the same. */
 static void settle(struct run *r, const struct objective *loss)
 {
+	char *data = mix_settings_new(&r->mix), *mix = xstrdup(kd.mix);
+	if (r->mix.dynamic) {
+		free(mix);
+		mix = xasprintf("dynamic:%.9g:%.9g:%lld:%s", kd.mix_rate, kd.mix_floor, (long long)kd.valid_every, kd.mix_reference);
+	}
 	const struct setting v[] = {
-		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", r->cache.dir ? r->cache.head.dtype : "none", 0 }, { "student", r->student, 0 }, { "data", r->data.digest, 0 },
+		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", kd.cache.n ? r->mix.d[0].cache.head.dtype : "none", 0 },
+		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 },
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
 #include "../common/train/losses.def"
 #undef LOSS
 		{ "temperature", NULL, kd.tau }, { "jsd-beta", NULL, kd.beta }, { "top-k", NULL, (double)loss->best },
 		{ "tail", kd.tail, 0 }, { "weigh", kd.weigh, 0 }, { "hidden-loss", kd.hidden ? kd.hidden : "none", 0 },
 		{ "hidden-alpha", kd.alpha, 0 }, { "projection", kd.projection, 0 }, { "steps", NULL, (double)r->rate.steps },
-		{ "seq", NULL, (double)r->data.seq }, { "batch", NULL, (double)kd.batch }, { "lr", NULL, kd.lr },
+		{ "seq", NULL, (double)r->mix.seq }, { "batch", NULL, (double)kd.batch }, { "lr", NULL, kd.lr },
 		{ "min-lr", NULL, kd.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", kd.schedule, 0 },
 		{ "wsd-decay", NULL, kd.wsd }, { "clip", NULL, kd.clip }, { "weight-decay", NULL, kd.decay },
 		{ "beta1", NULL, kd.beta1 }, { "beta2", NULL, kd.beta2 }, { "eps", NULL, kd.eps },
@@ -124,6 +129,8 @@ static void settle(struct run *r, const struct objective *loss)
 		{ "save-dtype", kd_save_dtype(r->t.student->arch.dtype), 0 },
 	};
 	r->settings = settings_new(v, sizeof v / sizeof *v);
+	free(data);
+	free(mix);
 }
 
 static void dry_run(const struct run *r)
@@ -131,11 +138,11 @@ static void dry_run(const struct run *r)
 	struct mem_row row[MEM_ROWS];
 	char a[32], b[32], c[32];
 	int n = trainer_memory(&r->t, row);
-	double sum = 0, per = trainer_token_flops(&r->t), tok = (double)(r->rate.steps * kd.batch * r->data.seq);
+	double sum = 0, per = trainer_token_flops(&r->t), tok = (double)(r->rate.steps * kd.batch * r->mix.seq);
 	bool json = !strcmp(com.dry_run, "json");
 	printf(json ? "{\"steps\":%lld,\"batch\":%lld,\"micro\":%lld,\"seq\":%lld,\"memory\":{" :
 		      "%lld steps of %lld sequences (%lld at a time) of %lld tokens\n",
-	       (long long)r->rate.steps, (long long)kd.batch, (long long)r->t.o.micro, (long long)r->data.seq);
+	       (long long)r->rate.steps, (long long)kd.batch, (long long)r->t.o.micro, (long long)r->mix.seq);
 	for (int i = 0; i < n; i++) {
 		sum += row[i].bytes;
 		if (json)
@@ -166,6 +173,26 @@ static void load_weights(struct run *r, const struct engine *g)
 	trainer_sync(t);
 }
 
+/* The teacher's own loss on each domain, as the reference of dynamic weights */
+static void teacher_references(struct run *r)
+{
+	struct err e = { 0 };
+	struct mix *m = &r->mix;
+	const struct batches *set[MIX_MAX];
+	int64_t n[MIX_MAX];
+	struct step_result res[MIX_MAX];
+	for (int i = 0; i < m->n; i++) {
+		set[i] = &m->v[m->d[i].valid].data;
+		n[i] = m->v[m->d[i].valid].windows;
+	}
+	if (trainer_measure_teacher(&r->t, set, n, m->n, res, &e))
+		die_err(&e);
+	for (int i = 0; i < m->n; i++) {
+		m->reference[i] = res[i].mean[LOSS_CE];
+		log_info("%s: the teacher's held-out loss is %.4f", m->d[i].name, m->reference[i]);
+	}
+}
+
 static void write_student(const struct run *r, const struct session *s, const char *out)
 {
 	struct err e = { 0 };
@@ -173,10 +200,10 @@ static void write_student(const struct run *r, const struct session *s, const ch
 	if (s->at.step == r->rate.steps)
 		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
 	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
-			  kd.teacher || kd.cache ? "Distilled" : "Trained", (long long)s->at.step, (long long)kd.batch,
-			  (long long)r->data.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
+			  kd.teacher || kd.cache.n ? "Distilled" : "Trained", (long long)s->at.step, (long long)kd.batch,
+			  (long long)r->mix.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
 			  r->t.teacher ? ", the teacher's forward pass included" : "", loss);
-	struct model_card card = { .title = kd.teacher || kd.cache ? "Distilled student" : "Trained model", .origin = basename(from),
+	struct model_card card = { .title = kd.teacher || kd.cache.n ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
 	if (params_save(r->t.student, r->t.w, out, kd.student, kd_save_dtype(r->t.student->arch.dtype), &card, true, &e))
 		die_err(&e);
@@ -219,11 +246,12 @@ static int train(struct run *r, struct rundir *dir)
 	if (engine_open(&g, com.device, (int)com.threads, &e))
 		die_err(&e);
 	load_weights(r, &g);
-	struct session s = { .t = &r->t, .data = &r->data, .valid = kd.valid ? &r->valid : NULL, .dir = dir, .rate = r->rate,
+	if (r->mix.dynamic && !strcmp(kd.mix_reference, "teacher"))
+		teacher_references(r);
+	struct session s = { .t = &r->t, .mix = &r->mix, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = kd.log_every, .save_every = kd.save_every,
 			     .keep = kd.keep, .valid_every = kd.valid_every, .stop_after = kd.stop_after,
-.stop_at = kd.stop_at, .cache = r->cache.dir ? &r->cache : NULL, .max_seconds = r->max_seconds };
-	s.valid_windows = kd.valid_samples && kd.valid_samples < r->valid.n ? kd.valid_samples : r->valid.n;
+			     .stop_at = kd.stop_at, .max_seconds = r->max_seconds };
 	int rc = session_run(&s, &e);
 	if (rc < 0)
 		die_err(&e);
@@ -256,21 +284,24 @@ static int make_cache(struct run *r)
 	struct err e = { 0 };
 	struct engine g;
 	struct weights w;
-	if (!kd.teacher || !kd.data)
+	if (!kd.teacher || !kd.data.n)
 		opt_die("--cache-teacher needs %s", kd.teacher ? "--data" : "--teacher");
-	if (kd.student || kd.cache || com.out)
+	if (kd.student || kd.cache.n || com.out)
 		opt_die("--cache-teacher only writes the cache: no --student, --teacher-cache or --out");
+	if (kd.data.n > 1 || kd.valid.n)
+		opt_die("--cache-teacher: one --data at a time, each has a cache of its own");
 	struct ptable *t = open_model(kd.teacher, r->teacher);
-	struct tcache_job j = { .dir = kd.cache_out, .data = &r->data, .teacher = &w, .force = com.force };
+	struct tcache_job j = { .dir = kd.cache_out, .teacher = &w, .force = com.force };
 	open_data(r, t->arch.vocab);
+	j.data = &r->mix.d[0].data;
 	memcpy(j.head.teacher, r->teacher, sizeof j.head.teacher);
 	snprintf(j.head.dtype, sizeof j.head.dtype, "%s", kd.cache_dtype);
 	j.head.best = kd.best ? kd.best : 64;
 	j.head.per_part = kd.cache_part;
-	j.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r->data.seq);
+	j.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r->mix.seq);
 	if (com.dry_run) {
-		printf("%lld windows of %lld tokens, at most %lld best tokens of each\n", (long long)r->data.n,
-		       (long long)r->data.seq, (long long)j.head.best);
+		printf("%lld windows of %lld tokens, at most %lld best tokens of each\n", (long long)r->mix.windows,
+		       (long long)r->mix.seq, (long long)j.head.best);
 		return EXIT_DONE;
 	}
 	if (engine_open(&g, com.device, (int)com.threads, &e) || weights_load(&w, &g, kd.teacher, dtype_parse(com.dtype), &e))
@@ -283,7 +314,7 @@ static int make_cache(struct run *r)
 	weights_free(&w);
 	engine_close(&g);
 	ptable_free(t);
-	batches_free(&r->data);
+	mix_free(&r->mix);
 	return rc;
 }
 
@@ -306,13 +337,13 @@ int main(int argc, char **argv)
 	struct ptable *student = open_model(kd.student, r.student);
 	open_data(&r, student->arch.vocab);
 	plan_rate(&r);
-	if (kd.cache) {
-		open_cache(&r, student->arch.vocab, &loss);
+	if (kd.cache.n) {
+		use_cache(&r, &loss);
 		ptable_free(teacher);
 		teacher = NULL;
 	}
-	struct trainer_spec spec = { .loss = loss, .seq = r.data.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
-				     .cached = loss.best && kd.cache ? loss.best : 0, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
+	struct trainer_spec spec = { .loss = loss, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
+				     .cached = loss.best && kd.cache.n ? loss.best : 0, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
@@ -320,7 +351,7 @@ int main(int argc, char **argv)
 		if (hidden_parse(&spec.hidden, kd.hidden, student->arch.layers, teacher->arch.layers, &e))
 			die_err(&e);
 	}
-	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r.data.seq);
+	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r.mix.seq);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);
 	settle(&r, &loss);
@@ -340,10 +371,7 @@ int main(int argc, char **argv)
 		rundir_close(&dir);
 	}
 	trainer_free(&r.t);
-	if (r.cache.dir)
-		tcache_close(&r.cache);
-	batches_free(&r.data);
-	batches_free(&r.valid);
+	mix_free(&r.mix);
 	free(r.settings);
 	return rc;
 }

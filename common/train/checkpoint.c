@@ -1,7 +1,8 @@
 /*
  * checkpoint.c - writing and reading the state of a run
  *
- * Records: "settings" (u8, JSON text), "counters" (i64), then for every parameter P in table order w.P, m.P, v.P in
+ * Records: "settings" (u8, JSON text), "counters" (i64), of several domains "mix.taken" (i64) and "mix.weights" (f64), then
+ * for every parameter P in table order w.P, m.P, v.P in
  * chunks of at most CHUNK elements.  The reader expects exactly these, in any chunking, each element once.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -95,6 +96,13 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 	return rc;
 }
 
+static int put_mix(struct art_w *w, const struct mix *m, struct err *e)
+{
+	if (!m || m->n < 2)
+		return 0;
+	return put(w, "mix.taken", 0, ART_I64, m->n, m->taken, e) || put(w, "mix.weights", 0, ART_F64, m->n, m->w, e) ? -1 : 0;
+}
+
 static int write_state(const char *path, const struct trainer *t, const struct progress_state *s, const char *settings,
 		       struct err *e)
 {
@@ -110,7 +118,7 @@ static int write_state(const char *path, const struct trainer *t, const struct p
 	art_meta_str(w, "config", digest);
 	art_meta_int(w, "seed", s->seed);
 	if (put(w, "settings", 0, ART_U8, (int64_t)strlen(settings), settings, e) ||
-	    put(w, "counters", 0, ART_I64, COUNTERS, count, e) || put_arrays(w, t, e)) {
+	    put(w, "counters", 0, ART_I64, COUNTERS, count, e) || put_mix(w, s->mix, e) || put_arrays(w, t, e)) {
 		art_abort(w);
 		return -1;
 	}
@@ -163,7 +171,8 @@ struct reader {
 	struct art_r *r;
 	const char *settings;
 	int64_t count[COUNTERS];
-	bool have_settings, have_counters;
+	bool have_settings, have_counters, have_taken, have_weights;
+	struct mix *mix;               /* NULL: the order needs no state */
 	int64_t *filled;               /* [params * ARRAYS] elements read so far */
 };
 
@@ -214,6 +223,30 @@ static int take_array(struct reader *q, const msgpack_object *rec, const char *n
 	return 0;
 }
 
+/* Windows taken and weights are checked before they decide anything. */
+static int take_mix(struct reader *q, const msgpack_object *rec, const char *name, struct err *e)
+{
+	bool taken = !strcmp(name, "mix.taken");
+	const void *data;
+	if (!q->mix || (!taken && strcmp(name, "mix.weights")))
+		return bad(q, e, "the run has no", name);
+	if (obj_array(q->r, rec, "data", taken ? ART_I64 : ART_F64, q->mix->n, &data, NULL, e))
+		return -1;
+	for (int i = 0; i < q->mix->n; i++) {
+		int64_t n;
+		double w;
+		memcpy(taken ? (void *)&n : (void *)&w, (const char *)data + 8 * i, 8);
+		if (taken ? n < 0 : !(w >= 0 && w <= 1))
+			return bad(q, e, "impossible value in", name);
+		if (taken)
+			q->mix->taken[i] = n;
+		else
+			q->mix->w[i] = w;
+	}
+	*(taken ? &q->have_taken : &q->have_weights) = true;
+	return 0;
+}
+
 static int take(struct reader *q, const msgpack_object *rec, struct err *e)
 {
 	char name[80];
@@ -224,6 +257,8 @@ static int take(struct reader *q, const msgpack_object *rec, struct err *e)
 		return take_settings(q, rec, e);
 	if (!q->have_settings)
 		return bad(q, e, "settings missing before", name);
+	if (!strncmp(name, "mix.", 4))
+		return take_mix(q, rec, name, e);
 	if (strcmp(name, "counters"))
 		return take_array(q, rec, name, e);
 	if (obj_array(q->r, rec, "data", ART_I64, COUNTERS, &data, NULL, e))
@@ -237,6 +272,8 @@ static int complete(const struct reader *q, struct err *e)
 {
 	if (!q->have_settings || !q->have_counters)
 		return bad(q, e, "missing", "counters");
+	if (q->mix && (!q->have_taken || !q->have_weights))
+		return bad(q, e, "missing", "mix.weights");
 	for (int i = 0; i < trainer_params(q->t) * ARRAYS; i++) {
 		const struct param *p = trainer_param(q->t, i / ARRAYS);
 		if (q->filled[i] != p->rows * p->cols)
@@ -248,7 +285,7 @@ static int complete(const struct reader *q, struct err *e)
 /* 0 or -1; a refusal for its settings is EXIT_USAGE here, damage is anything else. */
 static int read_state(const char *path, struct trainer *t, struct progress_state *s, const char *settings, struct err *e)
 {
-	struct reader q = { .t = t, .settings = settings };
+	struct reader q = { .t = t, .settings = settings, .mix = s->mix && s->mix->n > 1 ? s->mix : NULL };
 	const msgpack_object *rec;
 	int rc;
 	q.r = art_open(path, "checkpoint", 1, e);

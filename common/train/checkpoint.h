@@ -2,20 +2,23 @@
  * checkpoint.h - the state of a run on disk: everything that the next step depends on
  *
  * RUNDIR/ckpt/step-N/state is a "checkpoint" artifact (formats/checkpoint.md): the settings, the counters, and per
- * parameter the f32 master weights and both moments.  The order of the data and all randomness are functions of seed
- * and step, so nothing else is needed and a resumed run repeats the uninterrupted one bit for bit.  No wall-clock value
+ * parameter the f32 master weights and both moments; with several domains their weights and how far each was read.  All
+ * randomness is a function of seed and step, so nothing else is needed and a resumed run repeats the uninterrupted one bit
+ * for bit.  No wall-clock value
  * is stored: equal runs leave equal checkpoints.  The directory is written under a hidden name, synced and renamed.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef ADZE_CHECKPOINT_H
 #define ADZE_CHECKPOINT_H
+#include "mix.h"
 #include "rundir.h"
 #include "trainer.h"
 
 struct progress_state {
 	int64_t step, tokens;          /* done so far */
 	int64_t seed;
+	struct mix *mix;               /* saved and restored where it has several domains */
 };
 /* Writes step-N and removes all but the `keep` newest. */
 int checkpoint_save(const struct rundir *d, const struct trainer *t, const struct progress_state *s, const char *settings,

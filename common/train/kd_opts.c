@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct kd_opts kd = {
-	.cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
+	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1,
@@ -17,12 +17,17 @@ struct kd_opts kd = {
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
 	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data (the best tokens, --top-k of them, 64 by default) and leave; goes on where it was stopped"),
-	OPT_STR(0, "teacher-cache", &kd.cache, "PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two"),
+	OPT_LIST(0, "teacher-cache", &kd.cache, "[NAME=]PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two; one for each --data"),
 	OPT_CHOICE(0, "cache-dtype", &kd.cache_dtype, "f16|f32", "of the log-probabilities that --cache-teacher writes"),
 	OPT_I64(0, "cache-part", &kd.cache_part, "N", "sequences of a part of the cache, 0 for about 64 MiB", 0, 1 << 24),
 	OPT_STR(0, "student", &kd.student, "DIR", "model to train"),
-	OPT_STR(0, "data", &kd.data, "TOKENS", "token set to train on"),
-	OPT_STR(0, "valid", &kd.valid, "TOKENS", "held-out token set, measured before, during and after"),
+	OPT_LIST(0, "data", &kd.data, "[NAME=]TOKENS", "token set to train on; several of them are domains, with names"),
+	OPT_LIST(0, "valid", &kd.valid, "[NAME=]TOKENS", "held-out token set, measured before, during and after; with names, also each for itself"),
+	OPT_STR(0, "weights", &kd.weights, "NAME:W,...", "shares of the domains in what is drawn, by their size if not given"),
+	OPT_CHOICE(0, "mix", &kd.mix, "fixed|dynamic", "dynamic: after each --valid-every steps a domain's weight is multiplied by exp(held-out loss - reference)"),
+	OPT_STR(0, "mix-reference", &kd.mix_reference, "NAME:L,...|teacher", "cross-entropy that each domain should end with, or the teacher's own"),
+	OPT_F64(0, "mix-rate", &kd.mix_rate, "X", "factor of loss - reference in the exponent", 0, 1e6),
+	OPT_F64(0, "mix-floor", &kd.mix_floor, "X", "share of the weights that stays spread over all domains alike", 0, 1),
 	OPT_OUT_ROW("directory of the run"),
 	OPT_STR(0, "loss", &kd.loss, "NAME:W,...", "terms and weights, kl:1 by default (ce:1 without teacher): kl, rkl, jsd, tvd, mse, cos, ce; kl, rkl, jsd and tvd enter the loss times temperature^2 and are reported without it"),
 	OPT_F64(0, "temperature", &kd.tau, "T", "divides the logits of teacher and student in kl, rkl, jsd and tvd", 1e-3, 1e3),
@@ -80,14 +85,29 @@ const char *kd_save_dtype(const char *stored)
 	return *stored ? stored : "bfloat16";
 }
 
+static void validate_data(void)
+{
+	struct err e = { 0 };
+	bool dynamic = !strcmp(kd.mix, "dynamic");
+	if (mix_names(&kd.data, "data", &e) || mix_names(&kd.valid, "valid", &e) || mix_names(&kd.cache, "teacher-cache", &e))
+		opt_die("%s", e.msg);
+	if (!dynamic && kd.mix_reference)
+		opt_die("--mix-reference is for --mix dynamic");
+	if (dynamic && (!kd.mix_reference || !kd.valid_every))
+		opt_die("--mix dynamic needs --mix-reference, what the losses are compared with, and --valid-every");
+	if (dynamic && !strcmp(kd.mix_reference, "teacher") && (!kd.teacher || kd.cache.n))
+		opt_die("--mix-reference teacher measures the weights of --teacher");
+}
+
 void kd_validate(struct objective *loss, double *max_seconds)
 {
 	struct err e = { 0 };
-	bool taught = kd.teacher || kd.cache;
-	if (!kd.student || !kd.data)
+	bool taught = kd.teacher || kd.cache.n;
+	if (!kd.student || !kd.data.n)
 		opt_die("%s is missing", kd.student ? "--data" : "--student");
 	if (!com.out && !com.dry_run && !kd.explain)
 		opt_die("--out is missing: the directory of the run");
+	validate_data();
 	if (!kd.loss)
 		kd.loss = taught ? "kl:1" : "ce:1";
 	if (objective_parse(loss, kd.loss, kd.tau, &e))
@@ -98,7 +118,7 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	loss->wsl = !strcmp(kd.weigh, "wsl");
 	if (objective_check(loss, &e))
 		opt_die("%s", e.msg);
-	if (kd.cache && (kd.hidden || loss->wsl))
+	if (kd.cache.n && (kd.hidden || loss->wsl))
 		opt_die("--teacher-cache holds the teacher's best tokens: not enough for %s", kd.hidden ? "--hidden-loss" : "--weigh wsl");
 	if (!taught && objective_needs_teacher(loss))
 		opt_die("--loss %s needs --teacher or --teacher-cache; conventional training is --loss ce", kd.loss);

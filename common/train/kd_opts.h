@@ -12,7 +12,9 @@
 
 extern struct kd_opts {
 	/* models, data */
-	const char *teacher, *student, *data, *valid, *cache, *cache_out, *cache_dtype;
+	const char *teacher, *student, *cache_out, *cache_dtype, *weights, *mix, *mix_reference;
+	struct opt_list data, valid, cache;
+	double mix_rate, mix_floor;
 	int64_t cache_part, seq, batch, micro;
 	/* losses */
 	const char *loss, *tail, *weigh, *hidden, *alpha, *projection;

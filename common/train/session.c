@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+struct measured {              /* held-out losses: of each set, of all their labels */
+	struct step_result set[MIX_MAX], all;
+};
 struct loop {
 	struct session *s;
 	int32_t *ids, *labels;         /* one step */
@@ -21,23 +24,28 @@ struct loop {
 	double began, before;          /* clock at the start; seconds of earlier sessions */
 	double slowest;                /* seconds of the longest step */
 	int64_t first, saved;          /* step at the start; step of the newest checkpoint */
+	struct measured valid;
 };
 
 /* ---- the metrics line ---- */
 
 struct line {
-	char text[1024];
-	size_t n;
+	char *text;            /* owned */
+	size_t n, cap;
 };
 
 static void PRINTF_LIKE(2, 3) put(struct line *l, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
-	int k = vsnprintf(l->text + l->n, sizeof l->text - l->n, fmt, ap);
+	if (l->cap - l->n < 256) { /* one item is a key of less than 100 characters and a number */
+		l->cap += 1024;
+		l->text = xrealloc(l->text, l->cap, 1);
+	}
+	int k = vsnprintf(l->text + l->n, l->cap - l->n, fmt, ap);
 	va_end(ap);
-	if (k < 0 || (size_t)k >= sizeof l->text - l->n)
-		BUG("metrics line too long");
+	if (k < 0 || (size_t)k >= l->cap - l->n)
+		BUG("item of a metrics line too long");
 	l->n += (size_t)k;
 }
 
@@ -52,9 +60,9 @@ static void put_real(struct line *l, const char *key, double v)
 /* Held-out text has no cached teacher: only what needs none is reported of it. */
 static void put_losses(struct line *l, const struct session *s, const char *prefix, const struct step_result *r)
 {
-	bool alone = s->cache && *prefix;
+	bool alone = s->mix->d[0].cache.dir && *prefix;
 	for (int k = 0; k < LOSS_KINDS; k++) {
-		char key[48];
+		char key[96];
 		bool asked = s->t->o.loss.weight[k] > 0 || k == LOSS_CE || (k == LOSS_KL && s->t->teacher);
 		snprintf(key, sizeof key, "%s%s", prefix, loss_key(k));
 		if (asked && !(alone && loss_needs_teacher(k)))
@@ -62,7 +70,30 @@ static void put_losses(struct line *l, const struct session *s, const char *pref
 	}
 }
 
-static int log_line(struct loop *o, double lr, double step_seconds, const struct step_result *valid, struct err *e)
+/* Held-out sets one by one where they are named, then all of them; and the weights of a mix from here on */
+static void put_valid(struct line *l, const struct session *s, const struct measured *v)
+{
+	const struct mix *m = s->mix;
+	char prefix[64], key[80];
+	for (int i = 0; i <= m->n_valid; i++) {
+		bool all = i == m->n_valid;
+		const struct step_result *r = all ? &v->all : &v->set[i];
+		if (!all && !*m->v[i].name)
+			continue;
+		snprintf(prefix, sizeof prefix, all ? "valid/" : "valid/%s/", all ? "" : m->v[i].name);
+		snprintf(key, sizeof key, "%sloss", prefix);
+		if (!m->d[0].cache.dir)
+			put_real(l, key, r->loss);
+		put_losses(l, s, prefix, r);
+	}
+	put_real(l, "valid/ppl", exp(v->all.mean[LOSS_CE]));
+	for (int i = 0; i < m->n && m->dynamic; i++) {
+		snprintf(key, sizeof key, "mix/%s", m->d[i].name);
+		put_real(l, key, m->w[i]);
+	}
+}
+
+static int log_line(struct loop *o, double lr, double step_seconds, const struct measured *valid, struct err *e)
 {
 	struct session *s = o->s;
 	const struct step_result *r = &s->last;
@@ -81,15 +112,15 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 		put(&l, ",\"skipped\":%lld", (long long)s->t->skipped);
 		put_real(&l, "tok_per_s", (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9));
 	}
-	if (valid) {
-		if (!s->cache)
-			put_real(&l, "valid/loss", valid->loss);
-		put_losses(&l, s, "valid/", valid);
-		put_real(&l, "valid/ppl", exp(valid->mean[LOSS_CE]));
-	}
+	for (int i = 0; i < s->mix->n && s->mix->n > 1; i++)
+		put(&l, ",\"data/%s\":%lld", s->mix->d[i].name, (long long)s->mix->taken[i]);
+	if (valid)
+		put_valid(&l, s, valid);
 	put(&l, ",\"seconds\":%.3f}\n", o->before + now_seconds() - o->began);
 	log_event("step", "%.*s", (int)l.n - 3, l.text + 1);
-	return rundir_line(s->dir, l.text, l.n, e);
+	int rc = rundir_line(s->dir, l.text, l.n, e);
+	free(l.text);
+	return rc;
 }
 
 /* ---- one step ---- */
@@ -106,11 +137,23 @@ static int save(struct loop *o, struct err *e)
 	return 0;
 }
 
-static void measure(struct loop *o, struct step_result *r)
+static void measure(struct loop *o)
 {
 	struct session *s = o->s;
-	trainer_measure(s->t, s->valid, s->valid_windows, o->ids, o->labels, r);
-	s->last_valid = *r;
+	struct step_result *r = &o->valid.all;
+	*r = (struct step_result){ 0 };
+	for (int i = 0; i < s->mix->n_valid; i++) {
+		struct held_out *v = &s->mix->v[i];
+		struct step_result *q = &o->valid.set[i];
+		trainer_measure(s->t, &v->data, v->windows, o->ids, o->labels, q);
+		v->ce = q->mean[LOSS_CE];
+		r->labels += q->labels;
+		for (int k = 0; k < LOSS_KINDS; k++)
+			r->mean[k] += q->mean[k] * (double)q->labels;
+	}
+	for (int k = 0; k < LOSS_KINDS && r->labels; k++)
+		r->mean[k] /= (double)r->labels;
+	r->loss = objective_total(&s->t->o.loss, r->mean);
 	log_info("step %lld: held out: ce %.4f, ppl %.3f", (long long)s->at.step, r->mean[LOSS_CE], exp(r->mean[LOSS_CE]));
 	if (s->t->teacher)
 		log_info("step %lld: held out: kl %.4f, loss %.4f", (long long)s->at.step, r->mean[LOSS_KL], r->loss);
@@ -121,10 +164,12 @@ static int fetch(struct loop *o, int64_t k, struct err *e)
 {
 	struct session *s = o->s;
 	int64_t seq = s->t->o.seq, K = s->t->o.cached;
+	mix_draw(s->mix, k);
 	for (int64_t j = 0; j < s->t->o.batch; j++) {
-		batches_get(s->data, k + j, o->ids + j * seq, o->labels + j * seq);
-		if (s->cache && tcache_get(s->cache, batches_at(s->data, k + j), s->t->o.loss.tau, o->best + j * seq * K,
-					   o->logp + j * seq * (K + 1), e))
+		struct domain *d = &s->mix->d[s->mix->from[j]];
+		batches_get(&d->data, s->mix->at[j], o->ids + j * seq, o->labels + j * seq);
+		if (d->cache.dir && tcache_get(&d->cache, batches_at(&d->data, s->mix->at[j]), s->t->o.loss.tau,
+					       o->best + j * seq * K, o->logp + j * seq * (K + 1), e))
 			return -1;
 	}
 	s->t->best_ids = o->best;
@@ -138,11 +183,12 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	struct session *s = o->s;
 	int64_t batch = s->t->o.batch, seq = s->t->o.seq, step = s->at.step + 1;
 	double t0 = now_seconds(), lr = schedule_lr(&s->rate, step);
-	struct step_result valid;
 	if (fetch(o, (step - 1) * batch, e))
 		return -1;
-	if (trainer_step(s->t, o->ids, o->labels, lr, &s->last))
+	if (trainer_step(s->t, o->ids, o->labels, lr, &s->last)) {
+		mix_undo(s->mix);
 		return 1;
+	}
 	double took = now_seconds() - t0;
 	o->slowest = took > o->slowest ? took : o->slowest;
 	s->at.step = step;
@@ -153,11 +199,14 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld: lower --lr, raise --warmup or use --dtype f32",
 			       MAX_SKIPS, (long long)step);
 	bool end = step == s->rate.steps;
-	bool due = s->valid && (end || step == s->stop_at || (s->valid_every && step % s->valid_every == 0));
+	bool regular = s->valid_every && step % s->valid_every == 0;
+	bool due = s->mix->n_valid && (end || step == s->stop_at || regular);
 	snprintf(pr->extra, sizeof pr->extra, "loss %.4f lr %.2g", s->last.loss, lr);
 	if (due)
-		measure(o, &valid);
-	if ((end || due || step % s->log_every == 0) && log_line(o, lr, took, due ? &valid : NULL, e))
+		measure(o);
+	if (regular && s->mix->dynamic && !mix_update(s->mix))
+		log_warn("step %lld: held-out loss is not finite, weights of the data left as they are", (long long)step);
+	if ((end || due || step % s->log_every == 0) && log_line(o, lr, took, due ? &o->valid : NULL, e))
 		return -1;
 	bool save_now = checkpoint_requested() || (s->save_every && step % s->save_every == 0);
 	if (save_now && !end && save(o, e))
@@ -180,9 +229,9 @@ static int steps(struct loop *o, struct err *e)
 	struct progress pr;
 	int rc = 0;
 	progress_start(&pr, "steps", (double)(s->rate.steps - o->first), "tok", (double)(s->t->o.batch * s->t->o.seq));
-	if (!s->at.step && s->valid) {
-		measure(o, &s->first_valid);
-		rc = log_line(o, 0, 0, &s->first_valid, e);
+	if (!s->at.step && s->mix->n_valid) {
+		measure(o);
+		rc = log_line(o, 0, 0, &o->valid, e);
 	}
 	while (!rc && s->at.step < s->rate.steps && !leave(o))
 		rc = one_step(o, &pr, e);
@@ -198,7 +247,7 @@ int session_run(struct session *s, struct err *e)
 {
 	int64_t n = s->t->o.batch * s->t->o.seq;
 	struct loop o = { .s = s, .began = now_seconds() };
-	s->at = (struct progress_state){ .seed = s->seed };
+	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix };
 	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
 		return -1;
 	o.first = o.saved = s->at.step;
@@ -208,7 +257,7 @@ int session_run(struct session *s, struct err *e)
 		return -1;
 	o.ids = xcalloc((size_t)n, sizeof *o.ids);
 	o.labels = xcalloc((size_t)n, sizeof *o.labels);
-	if (s->cache) {
+	if (s->t->o.cached) {
 		o.best = xcalloc((size_t)(n * s->t->o.cached), sizeof *o.best);
 		o.logp = xcalloc((size_t)(n * (s->t->o.cached + 1)), sizeof *o.logp);
 	}

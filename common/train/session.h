@@ -10,23 +10,21 @@
 #define ADZE_SESSION_H
 #include "checkpoint.h"
 #include "schedule.h"
-#include "tcache.h"
 
 struct session {
 	struct trainer *t;
-	struct batches *data, *valid;  /* valid NULL: none */
-	struct tcache *cache;          /* what the teacher said about data, or NULL */
+	struct mix *mix;               /* data, what a cached teacher said about it, held-out sets */
 	struct rundir *dir;
 	struct schedule rate;
 	const char *settings;
 	int64_t seed;
 	int64_t log_every, save_every, keep; /* save_every 0: only when stopping or asked to */
-	int64_t valid_every, valid_windows;  /* valid_every 0: only before the first and after the last step */
+	int64_t valid_every;           /* 0: only before the first and after the last step; else new weights of a dynamic mix too */
 	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
 	int64_t stop_at;               /* leave after this step, having validated there; 0: never */
 	double max_seconds;            /* leave when the next step would end later; 0: never */
 	struct progress_state at;      /* out: where it is */
-	struct step_result last, first_valid, last_valid;
+	struct step_result last;
 };
 /* Continues from the newest checkpoint.  0: all steps are done; EXIT_AGAIN: stopped, checkpointed (for stop_at: s->at.step
  * tells); -1: error. */

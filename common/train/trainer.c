@@ -255,13 +255,13 @@ void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)
 	}
 }
 
-static void set_coef(struct prog *p, const struct objective *o, int64_t labels)
+void pass_weights(const struct pass *s, const struct objective *o, int64_t labels)
 {
 	for (int k = 0; k < LOSS_KINDS; k++)
-		p->coef[k] = labels ? (float)(o->weight[k] / (double)labels) : 0;
+		s->p->coef[k] = labels ? (float)(o->weight[k] / (double)labels) : 0;
 }
 
-static void means(const struct trainer *t, const struct pass *s, struct step_result *r)
+void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r)
 {
 	double sum[LOSS_KINDS];
 	frame_get(&s->f, s->sums, sum);
@@ -334,7 +334,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	*r = (struct step_result){ 0 };
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
-	set_coef(s->p, &t->o.loss, r->labels);
+	pass_weights(s, &t->o.loss, r->labels);
 	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->elems));
 	frame_zero_stats(&s->f);
 	for (int64_t i = 0; i < all; i += n) {
@@ -348,7 +348,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 		}
 		run_micro(t, s, &q, r->labels);
 	}
-	means(t, s, r);
+	pass_means(t, s, r);
 	if (r->labels) {
 		r->hidden = q.sum / (double)r->labels;
 		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
@@ -382,27 +382,4 @@ int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, d
 	if (!r->skipped)
 		update(t, lr, r->grad_norm);
 	return 0;
-}
-
-void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
-		    struct step_result *r)
-{
-	int64_t seq = t->o.seq, rows = t->o.micro * seq;
-	struct pass *s = &t->eval;
-	*r = (struct step_result){ 0 };
-	set_coef(s->p, &t->o.loss, 1); /* no gradients: it only says which losses are wanted */
-	frame_zero_stats(&s->f);
-	for (int64_t at = 0; at < n; at += t->o.micro) {
-		for (int64_t j = 0; j < t->o.micro; j++)
-			if (at + j < n)
-				batches_window(b, at + j, ids + j * seq, labels + j * seq);
-			else
-				memset(labels + j * seq, 0xff, (size_t)seq * sizeof *labels); /* -1: counts for nothing */
-		for (int64_t i = 0; i < rows; i++)
-			r->labels += labels[i] >= 0;
-		frame_set(&s->f, s->tok, ids);
-		frame_set(&s->f, s->label, labels);
-		prog_run(&s->f);
-	}
-	means(t, s, r);
 }

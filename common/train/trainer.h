@@ -93,9 +93,15 @@ void trainer_sync(struct trainer *t);
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
 /* Forward and backward only, gradients into t->grad.  Returns as trainer_step. */
 int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r);
-/* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq]. */
+/* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq] (measure.c). */
 void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
 		     struct step_result *r);
+/* r [sets]: the same of the teacher alone, CE only */
+int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], const int64_t n[], int sets,
+			    struct step_result *r, struct err *e);
+/* Weights of the losses for gradients that are means over so many labels; means of what has been summed up since */
+void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
+void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);
 
 /* Training FLOPs of a token: teacher's forward and three times the student's (recomputation is not counted). */
 double trainer_token_flops(const struct trainer *t);

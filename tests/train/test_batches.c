@@ -1,9 +1,10 @@
 /*
  * test_batches.c - windows and order of the training data; also makes small token sets for tests/cli:
  *
- *	test_batches --make FILE SAMPLES LENGTH VOCAB
+ *	test_batches --make FILE SAMPLES LENGTH VOCAB [FACTOR [SPREAD]]
  *
- * writes sequences in which every token depends on the one before (so that there is something to learn).
+ * writes sequences in which every token depends on the one before (so that there is something to learn): FACTOR times that,
+ * plus one of SPREAD numbers.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,7 +19,8 @@
 #include <cmocka.h>
 
 /* lengths: of the n samples, at most seq each */
-static void write_set(const char *path, const int64_t *lengths, int64_t n, int64_t seq, int64_t vocab, int pack)
+static void write_set(const char *path, const int64_t *lengths, int64_t n, int64_t seq, int64_t vocab, int pack, uint64_t factor,
+		      uint64_t spread)
 {
 	struct err e;
 	struct prov prov = { .seed = 1 };
@@ -38,7 +40,7 @@ static void write_set(const char *path, const int64_t *lengths, int64_t n, int64
 				((uint32_t *)ids)[k] = (uint32_t)x;
 			else
 				((uint16_t *)ids)[k] = (uint16_t)x;
-			x = (5 * x + 3 + rng_below(9, (uint64_t)i, (uint64_t)k + 1, 2)) % (uint64_t)vocab;
+			x = (factor * x + 3 + rng_below(9, (uint64_t)i, (uint64_t)k + 1, spread)) % (uint64_t)vocab;
 		}
 		art_map(w, 2);
 		art_key(w, "i"), art_int(w, i);
@@ -104,7 +106,7 @@ static void test_windows(void **state)
 	for (int wide = 0; wide < 2; wide++) {
 		int fd = mkstemp(path);
 		close(fd);
-		write_set(path, lengths, 6, 10, wide ? 100000 : 97, 0);
+		write_set(path, lengths, 6, 10, wide ? 100000 : 97, 0, 5, 2);
 		assert_int_equal(batches_open(&b, path, 4, wide ? 100000 : 97, 1, &e), 0);
 		/* 10 -> 4+4 (2 left), 3 -> 1 padded, 1 -> none, 8 -> 2, 7 -> 1 (3 left), 2 -> 1 padded */
 		assert_int_equal(b.n, 7);
@@ -125,23 +127,24 @@ static void test_windows(void **state)
 	}
 }
 
-static int make(char **v)
+static int make(int c, char **v)
 {
-	int64_t n, len, vocab;
-	if (parse_i64(v[1], &n) || parse_i64(v[2], &len) || parse_i64(v[3], &vocab))
+	int64_t n, len, vocab, factor = 5, spread = 2;
+	if (parse_i64(v[1], &n) || parse_i64(v[2], &len) || parse_i64(v[3], &vocab) || (c > 4 && parse_i64(v[4], &factor)) ||
+	    (c > 5 && parse_i64(v[5], &spread)))
 		return 2;
 	int64_t *lengths = xcalloc((size_t)n, sizeof *lengths);
 	for (int64_t i = 0; i < n; i++)
 		lengths[i] = len;
-	write_set(v[0], lengths, n, len, vocab, 1);
+	write_set(v[0], lengths, n, len, vocab, 1, (uint64_t)factor, (uint64_t)spread);
 	free(lengths);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	if (argc == 6 && !strcmp(argv[1], "--make"))
-		return make(argv + 2);
+	if (argc >= 6 && argc <= 8 && !strcmp(argv[1], "--make"))
+		return make(argc - 2, argv + 2);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_epochs),
 		cmocka_unit_test(test_windows),
