@@ -167,6 +167,9 @@ struct kernels {
 	 *           a_t = x (unit 1) or the L2 norm of the unit's columns (unit > 1):
 	 *           m = mean |a|, l = sqrt(sum a^2), v = biased variance of a;  rows: sum a, m, m^2, l, l^2, v, v^2 */
 	void (*stat_width)(struct dev *, mat acc, mat x, int64_t T, int unit);
+	/* stat_contrib  acc [STAT_ROWS,U] f64 += the same seven sums of a_t = |W_u x_t,u|, what a unit of C/U neighbouring
+	 *           columns adds to x W';  x [N,C], W [O,C]; z [1,O] f32 or absent multiplies its columns */
+	void (*stat_contrib)(struct dev *, mat acc, mat x, mat W, mat z, int64_t T);
 	/* stat_cos  acc [1,2] f64 += ( sum over rows of 1 - cos(a_n, b_n),  N );  a, b [N,C] */
 	void (*stat_cos)(struct dev *, mat acc, mat a, mat b);
 
@@ -201,7 +204,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 4 };
+enum { KERNELS_ABI = 5 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -39,7 +39,7 @@ DEPTH := depth-3/4 depth-1/2
 
 comma := ,
 AGGS := $(foreach b,l2 mean var,$(foreach s,mean l2 var,agg-$b-$s))
-OTHERS := magnitude wanda-sp wifv wnorm-absmean random
+OTHERS := magnitude wanda-sp wifv wnorm-absmean kv-contrib random
 METRICS := $(AGGS) agg-l2-mean-pre agg-l2-mean-norm-first $(OTHERS)
 word_ = $(word $2,$(subst -, ,$1))
 $(foreach m,$(AGGS),$(eval RANK_$m := --agg batch=$(call word_,$m,2)$(comma)seq=$(call word_,$m,3)))

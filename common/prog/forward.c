@@ -121,6 +121,21 @@ static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int
 	o->out[0] = acc;
 }
 
+/* What each query group's heads add to the residual stream */
+static void group_stat(const struct ctx *c, val o, int64_t l)
+{
+	struct arch at = arch_at(c->a, l);
+	char name[48];
+	snprintf(name, sizeof name, "stat.attn_kv.%lld", (long long)l);
+	val acc = p_stat(c->p, name, STAT_ROWS, at.kv_heads), W = weight(c, l, "attn.o", 0);
+	struct op *p = prog_op(c->p, OP_STAT_CONTRIB);
+	p->in[0] = o;
+	p->in[1] = W;
+	p->in[2] = c->z;
+	p->out[0] = acc;
+	p->arg = (int32_t)(at.heads / at.kv_heads * at.head_dim);
+}
+
 static val attention(const struct ctx *c, val x, int64_t l)
 {
 	struct prog *p = c->p;
@@ -128,6 +143,8 @@ static val attention(const struct ctx *c, val x, int64_t l)
 
 	val h = p_site(p, b, norm(c, x, l, "attn.norm"), SITE_ATTN_IN, l);
 	val o = p_site(p, b, heads(c, h, l), SITE_ATTN_OUT, l);
+	if (b->group_stats)
+		group_stat(c, o, l);
 	return p_site(p, b, linear_sum(c, o, l, "attn.o", "attn.post", x), SITE_MID, l);
 }
 

@@ -81,6 +81,7 @@ struct build {
 	int layer_stats;       /* block, attention and MLP cosines */
 	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
 	int64_t slots, kv_len;
+	int group_stats;       /* what each query group adds to the residual stream */
 };
 
 struct prog {

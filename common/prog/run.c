@@ -106,6 +106,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_ADD: k->add(d, O(0), I(0), I(1)); break;
 	case OP_MASK: k->mask(d, O(0), I(0), I(1)); break;
 	case OP_STAT_WIDTH: k->stat_width(d, O(0), I(0), f->p->T, o->arg); break;
+	case OP_STAT_CONTRIB: k->stat_contrib(d, O(0), I(0), I(1), I(2), f->p->T); break;
 	case OP_STAT_COS: k->stat_cos(d, O(0), I(0), I(1)); break;
 	case OP_KD_HEAD:
 	case OP_MSE:

@@ -89,13 +89,29 @@ static void clear(struct stat_entry *x, const float *z, int64_t units)
 				x->sums[r * x->units + c] = 0;
 }
 
+/* Groups of heads that are all masked. */
+static void clear_groups(struct stat_entry *x, const float *z, int64_t heads)
+{
+	int64_t per = heads / x->units;
+
+	for (int64_t g = 0; g < x->units; g++) {
+		int64_t left = 0;
+		for (int64_t h = g * per; h < (g + 1) * per; h++)
+			left += z[h] != 0;
+		for (int r = 0; r < STAT_ROWS && !left; r++)
+			x->sums[r * x->units + g] = 0;
+	}
+}
+
 void masks_clear(const struct masks *m, struct stats *s)
 {
 	for (int i = 0; m && i < s->n; i++) {
 		struct stat_entry *x = &s->e[i];
 		if (!x->units || x->layer < 0)
 			continue;
-		if (m->head && !strncmp(x->site, "attn_out", 8))
+		if (m->head && !strcmp(x->site, "attn_kv"))
+			clear_groups(x, m->head + x->layer * m->n_heads, m->n_heads);
+		else if (m->head && !strncmp(x->site, "attn_out", 8))
 			clear(x, m->head + x->layer * m->n_heads, m->n_heads);
 		else if (m->ffn && !strncmp(x->site, "ffn_", 4) && strcmp(x->site, "ffn_in"))
 			clear(x, m->ffn + x->layer * m->n_ffn, m->n_ffn);

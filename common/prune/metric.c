@@ -5,7 +5,8 @@
  * square.  With s one of the three and n samples, the batch reduction is
  *	mean: S1/n      L2: sqrt(S2)      var: S2/n - (S1/n)^2          S1 = sum s, S2 = sum s^2.
  * Neurons and heads are ranked inside their layer; embedding channels by the sum over both norms of all layers;
- * layers by depth.c.
+ * layers by depth.c.  A query group, a key-value head with its query heads, is the mean of its heads, or by kv-contrib the
+ * mean over tokens of |W_o,g x_g|, what it adds to the residual stream (ModelOpt's key-value head contribution).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -106,14 +107,15 @@ static void add_heads(const struct stats *s, const struct metric_args *m, struct
 static int check_units(const struct stats *s, struct err *e)
 {
 	static const struct { const char *site; int which; } want[] = {
-		{ "attn_in", 0 }, { "ffn_in", 0 }, { "attn_out", 1 }, { "attn_out_norm", 2 }, { "ffn_act", 3 }, { "ffn_pre", 4 }
+		{ "attn_in", 0 }, { "ffn_in", 0 }, { "attn_out", 1 }, { "attn_out_norm", 2 }, { "ffn_act", 3 },
+		{ "attn_kv", 4 }, { "ffn_pre", 5 }
 	};
-	const int64_t size[] = { s->hidden, s->heads * s->head_dim, s->heads, s->ffn };
+	const int64_t size[] = { s->hidden, s->heads * s->head_dim, s->heads, s->ffn, s->kv_heads };
 	for (int i = 0; i < s->n; i++)
-		for (int k = 0; k < 6; k++) {
+		for (int k = 0; k < 7; k++) {
 			int64_t u = s->e[i].units;
-			if (strcmp(s->e[i].site, want[k].site) || (k < 5 && u == size[want[k].which]) ||
-			    (k == 5 && (u == s->ffn || u == 2 * s->ffn)))
+			if (strcmp(s->e[i].site, want[k].site) || (k < 6 && u == size[want[k].which]) ||
+			    (k == 6 && (u == s->ffn || u == 2 * s->ffn)))
 				continue;
 			return err_set(e, EXIT_DATA, "statistics of %s, layer %lld have %lld units, which does not fit the shape",
 				       s->e[i].site, (long long)s->e[i].layer, (long long)u);
@@ -124,11 +126,50 @@ static int check_units(const struct stats *s, struct err *e)
 static void describe(const struct metric_args *m, struct ranking *r)
 {
 	static const char *const agg[] = { "mean", "l2", "var" };
-	if (m->metric == METRIC_minitron)
-		snprintf(r->method, sizeof r->method, "minitron batch=%s seq=%s neuron=%s head=%s", agg[m->batch], agg[m->seq],
+	if (m->metric == METRIC_minitron || m->metric == METRIC_kv_contrib)
+		snprintf(r->method, sizeof r->method, "%sminitron batch=%s seq=%s neuron=%s head=%s",
+			 m->metric == METRIC_minitron ? "" : "kv-contrib, ", agg[m->batch], agg[m->seq],
 			 m->neuron_pre ? "pre" : "post", m->head_norm_first ? "norm-first" : "channel-first");
 	else
 		snprintf(r->method, sizeof r->method, "%s", metric_word(m->metric));
+}
+
+/* Query groups by what they add; where every head has its own key-value head, those are the heads. */
+static int add_contributions(const struct stats *s, struct ranking *r, struct err *e)
+{
+	double *score = xcalloc((size_t)s->kv_heads, sizeof *score);
+	int rc = 0;
+	for (int64_t l = 0; l < s->layers && !rc; l++) {
+		const struct stat_entry *x = stats_find(s, "attn_kv", l);
+		if (!x && !stats_left_out(s, l))
+			rc = err_set(e, EXIT_DATA, "the statistics have no attn_kv of layer %lld, which kv-contrib needs", (long long)l);
+		if (!x)
+			continue;
+		for (int64_t g = 0; g < s->kv_heads; g++)
+			score[g] = x->sums[STAT_SUM_X * x->units + g] / (double)x->tokens;
+		ranking_add(r, s->kv_heads == s->heads ? "head" : "kv", l, score, s->kv_heads);
+	}
+	free(score);
+	return rc;
+}
+
+/* Query groups that have no score of their own: the mean of their heads. */
+static void add_groups(struct ranking *r)
+{
+	int64_t G = r->kv_heads, per = r->heads / G;
+	double *score = xcalloc((size_t)G, sizeof *score);
+	for (int64_t l = 0; l < r->layers && per > 1; l++) {
+		const struct rank_axis *x = ranking_find(r, "head", l);
+		if (!x || ranking_find(r, "kv", l))
+			continue;
+		for (int64_t g = 0; g < G; g++) {
+			score[g] = 0;
+			for (int64_t h = g * per; h < (g + 1) * per; h++)
+				score[g] += (double)x->score[h] / (double)per;
+		}
+		ranking_add(r, "kv", l, score, G);
+	}
+	free(score);
 }
 
 static void rank_minitron(const struct stats *s, const struct metric_args *m, struct ranking *r)
@@ -149,7 +190,8 @@ static void rank_minitron(const struct stats *s, const struct metric_args *m, st
 				emb[c] += buf[c];
 			hooks++;
 		}
-		add_heads(s, m, r, l, buf);
+		if (!ranking_find(r, "head", l))
+			add_heads(s, m, r, l, buf);
 		const struct stat_entry *f = stats_find(s, m->neuron_pre ? "ffn_pre" : "ffn_act", l);
 		if (f) {                       /* gated and pre: the gate's half, which is what the activation sees */
 			metric_aggregate(f, m, buf);
@@ -179,10 +221,14 @@ int metric_rank(const struct stats *s, const struct wcols *w, const struct metri
 	describe(m, r);
 	r->global = m->global;
 	int rc = s ? depth_rank(s, m->layers, r, e) : 0;
-	if (!rc && m->metric == METRIC_minitron)
+	if (!rc && m->metric == METRIC_kv_contrib)
+		rc = add_contributions(s, r, e);
+	if (!rc && !metric_needs_weights(m->metric))
 		rank_minitron(s, m, r);
 	else if (!rc)
 		rc = metric_rank_cols(s, w, m, r, e);
+	if (!rc)
+		add_groups(r);
 	if (!rc && !r->n)
 		rc = err_set(e, EXIT_DATA, "the statistics hold no site that can be ranked");
 	if (rc)

@@ -11,7 +11,8 @@
 
 int observe_sites_parse(const char *s, uint32_t *sites, struct err *e)
 {
-	static const char *const words[] = { "hidden", "heads", "ffn", "ffn-pre", "layers" };
+	static const char *const words[] = { "hidden", "heads", "ffn", "ffn-pre", "layers", "kv" };
+	enum { WORDS = sizeof words / sizeof *words };
 	if (!strcmp(s, "all")) {
 		*sites = OBSERVE_ALL;
 		return 0;
@@ -20,10 +21,10 @@ int observe_sites_parse(const char *s, uint32_t *sites, struct err *e)
 	for (const char *p = s; *p;) {
 		size_t n = strcspn(p, ",");
 		int k = 0;
-		while (k < 5 && (strlen(words[k]) != n || strncmp(words[k], p, n)))
+		while (k < WORDS && (strlen(words[k]) != n || strncmp(words[k], p, n)))
 			k++;
-		if (k == 5)
-			return err_set(e, EXIT_USAGE, "--sites %s: '%.*s' is not one of hidden, heads, ffn, ffn-pre, layers, all",
+		if (k == WORDS)
+			return err_set(e, EXIT_USAGE, "--sites %s: '%.*s' is not one of hidden, heads, ffn, ffn-pre, layers, kv, all",
 				       s, (int)n, p);
 		*sites |= 1u << k;
 		p += n + (p[n] == ',');
@@ -76,8 +77,8 @@ struct prog *observe_prog_new(const struct ptable *t, int dtype, uint32_t sites,
 	struct probe *pr = probes_new(t, sites, m, 0, t->arch.layers, &n);
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .probe = pr,
-			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .drop = m ? m->drop : NULL,
-			   .hidden_mask = m ? m->hidden : NULL };
+			   .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .group_stats = (sites & OBSERVE_KV) != 0,
+			   .drop = m ? m->drop : NULL, .hidden_mask = m ? m->hidden : NULL };
 	*tok = p_input(p, "tokens", B * T, 1, DT_I32);
 	p_forward(p, &b, *tok, NONE);
 	free(pr);
@@ -91,7 +92,8 @@ struct prog *observe_block_new(const struct ptable *t, int dtype, uint32_t sites
 	struct probe *pr = probes_new(t, sites, m, l, l + 1, &n);
 	struct prog *p = prog_new(B, T);
 	struct build b = { .t = t, .dtype = dtype, .space = SP_PARAM, .prefix = "", .blk0 = l, .blk1 = l + 1, .slice = 1,
-			   .probe = pr, .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0, .hidden_mask = m ? m->hidden : NULL };
+			   .probe = pr, .n_probe = n, .layer_stats = (sites & OBSERVE_LAYERS) != 0,
+			   .group_stats = (sites & OBSERVE_KV) != 0, .hidden_mask = m ? m->hidden : NULL };
 	*x = p_input(p, "hidden", B * T, t->arch.hidden, DT_F32);
 	*y = p_forward(p, &b, NONE, *x);
 	free(pr);
@@ -113,7 +115,7 @@ static int parse_name(const char *name, char site[24], int64_t *layer)
 static int64_t unit_of(const struct prog *p, int id)
 {
 	for (int i = 0; i < p->n; i++)
-		if (p->op[i].code == OP_STAT_WIDTH && p->op[i].out[0].id == id)
+		if ((p->op[i].code == OP_STAT_WIDTH || p->op[i].code == OP_STAT_CONTRIB) && p->op[i].out[0].id == id)
 			return p->op[i].arg;
 	return 1;
 }

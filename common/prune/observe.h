@@ -28,9 +28,10 @@ enum {
 	OBSERVE_FFN = 4,       /* ffn_act */
 	OBSERVE_FFN_PRE = 8,   /* ffn_pre */
 	OBSERVE_LAYERS = 16,   /* block, attn, ffn cosines */
-	OBSERVE_ALL = 31
+	OBSERVE_KV = 32,       /* what each query group adds to the residual stream */
+	OBSERVE_ALL = 63
 };
-/* "heads,ffn,ffn-pre,hidden,layers" or "all" */
+/* "heads,ffn,ffn-pre,hidden,layers,kv" or "all" */
 int observe_sites_parse(const char *s, uint32_t *sites, struct err *e);
 void observe_init(struct observer *o, const struct engine *g, const struct weights *w, struct stats *s, uint32_t sites);
 /* The program for batches of B samples of T tokens, planned; for --dry-run and --explain. */

@@ -16,6 +16,7 @@ enum slot {              /* scratch areas, grown on demand, freed by dev_close *
 	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_GEMM_BIAS, /* operands converted to f32 */
 	S_VEC,           /* per-column vectors of norm, mask */
 	S_PART,          /* partial sums, one per row block */
+	S_CONTRIB,       /* what a unit adds to some rows */
 	S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_HEAD_T, S_HEAD_D, S_INDEX,
 	S_ATTN_K, S_ATTN_V, S_ATTN_THREAD,
 	S_COUNT
@@ -180,6 +181,7 @@ void cpu_zero(struct dev *, mat y);
 void cpu_mask(struct dev *, mat y, mat x, mat z);
 void cpu_mask_dz(struct dev *, mat dz, mat dy, mat x);
 void cpu_stat_width(struct dev *, mat acc, mat x, int64_t T, int unit);
+void cpu_stat_contrib(struct dev *, mat acc, mat x, mat W, mat z, int64_t T);
 void cpu_stat_cos(struct dev *, mat acc, mat a, mat b);
 void cpu_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *);

@@ -182,6 +182,7 @@ const struct kernels adze_kernels = {
 	.mask = cpu_mask,
 	.mask_dz = cpu_mask_dz,
 	.stat_width = cpu_stat_width,
+	.stat_contrib = cpu_stat_contrib,
 	.stat_cos = cpu_stat_cos,
 	.kd_head = cpu_kd_head,
 	.logprob = cpu_logprob,

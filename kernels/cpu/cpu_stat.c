@@ -41,20 +41,26 @@ static void slice_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t c, int6
 	}
 }
 
+/* The seven sums of one sample's T values, which are norms */
+static void add_norms(mat acc, int64_t u, const double *a, int64_t T)
+{
+	double sum = 0, sq = 0, var = 0;
+	for (int64_t t = 0; t < T; t++) {
+		sum += a[t];
+		sq += a[t] * a[t];
+	}
+	for (int64_t t = 0; t < T; t++)
+		var += (a[t] - sum / (double)T) * (a[t] - sum / (double)T);
+	add_unit(acc, u, sum, sum, sq, var, (double)T);
+}
+
 /* One unit of several columns: a_t is the norm of its part of row t; a [T] is this thread's */
 static void unit_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t u, int unit, double *a)
 {
 	for (int64_t s = 0; s < x.rows / T; s++) {
-		double sum = 0, sq = 0, var = 0;
-		for (int64_t t = 0; t < T; t++) {
-			double q = d->simd->sumsq(elem_at(x, (s * T + t) * x.cols + u * unit), x.dtype, unit);
-			a[t] = sqrt(q);
-			sum += a[t];
-			sq += q;
-		}
 		for (int64_t t = 0; t < T; t++)
-			var += (a[t] - sum / (double)T) * (a[t] - sum / (double)T);
-		add_unit(acc, u, sum, sum, sq, var, (double)T);
+			a[t] = sqrt(d->simd->sumsq(elem_at(x, (s * T + t) * x.cols + u * unit), x.dtype, unit));
+		add_norms(acc, u, a, T);
 	}
 }
 
@@ -71,6 +77,32 @@ void cpu_stat_width(struct dev *d, mat acc, mat x, int64_t T, int unit)
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 	for (int64_t u = 0; u < U; u++)
 		unit_stat(d, acc, x, T, u, unit, a + omp_get_thread_num() * T);
+}
+
+/* A few rows at a time: what unit u adds to them is a product over its columns, where they lie */
+void cpu_stat_contrib(struct dev *d, mat acc, mat x, mat W, mat z, int64_t T)
+{
+	enum { ROWS = 512 };
+	int64_t unit = x.cols / acc.cols, O = W.rows;
+	float *y = scratch(d, S_CONTRIB, (size_t)((x.rows < ROWS ? x.rows : ROWS) * O) * sizeof *y);
+	double *a = scratch(d, S_PART, (size_t)x.rows * sizeof *a);
+	for (int64_t u = 0; u < acc.cols; u++) {
+		for (int64_t n0 = 0; n0 < x.rows; n0 += ROWS) {
+			int64_t n = x.rows - n0 < ROWS ? x.rows - n0 : ROWS;
+			struct product q = { .M = n, .N = O, .K = unit, .C = y, .ldc = O, .c_dtype = DT_F32,
+					     .A = { elem_at(x, n0 * x.cols + u * unit), x.dtype, 0, x.cols },
+					     .B = { elem_at(W, u * unit), W.dtype, 1, W.cols } };
+			gemm(d, &q);
+#pragma omp parallel for num_threads(d->threads) schedule(static)
+			for (int64_t i = 0; i < n; i++) {
+				if (z.p)
+					d->simd->mul(y + i * O, DT_F32, y + i * O, DT_F32, z.p, O);
+				a[n0 + i] = sqrt(d->simd->sumsq(y + i * O, DT_F32, O));
+			}
+		}
+		for (int64_t s = 0; s < x.rows / T; s++)
+			add_norms(acc, u, a + s * T, T);
+	}
 }
 
 static double cosine(const double q[3])

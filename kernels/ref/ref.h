@@ -69,6 +69,7 @@ void ref_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);
 void ref_mask(struct dev *, mat y, mat x, mat z);
 void ref_mask_dz(struct dev *, mat dz, mat dy, mat x);
 void ref_stat_width(struct dev *, mat acc, mat x, int64_t T, int unit);
+void ref_stat_contrib(struct dev *, mat acc, mat x, mat W, mat z, int64_t T);
 void ref_stat_cos(struct dev *, mat acc, mat a, mat b);
 void ref_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *);

@@ -127,6 +127,7 @@ const struct kernels kernels_ref = {
 	.mask = ref_mask,
 	.mask_dz = ref_mask_dz,
 	.stat_width = ref_stat_width,
+	.stat_contrib = ref_stat_contrib,
 	.stat_cos = ref_stat_cos,
 	.kd_head = ref_kd_head,
 	.logprob = ref_logprob,

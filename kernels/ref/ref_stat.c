@@ -4,6 +4,7 @@
  *   mask         y = x z[c / unit]              mask_dz: dz[u] += sum over rows and unit of dy x
  *   stat_width   per sample and unit, with a_t = x (unit 1) or ||x_t,unit||: sums of a, m, m^2, l, l^2, v, v^2 where
  *                m = mean|a|, l = sqrt(sum a^2), v = biased variance of a (two passes)
+ *   stat_contrib the same of a_t = ||z W_unit x_t,unit||
  *   stat_cos     sum of 1 - cos(a_n, b_n), norms clamped at 1e-8
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -43,27 +44,60 @@ static double unit_value(mat x, int64_t n, int64_t u, int unit)
 	return sqrt(s);
 }
 
+/* Adds the seven sums of unit u over T values a_t. */
+static void add_unit(mat acc, int64_t u, const double *a, int64_t T)
+{
+	double sum = 0, m = 0, l2 = 0, v = 0;
+	for (int64_t t = 0; t < T; t++) {
+		sum += a[t];
+		m += fabs(a[t]) / (double)T;
+		l2 += a[t] * a[t];
+	}
+	for (int64_t t = 0; t < T; t++)
+		v += (a[t] - sum / (double)T) * (a[t] - sum / (double)T) / (double)T;
+	const double row[STAT_ROWS] = { sum, m, m * m, sqrt(l2), l2, v, v * v };
+	for (int r = 0; r < STAT_ROWS; r++)
+		st_acc(acc, r * acc.cols + u, row[r], 1);
+}
+
 void ref_stat_width(struct dev *d, mat acc, mat x, int64_t T, int unit)
 {
 	(void)d;
-	int64_t U = x.cols / unit;
+	double *a = ref_tmp(T);
 	for (int64_t s = 0; s < x.rows / T; s++)
-		for (int64_t u = 0; u < U; u++) {
-			double sum = 0, m = 0, l2 = 0, v = 0;
-			for (int64_t t = 0; t < T; t++) {
-				double a = unit_value(x, s * T + t, u, unit);
-				sum += a;
-				m += fabs(a) / (double)T;
-				l2 += a * a;
-			}
-			for (int64_t t = 0; t < T; t++) {
-				double a = unit_value(x, s * T + t, u, unit) - sum / (double)T;
-				v += a * a / (double)T;
-			}
-			const double row[STAT_ROWS] = { sum, m, m * m, sqrt(l2), l2, v, v * v };
-			for (int r = 0; r < STAT_ROWS; r++)
-				st_acc(acc, r * U + u, row[r], 1);
+		for (int64_t u = 0; u < x.cols / unit; u++) {
+			for (int64_t t = 0; t < T; t++)
+				a[t] = unit_value(x, s * T + t, u, unit);
+			add_unit(acc, u, a, T);
 		}
+	free(a);
+}
+
+/* |z W_u x_n,u| over the columns of unit u */
+static double contribution(mat x, mat W, mat z, int64_t n, int64_t u, int64_t unit)
+{
+	double sq = 0;
+	for (int64_t o = 0; o < W.rows; o++) {
+		double y = 0;
+		for (int64_t c = u * unit; c < (u + 1) * unit; c++)
+			y += ld(W, o * W.cols + c) * ld(x, n * x.cols + c);
+		y *= z.p ? ld(z, o) : 1;
+		sq += y * y;
+	}
+	return sqrt(sq);
+}
+
+void ref_stat_contrib(struct dev *d, mat acc, mat x, mat W, mat z, int64_t T)
+{
+	(void)d;
+	double *a = ref_tmp(T);
+	for (int64_t s = 0; s < x.rows / T; s++)
+		for (int64_t u = 0; u < acc.cols; u++) {
+			for (int64_t t = 0; t < T; t++)
+				a[t] = contribution(x, W, z, s * T + t, u, x.cols / acc.cols);
+			add_unit(acc, u, a, T);
+		}
+	free(a);
 }
 
 void ref_stat_cos(struct dev *d, mat acc, mat a, mat b)

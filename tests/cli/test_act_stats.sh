@@ -61,6 +61,10 @@ else no "a pipe equals files" "failed"; fi
 for m in magnitude wanda-sp wifv wnorm-absmean; do
 	works "metric $m" rank -q -f "$t/all.st" -m "$t/llama" --metric $m -o "$t/m.rank"
 done
+works "metric kv-contrib needs no weights" rank -q -f "$t/all.st" --metric kv-contrib -o "$t/kv.rank"
+works "kv-contrib ranks query groups" rank --show kv:3 "$t/kv.rank"
+stats -m "$t/llama" "$t/a.tok" --sites heads -o "$t/heads.st"
+fails "kv-contrib without its statistics" 65 "no attn_kv of layer 0" rank -q "$t/heads.st" --metric kv-contrib -o "$t/bad"
 works "metric random needs no statistics" rank -q -f -m "$t/llama" --metric random --seed 5 -o "$t/rnd.rank"
 fails "statistics of another model" 65 "are of model" rank -q -f "$t/all.st" -m "$t/nemotron" --metric wifv -o "$t/bad"
 

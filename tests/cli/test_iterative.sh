@@ -54,6 +54,8 @@ for (site, layer), s in small.items():
             idx = [h * D + j for h in kept["heads"][layer] for j in range(D)]
         elif site == "attn_out_norm":
             idx = kept["heads"][layer]
+        elif site == "attn_kv":
+            idx = kept["kv_heads"][layer]
         else:
             F = len(kept["ffn"][layer])
             idx = [r * (W // (w // F)) + i for r in range(w // F) for i in kept["ffn"][layer]]

@@ -225,13 +225,14 @@ JOB(mask)
 	j->bwd = mask_b;
 }
 
-/* statistics: 0 x, 1 b, 2 acc width, 3 acc cosine, 4 out of sumsq */
+/* statistics: 0 x, 1 b, 2 acc width, 3 acc cosine, 4 out of sumsq, 5 W, 6 acc contributions, 7 z */
 CALL(stat_f)
 {
 	k->stat_width(d, m[2], m[0], j->T, j->unit);
 	k->stat_cos(d, m[3], m[0], m[1]);
 	double s = k->sumsq(d, m[0]);
 	k->upload(d, m[4].p, &s, sizeof s);
+	k->stat_contrib(d, m[6], m[0], m[5], m[7], j->T);
 }
 JOB(stat)
 {
@@ -242,6 +243,9 @@ JOB(stat)
 	add_operand(j, typed(out(STAT_ROWS, n), DT_F64));
 	add_operand(j, typed(out(1, 2), DT_F64));
 	add_operand(j, typed(out(1, 1), DT_F64));
+	add_operand(j, in(n > 100 ? 40 : n + 2, n * j->unit));
+	add_operand(j, typed(out(STAT_ROWS, variant ? n : 1), DT_F64));
+	add_operand(j, when(typed(in(1, n > 100 ? 40 : n + 2), DT_F32), variant));
 	j->fwd = stat_f;
 }
 

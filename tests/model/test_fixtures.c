@@ -112,6 +112,20 @@ static double largest(const double *x, int64_t n)
 	return m;
 }
 
+/* data: a->n doubles, which lie anyhow in the file */
+static void check_scores(const char *key, const struct rank_axis *a, const void *data, int64_t layer)
+{
+	double *got = xcalloc((size_t)a->n, 8), *want = xcalloc((size_t)a->n, 8);
+	memcpy(want, data, (size_t)a->n * 8);
+	for (int64_t i = 0; i < a->n; i++)
+		got[i] = (double)a->score[i];
+	close_to(key, layer, got, want, a->n, largest(want, a->n));
+	for (int64_t i = 1; i < a->n; i++) /* order: sorted by the oracle's scores up to ties */
+		if (want[a->order[i]] > want[a->order[i - 1]] + 1e-5 * fabs(want[a->order[i - 1]]) + 1e-12)
+			fail_msg("%s of layer %lld: unit %u before %u", key, (long long)layer, a->order[i - 1], a->order[i]);
+	free(got), free(want);
+}
+
 /* Scores and order of one axis under the aggregation in row k of the fixture. */
 static void check_axis(const struct loaded *x, const struct ranking *r, const char *axis, const char *key, int64_t layer, int k)
 {
@@ -120,15 +134,40 @@ static void check_axis(const struct loaded *x, const struct ranking *r, const ch
 	snprintf(name, sizeof name, "score.%s.%lld", key, (long long)layer);
 	const struct st_tensor *sc = st_find(x->fx, name);
 	assert_true(a && sc && sc->dims[1] == a->n);
-	double *got = xcalloc((size_t)a->n, 8), *want = xcalloc((size_t)a->n, 8);
-	memcpy(want, (const char *)sc->data + (size_t)k * (size_t)a->n * 8, (size_t)a->n * 8);
-	for (int64_t i = 0; i < a->n; i++)
-		got[i] = (double)a->score[i];
-	close_to(key, layer, got, want, a->n, largest(want, a->n));
-	for (int64_t i = 0; i < a->n; i++) /* order: sorted by the oracle's scores up to ties */
-		if (i && want[a->order[i]] > want[a->order[i - 1]] * (1 + 1e-5) + 1e-12)
-			fail_msg("%s of layer %lld: unit %u before %u", key, (long long)layer, a->order[i - 1], a->order[i]);
-	free(got), free(want);
+	check_scores(key, a, (const char *)sc->data + (size_t)k * (size_t)a->n * 8, layer);
+}
+
+/* Every other metric, on every axis that the fixture has it for: NAME.AXIS [layers or 1, units]. */
+static void other_metrics(const struct loaded *x, const struct stats *st, const char *name)
+{
+	static const char *const axes[][2] = { { "head", "heads" }, { "mlp", "ffn" }, { "kv", "kv" }, { "emb", "hidden" } };
+	char key[64], path[128];
+	struct err e = { 0 };
+	struct wcols w;
+	snprintf(path, sizeof path, "tests/golden/models/%s", name);
+	if (wcols_load(&w, path, &e))
+		fail_msg("%s", e.msg);
+	for (int metric = 0; metric < METRIC_COUNT; metric++) {
+		int checked = 0;
+		struct ranking r;
+		struct metric_args m = { .metric = metric, .batch = AGG_L2, .layers = "bi" };
+		assert_int_equal(metric_rank(st, &w, &m, &r, &e), 0);
+		for (int i = 0; i < 4; i++) {
+			snprintf(key, sizeof key, "%s.%s", metric_word(metric), axes[i][1]);
+			const struct st_tensor *t = st_find(x->fx, key);
+			for (int64_t l = 0; t && l < t->dims[0]; l++, checked++) {
+				const struct rank_axis *a = ranking_find(&r, axes[i][0], i < 3 ? l : -1);
+				if (!a && i == 2 && st->kv_heads == st->heads)
+					continue;      /* groups of one head are ranked as heads */
+				assert_true(a && a->n == t->dims[1]);
+				check_scores(key, a, (const char *)t->data + (size_t)(l * t->dims[1]) * 8, l);
+			}
+		}
+		if (!checked && metric != METRIC_minitron && metric != METRIC_random)
+			fail_msg("%s: PyTorch's scores of %s are missing", name, metric_word(metric));
+		ranking_free(&r);
+	}
+	wcols_free(&w);
 }
 
 static void statistics(const char *name, const char *device)
@@ -175,6 +214,21 @@ static void statistics(const char *name, const char *device)
 			check_axis(&x, &r, "layer", "layers", 0, 0);
 			ranking_free(&r);
 		}
+	for (int k = 0; k < 3; k++) {          /* cosines of blocks and of their halves */
+		static const char *const parts[] = { "block", "attn", "ffn" };
+		char key[64];
+		double want[2];
+		snprintf(key, sizeof key, "stat.%s", parts[k]);
+		const struct st_tensor *t = st_find(x.fx, key);
+		assert_true(t && t->dims[0] == st.layers);
+		for (int64_t l = 0; l < st.layers; l++) {
+			const struct stat_entry *y = stats_find(&st, parts[k], l);
+			memcpy(want, (const char *)t->data + l * 16, 16);
+			assert_true(y && y->tokens == (int64_t)want[1]);
+			close_to(key, l, y->sums, want, 1, 1);
+		}
+	}
+	other_metrics(&x, &st, name);
 	free(ids);
 	observe_free(&ob);
 	stats_free(&st);
@@ -189,8 +243,74 @@ static void test_statistics(void **s)
 			statistics(names[m], devices[d]);
 }
 
+/* Statistics of samples [from, to) in passes of `micro`. */
+static void measure(const struct loaded *x, int64_t from, int64_t to, int64_t micro, struct stats *st)
+{
+	struct err e = { 0 };
+	struct observer ob;
+	stats_init(st, &x->w.t->arch, "0", x->T);
+	observe_init(&ob, &x->g, &x->w, st, OBSERVE_ALL);
+	for (int64_t b = from; b < to; b += micro)
+		if (observe_batch(&ob, x->ids + b * x->T, micro, x->T, &e))
+			fail_msg("%s", e.msg);
+	observe_flush(&ob);
+	observe_free(&ob);
+}
+
+static void same_scores(const struct ranking *a, const struct ranking *b, const char *metric)
+{
+	assert_int_equal(a->n, b->n);
+	for (int i = 0; i < a->n; i++)
+		for (int64_t u = 0; u < a->ax[i].n; u++) {
+			double p = (double)a->ax[i].score[u], q = (double)b->ax[i].score[u];
+			if (!(fabs(p - q) <= 1e-6 * fabs(q)))
+				fail_msg("%s, %s of layer %lld, unit %lld: shards %.9g, one pass %.9g", metric, a->ax[i].axis,
+					 (long long)a->ax[i].layer, (long long)u, p, q);
+		}
+}
+
+/* Two shards added are one pass over both, for every metric and aggregation, to 1e-6. */
+static void shards(const char *name, const char *device)
+{
+	struct loaded x;
+	struct stats one, sum, more;
+	struct err e = { 0 };
+	struct wcols w;
+	char path[128];
+	load(&x, name, device);
+	snprintf(path, sizeof path, "tests/golden/models/%s", name);
+	measure(&x, 0, 2, 2, &one);
+	measure(&x, 0, 1, 1, &sum);
+	measure(&x, 1, 2, 1, &more);
+	if (stats_add(&sum, &more, &e) || wcols_load(&w, path, &e))
+		fail_msg("%s", e.msg);
+	for (int k = 0; k < METRIC_COUNT * 9 * 2; k++) {
+		struct metric_args m = { .metric = k / 18, .batch = k % 9 / 3, .seq = k % 3, .neuron_pre = k / 9 & 1,
+					 .head_norm_first = k / 9 & 1, .layers = "bi" };
+		struct ranking a, b;
+		assert_int_equal(metric_rank(&sum, &w, &m, &a, &e) || metric_rank(&one, &w, &m, &b, &e), 0);
+		same_scores(&a, &b, a.method);
+		ranking_free(&a);
+		ranking_free(&b);
+	}
+	wcols_free(&w);
+	stats_free(&one);
+	stats_free(&sum);
+	stats_free(&more);
+	unload(&x);
+}
+
+static void test_shards(void **s)
+{
+	(void)s;
+	for (int d = 0; d < 2; d++)
+		for (int m = 0; m < MEASURED; m++)
+			shards(names[m], devices[d]);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_logits), cmocka_unit_test(test_statistics) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_logits), cmocka_unit_test(test_statistics),
+					    cmocka_unit_test(test_shards) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,21 +20,28 @@ REDUCE = {"mean": lambda a, d: a.abs().mean(d), "l2": lambda a, d: a.pow(2).sum(
 
 # ---- the oracle
 def capture(model, rows):
-    """{(site, layer): [B,T,units] f64} of one batch, and per layer the cosines [B,T]."""
-    acts, cosines, hooks = {}, {}, []
+    """{(site, layer): [B,T,units] f64} of one batch, and per layer and half the cosines [B,T] of what enters and leaves it."""
+    acts, cosines, mid, hooks = {}, {}, {}, []
 
     def keep(module, site, i, output):
         def hook(mod, args, out=None):
             acts[site, i] = (out if output else args[0]).double()
         hooks.append(module.register_forward_hook(hook) if output else module.register_forward_pre_hook(hook))
 
+    def middle(i):
+        return lambda mod, args: mid.update({i: args[0].double()})
+
     def block(i):
         def hook(mod, args, out):
-            cosines[i] = torch.cosine_similarity(args[0].double(), (out[0] if isinstance(out, tuple) else out).double(), dim=-1)
+            x, y = args[0].double(), (out[0] if isinstance(out, tuple) else out).double()
+            for part, a, b in (("block", x, y), ("attn", x, mid[i]), ("ffn", mid[i], y)):
+                cosines[part, i] = torch.cosine_similarity(a, b, dim=-1)
         return hook
     for i, l in enumerate(model.model.layers):
         keep(l.input_layernorm, "attn_in", i, True)
-        keep(getattr(l, "pre_feedforward_layernorm", l.post_attention_layernorm), "ffn_in", i, True)
+        before_mlp = getattr(l, "pre_feedforward_layernorm", l.post_attention_layernorm)
+        keep(before_mlp, "ffn_in", i, True)
+        hooks.append(before_mlp.register_forward_pre_hook(middle(i)))
         keep(l.self_attn.o_proj, "attn_out", i, False)
         keep(l.mlp.down_proj, "ffn_act", i, False)
         for part in ("gate", "up"):
@@ -65,8 +72,8 @@ class Measured:
                 self.sum_x[key] = self.sum_x.get(key, 0) + a.sum((0, 1))
                 for agg in AGGS:
                     parts.setdefault((agg, key), []).append(REDUCE[agg](a, 1))
-            for i, c in cosines.items():
-                self.cos[i] = self.cos.get(i, 0) + (1 - c).sum().item()
+            for key, c in cosines.items():
+                self.cos[key] = self.cos.get(key, 0) + (1 - c).sum().item()
         self.seq = {k: torch.cat(v) for k, v in parts.items()}
 
     def sums(self, key):
@@ -85,21 +92,62 @@ class Measured:
         return {"ffn": [s("ffn_act" if neuron == "post" else "ffn_pre", i)[:self.ffn] for i in each],
                 "heads": [s("attn_out", i).view(self.heads, -1).norm(dim=1) if head == "channel-first" else s("attn_norm", i) for i in each],
                 "hidden": [sum(s("attn_in", i) + s("ffn_in", i) for i in each)],
-                "layers": [torch.tensor([self.cos[i] / self.tokens for i in each], dtype=torch.float64)]}
+                "layers": [torch.tensor([self.cos["block", i] / self.tokens for i in each], dtype=torch.float64)]}
 
     def order(self, axis, score):
         """Best first; heads group by group."""
         g = self.groups if axis == "heads" else 1
         by_group = score.view(g, -1).argsort(dim=1, descending=True, stable=True)
         return (by_group + torch.arange(g)[:, None] * (len(score) // g)).flatten()
+
+
+def others(model, ids):
+    """{metric: {axis: [layers, units]}} of the metrics beside Minitron's, from their definitions on the activations of all
+    rows: T tokens in n samples, x the input of matrix W [rows, columns], column c
+      magnitude ||W_c||    wanda-sp mean|W_c| sqrt(sum x_c^2 / n)    wifv var(x_c) ||W_c||^2    wnorm-absmean ||W_c|| mean|x_c|
+    neurons: down_proj; heads: o_proj, sum over their columns (wifv: mean of squares standardised within the layer); hidden:
+    sum over q, k, v stacked and gate, up stacked of all layers (magnitude: the embedding's columns); kv: mean of a group's
+    heads, and kv-contrib: mean over tokens of ||W_o,g x_g||."""
+    acts, _ = capture(model, ids)
+    c, n, out = model.config, len(ids), {}
+    H, G = c.num_attention_heads, c.num_key_value_heads
+    metrics = {"magnitude": lambda W, x: W.norm(dim=0),
+               "wanda-sp": lambda W, x: W.abs().mean(0) * (x.pow(2).sum((0, 1)) / n).sqrt(),
+               "wifv": lambda W, x: x.flatten(0, 1).var(0, correction=0) * W.pow(2).sum(0),
+               "wnorm-absmean": lambda W, x: W.norm(dim=0) * x.abs().mean((0, 1))}
+    with torch.no_grad():
+        for name, f in metrics.items():
+            heads, ffn, hidden = [], [], 0
+            for i, l in enumerate(model.model.layers):
+                a, m, w = l.self_attn, l.mlp, lambda *ps: torch.cat([p.weight.double() for p in ps])
+                v = f(w(a.o_proj), acts["attn_out", i])
+                if name == "wifv":
+                    v = (v ** 2 - (v ** 2).mean()) / (v ** 2).std(correction=0)
+                heads.append(v.view(H, -1).mean(1) if name == "wifv" else v.view(H, -1).sum(1))
+                ffn.append(f(w(m.down_proj), acts["ffn_act", i]))
+                up = [m.gate_proj, m.up_proj] if hasattr(m, "gate_proj") else [m.up_proj]
+                hidden = hidden + f(w(a.q_proj, a.k_proj, a.v_proj), acts["attn_in", i]) + f(w(*up), acts["ffn_in", i])
+            if name == "magnitude":
+                hidden = model.model.embed_tokens.weight.double().norm(dim=0)
+            heads = torch.stack(heads)
+            out[name] = {"heads": heads, "ffn": torch.stack(ffn), "hidden": hidden[None], "kv": heads.unflatten(1, (G, -1)).mean(2)}
+        kv = []
+        for i, l in enumerate(model.model.layers):
+            x, W = acts["attn_out", i], l.self_attn.o_proj.weight.double()
+            e = x.shape[-1] // G
+            kv.append(torch.stack([(x[..., g * e:(g + 1) * e] @ W[:, g * e:(g + 1) * e].T).norm(dim=-1).mean() for g in range(G)]))
+    out["kv-contrib"] = {"kv" if G < H else "heads": torch.stack(kv)}
+    return out
 # ---- end of the oracle
 
 
 def fixture(model, ids):
     """stat.SITE.LAYER (sums; attn_norm = heads by their norm), score.AXIS.LAYER [9, units] and order.AXIS.LAYER [9, units],
-    rows = batch mean,l2,var x seq mean,l2,var; heads also as heads_norm, neurons also as ffn_pre; layers: stat.block [L,2]."""
+    rows = batch mean,l2,var x seq mean,l2,var; heads also as heads_norm, neurons also as ffn_pre; layers: stat.block [L,2], and of
+    its halves stat.attn, stat.ffn; the other metrics as METRIC.AXIS [layers, units]."""
     m, t = Measured(model, ids), {}
-    t["stat.block"] = torch.tensor([[m.cos[i], m.tokens] for i in range(m.layers)], dtype=torch.float64)
+    for part in ("block", "attn", "ffn"):
+        t[f"stat.{part}"] = torch.tensor([[m.cos[part, i], m.tokens] for i in range(m.layers)], dtype=torch.float64)
     for site, i in sorted({key for _, key in m.seq}):
         t[f"stat.{site}.{i}"] = m.sums((site, i))
     for suffix, kw in (("", {}), ("alt", dict(neuron="pre", head="norm-first"))):
@@ -114,6 +162,7 @@ def fixture(model, ids):
                 t[f"score.{name}.{i}"] = torch.stack(s)
                 t[f"order.{name}.{i}"] = torch.stack([m.order(axis, x) for x in s]).int()
     t["score.layers.0"], t["order.layers.0"] = t["score.layers.0"][:1], t["order.layers.0"][:1]
+    t.update({f"{metric}.{axis}": s for metric, axes in others(model, ids).items() for axis, s in axes.items()})
     return t
 
 
@@ -133,7 +182,9 @@ def misplaced(ours, oracle, score, tol=1e-3):
 def judge_ranking(m, path, bin_dir, scores, what):
     worst, places = {}, {}
     for r in artifact(path, bin_dir)[1]:
-        axis, i = {"layer": "layers", "head": "heads", "mlp": "ffn", "emb": "hidden"}[r["axis"]], max(r["layer"], 0)
+        axis, i = {"layer": "layers", "head": "heads", "mlp": "ffn", "emb": "hidden"}.get(r["axis"]), max(r["layer"], 0)
+        if not axis:
+            continue
         ref, order, size = scores[axis][i], r["order"].tolist(), m.heads // m.groups
         if axis == "heads":   # what counts is the order inside each query group
             order = [h for g in range(m.groups) for h in order if h // size == g]
@@ -167,9 +218,9 @@ def main():
         worst = {}
         for r in artifact(a.stats, a.bin)[1]:
             site = r["site"].replace("attn_out_norm", "attn_norm")
-            if site == "block":
-                ours, ref = torch.tensor([r["one_minus_cos"], r["tokens"]]), torch.tensor([m.cos[r["layer"]], m.tokens])
-                worst["block"] = max(worst.get("block", 0), ((ours - ref).abs() / ref).max().item())
+            if "one_minus_cos" in r:
+                ours, ref = torch.tensor([r["one_minus_cos"], r["tokens"]]), torch.tensor([m.cos[site, r["layer"]], m.tokens])
+                worst[site + " cosine"] = max(worst.get(site + " cosine", 0), ((ours - ref).abs() / ref).max().item())
             key = (site, r["layer"])
             if "sums" in r and ("mean", key) in m.seq:
                 ours = torch.from_numpy(r["sums"]).double().view(7, -1)
