@@ -125,6 +125,7 @@ static void settle(struct run *r, const struct objective *loss)
 		{ "min-lr", NULL, kd.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", kd.schedule, 0 },
 		{ "wsd-decay", NULL, kd.wsd }, { "clip", NULL, kd.clip }, { "weight-decay", NULL, kd.decay },
 		{ "beta1", NULL, kd.beta1 }, { "beta2", NULL, kd.beta2 }, { "eps", NULL, kd.eps },
+		{ "train", kd.train ? kd.train : "all", 0 }, { "freeze", kd.freeze ? kd.freeze : "none", 0 },
 		{ "seed", NULL, (double)com.seed }, { "dtype", com.dtype, 0 },
 		{ "save-dtype", kd_save_dtype(r->t.student->arch.dtype), 0 },
 	};
@@ -161,8 +162,7 @@ static void load_weights(struct run *r, const struct engine *g)
 {
 	struct err e = { 0 };
 	struct trainer *t = &r->t;
-	if (trainer_alloc(t, g, &e) || params_load(t->student, kd.student, t->w, DT_F32, 0, t->student->arch.layers, &e) ||
-	    (t->teacher && params_load(t->teacher, kd.teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, &e)))
+	if (trainer_alloc(t, g, &e) || trainer_load(t, kd.student, t->teacher ? kd.teacher : NULL, &e))
 		die_err(&e);
 	if (t->n_proj) {
 		int64_t *kept = hidden_kept_new(kd.student, r->teacher, t->student->arch.hidden, t->teacher->arch.hidden);
@@ -205,7 +205,7 @@ static void write_student(const struct run *r, const struct session *s, const ch
 			  r->t.teacher ? ", the teacher's forward pass included" : "", loss);
 	struct model_card card = { .title = kd.teacher || kd.cache.n ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
-	if (params_save(r->t.student, r->t.w, out, kd.student, kd_save_dtype(r->t.student->arch.dtype), &card, true, &e))
+	if (trainer_export(&r->t, kd.student, out, kd_save_dtype(r->t.student->arch.dtype), &card, &e))
 		die_err(&e);
 	free(from);
 	free(notes);
@@ -342,7 +342,7 @@ int main(int argc, char **argv)
 		ptable_free(teacher);
 		teacher = NULL;
 	}
-	struct trainer_spec spec = { .loss = loss, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
+	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze }, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
 				     .cached = loss.best && kd.cache.n ? loss.best : 0, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {

@@ -91,6 +91,8 @@ int params_check(const struct ptable *t, const struct st_model *m, struct err *e
 /* One parameter of a checked model into dst (rows x cols, f32 or bf16), for passes that hold a block at a time. */
 int param_read(const struct ptable *t, const struct param *p, const struct st_model *m, void *dst, int dtype,
 		struct err *e);
+/* Elements [at, at + n) of one parameter, which must lie within a segment. */
+void param_read_at(const struct ptable *t, const struct param *p, const struct st_model *m, int64_t at, int64_t n, float *out);
 /* Weights of a model directory into a flat arena of the table's layout: dst is f32 or bf16 (enum dtype), n = t->elems.
  * Reads by mmap and converts on the way.  Blocks outside [layer0, layer1) are left untouched; the rest is always read. */
 int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,

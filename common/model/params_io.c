@@ -122,6 +122,19 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 	return 0;
 }
 
+void param_read_at(const struct ptable *t, const struct param *p, const struct st_model *m, int64_t at, int64_t n, float *out)
+{
+	int s = 0;
+	struct err e;
+
+	for (int64_t rows; s < p->row->nseg && at >= (rows = param_seg_rows(t, p, s)) * p->cols; s++)
+		at -= rows * p->cols;
+	const struct st_tensor *x = s < p->row->nseg ? segment(t, p, s, m, &e) : NULL;
+	if (!x || n > x->elems - at)
+		BUG("%s: elements outside of a segment", p->name);
+	st_to_f32(out, (const char *)x->data + (size_t)at * st_dtype_size(x->dtype), x->dtype, n);
+}
+
 int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
 		struct err *e)
 {

@@ -99,7 +99,7 @@ static void rule_linear(struct grad *g, const struct op *o, val dy)
 		emit(g, OP_COPY, 1, &dy, low);
 	}
 	if (wants(g, W) || wants(g, bias)) {
-		val in[] = { low, rd(g, x) };
+		val in[] = { low, wants(g, W) ? rd(g, x) : NONE }; /* a bias alone needs no x */
 		struct op *q = emit(g, OP_LINEAR_DW, 2, in, (val){ V(W).grad });
 		q->out[1] = (val){ bias.id ? V(bias).grad : 0 };
 	}
@@ -201,16 +201,20 @@ static void rule(struct grad *g, const struct op *o)
 }
 
 /* Values of the forward pass that the rule of o reads. */
-static int rule_reads(const struct op *o, val *r)
+static int rule_reads(const struct grad *g, const struct op *o, val *r)
 {
+	if (!wants(g, o->out[0]))
+		return 0;
 	switch (o->code) {
 	case OP_NORM:
 	case OP_QKNORM:
 		r[0] = o->in[0], r[1] = o->out[1];
 		return 2;
 	case OP_LINEAR:
+	case OP_MASK:          /* x, for the gradient of the weight or the mask */
+		r[0] = o->in[0];
+		return wants(g, o->in[1]);
 	case OP_ACT:
-	case OP_MASK:
 		r[0] = o->in[0];
 		return 1;
 	case OP_ATTN:
@@ -228,7 +232,7 @@ static void reemit(struct grad *g, int from, int to)
 	uint8_t *need = xcalloc((size_t)g->n_map, 1), *made = xcalloc((size_t)g->n_map, 1);
 	for (int i = from; i <= to; i++) {
 		val r[3];
-		for (int k = rule_reads(&p->op[i], r) - 1; k >= 0; k--)
+		for (int k = rule_reads(g, &p->op[i], r) - 1; k >= 0; k--)
 			need[r[k].id] = 1;
 	}
 	for (int i = to; i >= from; i--) {     /* backwards: an op is needed when one of its results is */

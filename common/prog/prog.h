@@ -95,6 +95,7 @@ struct prog {
 	int64_t B, T;
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
+	const struct ptable *table[SP_COUNT]; /* whose parameters PARAM and PARAM_T hold */
 	int64_t bytes[SP_COUNT]; /* size of ACT, INPUT, CONST, STAT after prog_plan; of the others while recording */
 	float coef[N_COEF];    /* run-time scalars: weights of the losses of the head, then of inner losses */
 	struct kd_head_args head; /* the head's other run-time scalars: tau, beta, tail, wsl */

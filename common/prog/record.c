@@ -98,6 +98,11 @@ val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols)
 	return prog_value(p, name, rows, cols, SP_STAT, DT_F64);
 }
 
+static void grow(int64_t *bytes, int64_t need)
+{
+	*bytes = *bytes > need ? *bytes : need;
+}
+
 val p_param(struct prog *p, const struct build *b, const char *name)
 {
 	const struct param *q = ptable_find(b->t, name);
@@ -112,17 +117,18 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 	val v = prog_value(p, full, rows, cols, b->space, b->dtype);
 	V(v).off = q->off * (int64_t)dtype_size(b->dtype);
 	V(v).train = b->train && !(b->frozen && b->frozen[q - b->t->p]);
-	int64_t need = b->t->elems * (int64_t)dtype_size(b->dtype);
-	if (p->bytes[b->space] && p->bytes[b->space] != need)
+	int64_t end = q->off + rows * cols, all = b->t->elems > end ? b->t->elems : end;
+	if (p->table[b->space] && p->table[b->space] != b->t)
 		BUG("two models in one parameter space");
-	p->bytes[b->space] = need;
+	p->table[b->space] = b->t;
+	grow(&p->bytes[b->space], all * (int64_t)dtype_size(b->dtype));
 	if (V(v).train) {
 		char g[80];
 		snprintf(g, sizeof g, "grad.%s", full);
 		val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
 		V(d).off = q->off * 4;
 		V(v).grad = d.id;
-		p->bytes[SP_GRAD] = b->t->elems * 4;
+		grow(&p->bytes[SP_GRAD], end * 4);
 	}
 	return v;
 }
@@ -138,8 +144,8 @@ val p_param_beside(struct prog *p, const struct build *b, const char *name, int6
 	val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
 	V(d).off = off * 4;
 	V(v).grad = d.id;
-	p->bytes[b->space] = p->bytes[b->space] > end * size ? p->bytes[b->space] : end * size;
-	p->bytes[SP_GRAD] = p->bytes[SP_GRAD] > end * 4 ? p->bytes[SP_GRAD] : end * 4;
+	grow(&p->bytes[b->space], end * size);
+	grow(&p->bytes[SP_GRAD], end * 4);
 	return v;
 }
 

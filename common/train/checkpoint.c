@@ -80,8 +80,8 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 {
 	float *host = xmalloc((size_t)CHUNK * sizeof *host);
 	int rc = 0;
-	for (int i = 0; i < trainer_params(t) && !rc; i++) {
-		const struct param *p = trainer_param(t, i);
+	for (int i = 0; i < t->n_param && !rc; i++) {
+		const struct param *p = t->param[i];
 		for (int a = 0; a < ARRAYS && !rc; a++) {
 			char name[64];
 			snprintf(name, sizeof name, "%c.%s", letter[a], p->name);
@@ -208,10 +208,10 @@ static int take_array(struct reader *q, const msgpack_object *rec, const char *n
 	int a = 0, i = 0;
 	while (a < ARRAYS && letter[a] != name[0])
 		a++;
-	for (int n_all = trainer_params(q->t); a < ARRAYS && name[1] == '.' && i < n_all; i++)
-		if (!strcmp((p = trainer_param(q->t, i))->name, name + 2))
+	for (int n_all = q->t->n_param; a < ARRAYS && name[1] == '.' && i < n_all; i++)
+		if (!strcmp((p = q->t->param[i])->name, name + 2))
 			break;
-	if (!p || i == trainer_params(q->t))
+	if (!p || i == q->t->n_param)
 		return bad(q, e, "the student has no", name);
 	int64_t *filled = &q->filled[i * ARRAYS + a];
 	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", ART_F32, -1, &data, &n, e))
@@ -274,8 +274,8 @@ static int complete(const struct reader *q, struct err *e)
 		return bad(q, e, "missing", "counters");
 	if (q->mix && (!q->have_taken || !q->have_weights))
 		return bad(q, e, "missing", "mix.weights");
-	for (int i = 0; i < trainer_params(q->t) * ARRAYS; i++) {
-		const struct param *p = trainer_param(q->t, i / ARRAYS);
+	for (int i = 0; i < q->t->n_param * ARRAYS; i++) {
+		const struct param *p = q->t->param[i / ARRAYS];
 		if (q->filled[i] != p->rows * p->cols)
 			return bad(q, e, "elements missing of", p->name);
 	}
@@ -291,7 +291,7 @@ static int read_state(const char *path, struct trainer *t, struct progress_state
 	q.r = art_open(path, "checkpoint", 1, e);
 	if (!q.r)
 		return -1;
-	q.filled = xcalloc((size_t)trainer_params(t) * ARRAYS, sizeof *q.filled);
+	q.filled = xcalloc((size_t)t->n_param * ARRAYS, sizeof *q.filled);
 	while ((rc = art_next(q.r, &rec, e)) > 0)
 		if ((rc = take(&q, rec, e)))
 			break;

@@ -38,6 +38,8 @@ static const struct opt opts[] = {
 	OPT_STR(0, "hidden-loss", &kd.hidden, "TERM;...", "losses between hidden states, TERM = cosine|mse[:W]@PAIR,..., PAIR = [SITE.]STUDENT:TEACHER, [SITE.]uniform or emb; blocks are numbers, last or last-N, SITE is norm (the default: after the block, normalised), in, out or mlp"),
 	OPT_CHOICE(0, "hidden-alpha", &kd.alpha, "dynamic|fixed", "factor of the hidden losses: what makes them as large as the teacher's terms on the logits, or 1"),
 	OPT_CHOICE(0, "projection", &kd.projection, "shared|pair", "where widths differ, one learned matrix from student to teacher for all pairs or one each"),
+	OPT_STR(0, "train", &kd.train, "GLOB,...", "train only these tensors of the student; a pattern stands for a name as in its files or for the end of one, with or without .weight: embed_tokens, layers.3.*, *norm*"),
+	OPT_STR(0, "freeze", &kd.freeze, "GLOB,...", "leave these tensors as they are: no gradient, no optimizer state"),
 	OPT_I64(0, "steps", &kd.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
 	OPT_I64(0, "tokens", &kd.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
 	OPT_I64(0, "seq", &kd.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),

@@ -21,7 +21,7 @@ extern struct kd_opts {
 	double tau, beta;
 	int64_t best;
 	/* optimizer */
-	const char *schedule;
+	const char *train, *freeze, *schedule;
 	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps;
 	int64_t steps, tokens, warmup;
 	bool recompute;

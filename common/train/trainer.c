@@ -88,7 +88,7 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 		Wt = s->logp = p_input(p, "best.logp", n, t->o.cached + 1, DT_F32);
 	}
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
-			   .blk1 = t->student->arch.layers, .train = train, .probe = probe[0], .n_probe = ns };
+			   .blk1 = t->student->arch.layers, .train = train, .frozen = t->frozen, .probe = probe[0], .n_probe = ns };
 	val hs = p_forward(p, &b, s->tok, NONE);
 	s->sums = p_kd_head(p, hs, p_head_weight(p, &b), ht, Wt, s->label);
 	if (hidden)
@@ -101,17 +101,42 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 /* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
 static void find_spans(struct trainer *t)
 {
-	int n = trainer_params(t);
-	t->span = xcalloc((size_t)n, sizeof *t->span);
-	for (int i = 0; i < n; i++) {
-		const struct param *q = trainer_param(t, i);
-		int64_t end = i + 1 < n ? trainer_param(t, i + 1)->off : t->elems;
+	t->span = xcalloc((size_t)t->n_param, sizeof *t->span);
+	for (int i = 0; i < t->n_param; i++) {
+		const struct param *q = t->param[i];
+		int64_t end = i + 1 < t->n_param ? t->param[i + 1]->off : t->trained;
 		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
 		if (last && last->decay == q->row->decay)
 			last->n = end - last->off;
 		else
 			t->span[t->n_span++] = (struct span){ q->off, end - q->off, q->row->decay };
 	}
+}
+
+/* What is trained, and where everything lies; see trained.h */
+static int arrange(struct trainer *t, struct err *e)
+{
+	struct ptable *s = t->student;
+	const struct hidden *h = &t->o.hidden;
+	t->frozen = xcalloc((size_t)s->n, 1);
+	if (trained_choose(s, &t->o.choice, t->frozen, e))
+		return -1;
+	t->elems = trained_place(s, t->frozen, 0, 0);
+	if (h->n && s->arch.hidden != t->teacher->arch.hidden)
+		for (int i = 0; i < (h->per_pair ? h->n : 1); i++)
+			add_projection(t);
+	t->trained = t->elems;
+	t->elems = trained_place(s, t->frozen, 1, t->elems);
+	t->param = xcalloc((size_t)(s->n + t->n_proj), sizeof *t->param);
+	for (int i = 0; i < s->n; i++)
+		if (!t->frozen[i])
+			t->param[t->n_param++] = &s->p[i];
+	if (!t->n_param)
+		return err_set(e, EXIT_USAGE, "--freeze, --train: nothing of the student is left to train");
+	for (int i = 0; i < t->n_proj; i++)
+		t->param[t->n_param++] = &t->proj[i];
+	find_spans(t);
+	return 0;
 }
 
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
@@ -126,12 +151,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 		trainer_free(t);
 		return -1;
 	}
-	t->elems = student->elems;
-	if (o->hidden.n && student->arch.hidden != teacher->arch.hidden)
-		for (int i = 0; i < (o->hidden.per_pair ? o->hidden.n : 1); i++)
-			add_projection(t);
-	find_spans(t);
-	if (record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
+	if (arrange(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
 		trainer_free(t);
 		return -1;
 	}
@@ -150,6 +170,11 @@ static int get(const struct trainer *t, void *slot, size_t bytes, const char *wh
 	return 0;
 }
 
+static size_t master_bytes(const struct trainer *t)
+{
+	return (size_t)(t->o.dtype == DT_BF16 ? t->trained : t->elems) * 4;
+}
+
 static void attach(struct trainer *t, struct pass *s, int grads)
 {
 	s->f.base[SP_PARAM] = t->wb ? (char *)t->wb : (char *)t->w;
@@ -159,12 +184,12 @@ static void attach(struct trainer *t, struct pass *s, int grads)
 
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
-	size_t n = (size_t)t->elems * 4;
+	size_t n = (size_t)t->trained * 4;
 	t->g = g;
-	if (get(t, &t->w, n, "master weights", e) || get(t, &t->m, n, "first moments", e) ||
+	if (get(t, &t->w, master_bytes(t), "master weights", e) || get(t, &t->m, n, "first moments", e) ||
 	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
 		return -1;
-	if (t->o.dtype == DT_BF16 && get(t, &t->wb, n / 2, "bf16 weights", e))
+	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
 		return -1;
@@ -177,21 +202,22 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 
 void trainer_free(struct trainer *t)
 {
-	size_t n = (size_t)t->elems * 4;
-	void *own[] = { t->w, t->m, t->v, t->grad };
-	for (int i = 0; i < 4; i++)
-		if (own[i])
-			t->g->k->mem_free(t->g->d, own[i], n);
-	if (t->wb)
-		t->g->k->mem_free(t->g->d, t->wb, n / 2);
-	if (t->tw)
-		t->g->k->mem_free(t->g->d, t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype));
+	size_t n = (size_t)t->trained * 4;
+	const struct { void *p; size_t bytes; } own[] = {
+		{ t->w, master_bytes(t) }, { t->m, n }, { t->v, n }, { t->grad, n }, { t->wb, (size_t)t->elems * 2 },
+		{ t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
+	};
+	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+		if (own[i].p)
+			t->g->k->mem_free(t->g->d, own[i].p, own[i].bytes);
 	struct pass *pass[] = { &t->train, &t->eval };
 	for (int i = 0; i < 2; i++) {
 		frame_free(&pass[i]->f);
 		prog_free(pass[i]->p);
 	}
 	free(t->span);
+	free(t->param);
+	free(t->frozen);
 	free(t->proj);
 	ptable_free(t->student);
 	ptable_free(t->teacher);
@@ -200,9 +226,9 @@ void trainer_free(struct trainer *t)
 
 int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
 {
-	double n = (double)t->elems;
+	double n = (double)t->trained;
 	int k = 0;
-	row[k++] = (struct mem_row){ "student weights", n * (t->o.dtype == DT_BF16 ? 6 : 4) };
+	row[k++] = (struct mem_row){ "student weights", (double)master_bytes(t) + (t->o.dtype == DT_BF16 ? 2 * (double)t->elems : 0) };
 	if (t->teacher)
 		row[k++] = (struct mem_row){ "teacher weights", (double)t->teacher->elems * (double)dtype_size(t->o.dtype) };
 	row[k++] = (struct mem_row){ "optimizer", n * 8 };
@@ -216,9 +242,30 @@ int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
 	return k;
 }
 
+/* Of the student's backward pass, a token: the products that are recorded, and twice the attention of the blocks it reaches */
+static double backward_flops(const struct trainer *t, double forward)
+{
+	const struct prog *p = t->train.p;
+	double back = 0, linear = 0, attn = 0;
+	for (int i = 0; i < p->n; i++) {
+		const struct op *o = &p->op[i];
+		int32_t w = o->code == OP_LINEAR_DW ? o->out[0].id : o->in[1].id;
+		double n = w ? 2 * (double)p->v[w].rows * (double)p->v[w].cols : 0;
+		if (o->code == OP_KD_HEAD)
+			back += n * ((o->out[1].id > 0) + (o->out[2].id > 0));
+		if (o->block < 0)
+			continue;
+		linear += o->code == OP_LINEAR && i < p->n_forward ? n : 0;
+		back += o->code == OP_LINEAR_DX || o->code == OP_LINEAR_DW ? n : 0;
+		attn += o->code == OP_ATTN_BWD;
+	}
+	return back + 2 * (forward - linear) * attn / (double)t->student->arch.layers;
+}
+
 double trainer_token_flops(const struct trainer *t)
 {
-	double f = 3 * arch_forward_flops(&t->student->arch, t->o.seq, 1);
+	double blocks = arch_forward_flops(&t->student->arch, t->o.seq, 0);
+	double f = arch_forward_flops(&t->student->arch, t->o.seq, 1) + backward_flops(t, blocks);
 	return t->teacher ? f + arch_forward_flops(&t->teacher->arch, t->o.seq, 1) : f;
 }
 
@@ -237,7 +284,7 @@ static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
 
 void trainer_sync(struct trainer *t)
 {
-	int64_t n = t->elems;
+	int64_t n = t->trained;
 	if (t->wb)
 		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t, t->w, 0, n));
 	t->g->k->weights_changed(t->g->d);
@@ -335,7 +382,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
 	pass_weights(s, &t->o.loss, r->labels);
-	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->elems));
+	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->trained));
 	frame_zero_stats(&s->f);
 	for (int64_t i = 0; i < all; i += n) {
 		if (stop_requested())
@@ -354,7 +401,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
 		r->loss += q.scaled / (double)r->labels;
 	}
-	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->elems)));
+	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->trained)));
 	return 0;
 }
 

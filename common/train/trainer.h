@@ -14,6 +14,7 @@
  *	g = sum over micro-batches of  d/dw sum_rows weight_k loss_k / labels,   labels of the whole step
  *	g *= min(1, clip / (|g| + 1e-6));   AdamW(w, m, v, g), decay on matrices only
  *
+ * Frozen parameters (spec.choice) have no gradient, no moments, no master copy beside bf16 weights and no share in |g|.
  * Nothing is allocated in a step.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -24,9 +25,11 @@
 #include "batches.h"
 #include "hidden.h"
 #include "losses.h"
+#include "trained.h"
 
 struct trainer_spec {
 	struct objective loss;
+	struct choice choice;          /* of what is trained */
 	struct hidden hidden;
 	int64_t cached;                /* best tokens of a cached teacher, which stands for the teacher; 0: none */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
@@ -52,11 +55,15 @@ struct trainer {
 	struct trainer_spec o;
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
 	const struct engine *g;
-	struct param *proj;            /* projections of hidden losses, behind the student's parameters; owned */
+	uint8_t *frozen;               /* [student->n]; owned */
+	struct param *proj;            /* projections of hidden losses; owned */
 	int n_proj;
-	int64_t elems;                 /* student and projections */
-	float *w, *m, *v, *grad;       /* device, elems */
-	uint16_t *wb;                  /* device, bf16 copy of w, or NULL */
+	const struct param **param;    /* all that is trained, in the order of the arenas; owned */
+	int n_param;
+	int64_t trained, elems;        /* elements: of the trained, which come first; with the frozen (trained.h) */
+	float *w;                      /* device: elems, with wb the trained only */
+	float *m, *v, *grad;           /* device, trained */
+	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	void *tw;                      /* device, teacher->elems of dtype */
 	struct pass train, eval;
 	struct span *span;             /* runs of parameters with equal decay */
@@ -74,12 +81,12 @@ struct step_result {
 	int skipped;
 };
 
-/* Every trained matrix: the student's, then the projections, with offsets in the same arenas. */
-static inline int trainer_params(const struct trainer *t) { return t->student->n + t->n_proj; }
-static inline const struct param *trainer_param(const struct trainer *t, int i)
-{
-	return i < t->student->n ? &t->student->p[i] : &t->proj[i - t->student->n];
-}
+static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }
+/* The weights of both models from their directories (teacher NULL: none); trainer_sync is left to the caller. */
+int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e);
+/* A complete model directory of the student as it is, see params_save; `from`: where it was loaded from. */
+int trainer_export(const struct trainer *t, const char *from, const char *out, const char *dtype, const struct model_card *card,
+		   struct err *e);
 /* Fills the projections in t->w: kept as for hidden_projection. */
 void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed);
 /* Takes both tables, in every case.  Refuses different vocabularies (EXIT_DATA). */
@@ -103,7 +110,8 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
 void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);
 
-/* Training FLOPs of a token: teacher's forward and three times the student's (recomputation is not counted). */
+/* Training FLOPs of a token: teacher's forward and three times the student's, less what frozen parameters save (recomputation
+ * is not counted). */
 double trainer_token_flops(const struct trainer *t);
 struct mem_row {
 	const char *word;

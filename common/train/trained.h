@@ -1,0 +1,26 @@
+/*
+ * trained.h - which of the student's parameters are trained, and in what order they lie
+ *
+ * Moments, gradients and checkpoints hold what is trained and nothing else, so it lies first:
+ *
+ *	[ trained parameters | projections of hidden losses | frozen parameters ]
+ *
+ * A list of patterns (GLOB,...) names tensors as the model's files do: a glob is compared with the whole name and with
+ * what follows any of its dots, each with and without the last part (".weight"): q_proj, layers.3.*, *norm*.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_TRAINED_H
+#define ADZE_TRAINED_H
+#include "../model/params.h"
+
+struct choice {
+	const char *train, *freeze;    /* only these; but not these.  NULL: all, none */
+};
+/* mask[t->n]: bit s where segment s of a parameter is named by the list.  EXIT_USAGE when a pattern names nothing. */
+int trained_named(const struct ptable *t, const char *option, const char *list, uint8_t *mask, struct err *e);
+/* frozen[t->n]: 1 where nothing is trained.  Refuses half of a fused matrix (EXIT_USAGE). */
+int trained_choose(const struct ptable *t, const struct choice *c, uint8_t *frozen, struct err *e);
+/* Offsets from `at` on for the parameters with frozen[i] == which; returns the end. */
+int64_t trained_place(struct ptable *t, const uint8_t *frozen, int which, int64_t at);
+#endif

@@ -1,0 +1,65 @@
+/*
+ * trainer_io.c - the trainer's weights from and to model directories
+ *
+ * What is trained has an f32 master copy; frozen weights lie only where the products read them, so with bf16 arithmetic
+ * the exported model takes them from the directory that they were loaded from.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "trainer.h"
+#include "../io/safetensors.h"
+#include <string.h>
+
+static int load_student(struct trainer *t, const char *dir, struct err *e)
+{
+	struct st_model *m = st_open(dir, e);
+	int rc = 0;
+	if (!m)
+		return -1;
+	if (params_check(t->student, m, e))
+		rc = err_wrap(e, "%s", dir);
+	for (int i = 0; i < t->student->n && !rc; i++) {
+		const struct param *p = &t->student->p[i];
+		bool low = t->wb && !trainer_trains(t, p);
+		rc = low ? param_read(t->student, p, m, t->wb + p->off, DT_BF16, e) :
+			   param_read(t->student, p, m, t->w + p->off, DT_F32, e);
+	}
+	st_close(m);
+	return rc;
+}
+
+int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
+{
+	if (load_student(t, student, e))
+		return -1;
+	return teacher ? params_load(t->teacher, teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, e) : 0;
+}
+
+struct source {
+	const struct trainer *t;
+	const struct st_model *m;      /* NULL: everything is in t->w */
+};
+
+static void make(void *arg, const struct param *p, int64_t at, int64_t n, float *out)
+{
+	const struct source *s = arg;
+	if (s->m && !trainer_trains(s->t, p))
+		param_read_at(s->t->student, p, s->m, at, n, out);
+	else
+		s->t->g->k->download(s->t->g->d, out, s->t->w + p->off + at, (size_t)n * sizeof *out);
+}
+
+int trainer_export(const struct trainer *t, const char *from, const char *out, const char *dtype, const struct model_card *card,
+		   struct err *e)
+{
+	struct st_model *m = t->wb && t->trained < t->elems ? st_open(from, e) : NULL;
+	struct source s = { t, m };
+	if (t->wb && t->trained < t->elems && !m)
+		return -1;
+	int rc = m && params_check(t->student, m, e) ? err_wrap(e, "%s", from) : 0;
+	if (!rc)
+		rc = params_save_made(t->student, make, &s, 0, out, from, dtype, card, true, e);
+	if (m)
+		st_close(m);
+	return rc;
+}
