@@ -34,6 +34,7 @@ LDLIBS := -lmsgpackc -llz4 -ljansson -lpcre2-8 -lutf8proc -lxxhash -ldl -lm
 
 LIB_SRC := $(sort $(wildcard common/*/*.c kernels/*.c kernels/ref/*.c))
 CPU_SRC := $(sort $(wildcard kernels/cpu/*.c))
+MPI_SRC := $(sort $(wildcard common/comm/mpi/*.c))
 STAGE_SRC := $(sort $(wildcard stages/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
@@ -43,12 +44,16 @@ TEST_AUX := $(sort $(wildcard tests/oracle/*.c tests/*/aux_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB := $(B)/libadze.a
 CPU_SO := $(B)/lib/adze/adze-cpu.so
+# Exchanges between processes, where an MPI is installed (see tools/need-packages: test)
+MPICC ?= $(shell command -v mpicc)
+MPI_SO := $(if $(MPICC),$(B)/lib/adze/adze-mpi.so)
 PROGS := $(patsubst stages/%.c,$(B)/bin/%,$(STAGE_SRC)) $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 
-.PHONY: all tests test demo bench install clean help
-all: $(PROGS) $(CPU_SO)
+.PHONY: all tests mpi test demo bench install clean help
+all: $(PROGS) $(CPU_SO) $(MPI_SO)
 tests: $(TESTS)
+mpi: $(MPI_SO)
 
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
 $(B)/.deps: tools/need-packages
@@ -62,6 +67,8 @@ $(B)/obj/%.o: %.c | $(B)/.deps
 $(B)/obj/tests/%.o: tests/%.c | $(B)/.deps-test
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/common/comm/mpi/%.o: CPPFLAGS += $(shell $(MPICC) --showme:compile)
+$(B)/obj/common/comm/mpi/%.o: CFLAGS += -fPIC
 $(B)/obj/kernels/cpu/%.o: CFLAGS += -fPIC -fopenmp -O3
 
 $(LIB): $(call obj,$(LIB_SRC))
@@ -76,11 +83,16 @@ $(B)/bin/%: $(B)/obj/tools/%.o $(LIB)
 $(CPU_SO): $(call obj,$(CPU_SRC))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -fopenmp -o $@ $^ -ldnnl -lm
+$(MPI_SO): $(call obj,$(MPI_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $^ $(shell $(MPICC) --showme:link)
 $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< $(call obj,$(TEST_AUX)) $(LIB) -lcmocka $(LDLIBS)
 
+# `tests` may just have installed an MPI: look again
 test: all tests
+	@$(if $(MPI_SO),,$(MAKE) -s mpi)
 	@B=$(B) sh tests/run.sh $(TESTS) $(TEST_SH)
 
 demo: all $(B)/.deps-demo
@@ -92,7 +104,7 @@ bench: all
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
 	for p in $(PROGS); do install -m 755 $$p $(DESTDIR)$(PREFIX)/bin/$(PROGRAM_PREFIX)$$(basename $$p); done
-	install -m 755 $(CPU_SO) $(DESTDIR)$(PREFIX)/lib/adze/
+	install -m 755 $(CPU_SO) $(MPI_SO) $(DESTDIR)$(PREFIX)/lib/adze/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/adze/pipelines
 	for p in $(PROGS); do $$p --man >$(DESTDIR)$(PREFIX)/share/man/man1/$(PROGRAM_PREFIX)$$(basename $$p).1; done
 	install -m 644 $(wildcard pipelines/*.mk) $(DESTDIR)$(PREFIX)/share/adze/pipelines/
@@ -103,4 +115,4 @@ help:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(CPU_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))
+-include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))

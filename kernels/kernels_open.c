@@ -1,83 +1,25 @@
 /*
- * kernels_open.c - find a backend by name
- *
- * "ref" is linked in.  Any other NAME is the shared object lib/adze/adze-NAME.so, looked for in the folders above the
- * running program (bin/.. when installed; build/tests/X/../.. for a test program), so nothing depends on where the
- * tree was built.  The environment variable ADZE_LIB names the folder instead.  The object is opened once and stays.
+ * kernels_open.c - find a backend by name: "ref" is linked in, any other NAME is the shared object adze-NAME.so
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "kernels.h"
+#include "plugin.h"
 #include <dlfcn.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#ifdef __SANITIZE_ADDRESS__
-/* The leak checker of gcc 12 crashes on the thread-local storage of libraries that were loaded later. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-	return "intercept_tls_get_addr=0";
-}
-#endif
-
-static int readable(char *path, size_t size, const char *dir, const char *name)
-{
-	int n = snprintf(path, size, "%s/adze-%s.so", dir, name);
-	return n > 0 && (size_t)n < size && access(path, R_OK) == 0;
-}
-
-/* path [PATH_MAX] = the shared object; 0 or -1 */
-static int find(char *path, const char *name)
-{
-	const char *env = getenv("ADZE_LIB");
-	if (env && *env)
-		return readable(path, PATH_MAX, env, name) ? 0 : -1;
-	char exe[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-	if (n < 0)
-		return -1;
-	exe[n] = 0;
-	for (int up = 0; up < 4; up++) {
-		char *slash = strrchr(exe, '/'), dir[PATH_MAX + 16];
-		if (!slash)
-			return -1;
-		*slash = 0;
-		snprintf(dir, sizeof dir, "%s/lib/adze", exe);
-		if (readable(path, PATH_MAX, dir, name))
-			return 0;
-	}
-	return -1;
-}
 
 const struct kernels *kernels_open(const char *name, char why[256])
 {
 	why[0] = 0;
 	if (!strcmp(name, kernels_ref.name))
 		return &kernels_ref;
-	char path[PATH_MAX];
-	if (strchr(name, '/') || find(path, name)) {
-		snprintf(why, 256, "no shared object lib/adze/adze-%.40s.so beside the program (ADZE_LIB names its folder)",
-			 name);
-		return NULL;
-	}
 	/* Idle threads of a spinning runtime would take the cores of other processes; read when the runtime loads. */
 	setenv("OMP_WAIT_POLICY", "passive", 0);
-	void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-	if (!so) {
-		snprintf(why, 256, "%.250s", dlerror());
-		return NULL;
-	}
-	const int *abi = dlsym(so, KERNELS_ABI_SYMBOL);
-	const struct kernels *k = dlsym(so, KERNELS_SYMBOL);
-	if (!abi || !k || *abi != KERNELS_ABI) {
-		snprintf(why, 256, "%.180s: built for kernel interface %d, this program has %d", path, abi ? *abi : 0,
-			 KERNELS_ABI);
-		dlclose(so);
-		return NULL;
-	}
+	void *so = plugin_open(name, KERNELS_ABI_SYMBOL, KERNELS_ABI, why);
+	const struct kernels *k = so ? dlsym(so, KERNELS_SYMBOL) : NULL;
+	if (so && !k)
+		snprintf(why, 256, "adze-%.40s.so holds no table of kernels", name);
 	return k;
 }

@@ -14,6 +14,7 @@
  */
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
+#include "../common/comm/comm.h"
 #include "../common/io/tokenset.h"
 #include "../common/prune/observe.h"
 #include "../common/prune/stream.h"
@@ -99,20 +100,20 @@ static int merge(char **argv, int n, struct err *e)
 /* Samples of equal length are run together. */
 static int measure(struct tokenset *t, struct observer *ob, int64_t *done, struct err *e)
 {
-	int64_t micro = micro_of(t->seq), n = 0, len = 0, total = o.samples && o.samples < t->samples ? o.samples : t->samples;
+	int64_t micro = micro_of(t->seq), n = 0, len = 0;
 	int32_t *ids = xcalloc((size_t)(micro * t->seq), sizeof *ids);
 	struct progress pr;
-	progress_start(&pr, "samples", (double)total, "tok", (double)t->seq);
+	progress_start(&pr, "samples", (double)(t->limit && t->limit < t->samples ? t->limit : t->samples), "tok", (double)t->seq);
 	int rc = 0;
 	while (!rc && !stop_requested()) {
-		int more = *done + n < total || !o.samples ? tokenset_next(t, e) : 0;
+		int more = tokenset_next(t, e);
 		if (more < 0)
 			rc = -1;
 		if (n && (more != 1 || t->n != len || n == micro) && !rc) {
 			rc = observe_batch(ob, ids, n, len, e);
 			*done += n;
 			n = 0;
-			progress_step(&pr, (double)*done);
+			progress_step(&pr, (double)(t->seen - (more == 1)));
 		}
 		if (more != 1)
 			break;
@@ -186,7 +187,7 @@ static void whole_model(const struct engine *g, struct tokenset *ts, struct stat
 static void by_blocks(const struct engine *g, const struct ptable *t, struct tokenset *ts, struct stats *s, uint32_t sites,
 		      const struct masks *m, struct err *e)
 {
-	struct stream_args a = { g, o.model, t, dtype_parse(com.dtype), sites, m, micro_of(ts->seq), o.samples, o.budget / 2 };
+	struct stream_args a = { g, o.model, t, dtype_parse(com.dtype), sites, m, micro_of(ts->seq), o.budget / 2 };
 	log_verbose("block by block: weights do not fit in --memory %s", o.memory);
 	if (stream_stats(&a, ts, s, e) < 0)
 		die_err(e);
@@ -214,7 +215,10 @@ int main(int argc, char **argv)
 {
 	struct err e = { 0 };
 	uint32_t sites;
+	struct comm world;
 	int n = opt_parse(&usage, argc, argv);
+	if (comm_open(&world, &e))
+		die_err(&e);
 	log_start();
 	stop_requested();
 	if (o.memory && (parse_i64(o.memory, &o.budget) || o.budget < 1))
@@ -230,6 +234,8 @@ int main(int argc, char **argv)
 		opt_die("--model is missing");
 	if (n > 1)
 		opt_die("one token set at most, got %d operands", n);
+	if (world.size > 1 && !n)
+		opt_die("several processes need the token set as a file: only the first has the standard input");
 	if (!o.keep && (o.layers || o.hidden || o.ffn || o.heads))
 		opt_die("--layers, --hidden, --ffn and --heads need --keep");
 	if (observe_sites_parse(o.sites, &sites, &e))
@@ -241,6 +247,8 @@ int main(int argc, char **argv)
 	if (arch_load(&a, o.model, &e) || model_fingerprint(o.model, model, &e) ||
 	    tokenset_open(&ts, n ? argv[0] : NULL, a.vocab, &e))
 		die_err(&e);
+	ts.limit = o.samples;
+	tokenset_share(&ts, world.rank, world.size, micro_of(ts.seq));
 	struct masks *m = masks_asked(&a, model, &prov, &e);
 	if (com.dry_run || o.explain)
 		dry_run(ptable_new(&a), &ts, sites, m, &e);
@@ -254,15 +262,17 @@ int main(int argc, char **argv)
 		by_blocks(&g, t, &ts, &s, sites, m, &e);
 	else
 		whole_model(&g, &ts, &s, sites, m, &e);
+	stats_sum(&s, &world);
 	if (!s.samples)
 		die(EXIT_DATA, "%s: no samples", art_name(ts.r));
 	masks_clear(m, &s);
 	masks_free(m);
 	prov_add_digest(&prov, "model", o.model, "model", model);
 	prov_add_artifact(&prov, "tokens", ts.r);
-	if (write_stats(&s, &prov, &e))
+	if (comm_first(&world) && write_stats(&s, &prov, &e))
 		die_err(&e);
 	log_summary("%lld samples, %lld tokens", (long long)s.samples, (long long)s.tokens);
+	comm_close(&world);
 	engine_close(&g);
 	stats_free(&s);
 	ptable_free(t);

@@ -46,12 +46,26 @@ static int bad_id(const struct tokenset *t, int64_t at, int64_t id, struct err *
 		       art_name(t->r), (long long)t->index, (long long)id, (long long)at, (long long)t->vocab);
 }
 
+void tokenset_share(struct tokenset *t, int rank, int size, int64_t chunk)
+{
+	t->share.rank = rank;
+	t->share.size = size;
+	t->share.chunk = chunk;
+}
+
+static bool mine(const struct tokenset *t, int64_t sample)
+{
+	return t->share.size < 2 || sample / t->share.chunk % t->share.size == t->share.rank;
+}
+
 int tokenset_next(struct tokenset *t, struct err *e)
 {
 	const msgpack_object *rec;
-	int rc = art_next(t->r, &rec, e);
-	if (rc != 1)
-		return rc;
+	do {
+		int rc = t->limit && t->seen >= t->limit ? 0 : art_next(t->r, &rec, e);
+		if (rc != 1)
+			return rc;
+	} while (!mine(t, t->seen++));
 	const void *data;
 	if (obj_int(t->r, rec, "i", &t->index, e))
 		return -1;

@@ -9,6 +9,7 @@
  */
 #ifndef ADZE_STATS_H
 #define ADZE_STATS_H
+#include "../comm/comm.h"
 #include "../io/artifact.h"
 #include "../model/arch.h"
 
@@ -54,6 +55,8 @@ const struct stat_entry *stats_find(const struct stats *s, const char *site, int
 int stats_add(struct stats *a, const struct stats *b, struct err *e);
 /* Takes what b measured into a, for a ranking: one model, nothing measured by both. */
 int stats_join(struct stats *a, const struct stats *b, struct err *e);
+/* s of all processes added up, in all of them; ablations are not in it. */
+void stats_sum(struct stats *s, struct comm *c);
 int stats_read(struct stats *s, const char *path, struct prov *prov, struct err *e);
 int stats_write(const struct stats *s, struct art_w *w, struct err *e);
 /* stats_delta.c; d is copied */

@@ -34,7 +34,7 @@ struct job {
 static int read_samples(struct job *j, struct tokenset *ts, struct err *e)
 {
 	int64_t cap = 0, rc;
-	while ((!j->a->limit || j->samples < j->a->limit) && (rc = tokenset_next(ts, e)) != 0) {
+	while ((rc = tokenset_next(ts, e)) != 0) {
 		if (rc < 0)
 			return -1;
 		if (j->rows + ts->n > cap) {

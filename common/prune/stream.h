@@ -19,7 +19,6 @@ struct stream_args {
 	uint32_t sites;        /* OBSERVE_* */
 	const struct masks *m; /* or NULL: the whole model */
 	int64_t micro;         /* samples a pass */
-	int64_t limit;         /* samples to use, 0: all */
 	int64_t hidden_budget; /* bytes of hidden states kept in memory; more go to a file */
 };
 /* Fills s (same sums as whole-model passes, bit for bit on a deterministic backend).  Resident: one block's weights, one
@@ -27,6 +26,6 @@ struct stream_args {
  * early (with -1 and code 128+N) when asked to. */
 int64_t stream_stats(const struct stream_args *a, struct tokenset *ts, struct stats *s, struct err *e);
 /* A forward pass of a few tokens, block by block: 0 when every value and logit is finite, else EXIT_DATA names the block.
- * sites, m, micro, limit and hidden_budget of a are not used. */
+ * sites, m, micro and hidden_budget of a are not used. */
 int stream_sound(const struct stream_args *a, struct err *e);
 #endif

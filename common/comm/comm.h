@@ -1,0 +1,51 @@
+/*
+ * comm.h - several processes that work on one job: who am I, and what all of them know together
+ *
+ * A process that was started alone loads nothing and pays nothing: size is 1, every exchange returns at once.  Under mpirun
+ * or srun the exchanges are MPI's (lib/adze/adze-mpi.so).  All processes must make the same exchanges in the same order;
+ * one that does not come within ADZE_COMM_TIMEOUT seconds (600) is named and all of them end.
+ *
+ * Every process reads the same inputs and does its share; process 0 alone speaks and writes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ADZE_COMM_H
+#define ADZE_COMM_H
+#include "../base/base.h"
+
+struct comm {
+	int rank, size;
+	const struct comm_backend *b;  /* NULL: alone */
+};
+
+/* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events, and their errors begin
+ * with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had. */
+int comm_open(struct comm *c, struct err *e);
+/* All processes must come; then they may end. */
+void comm_close(struct comm *c);
+static inline bool comm_first(const struct comm *c) { return c->rank == 0; }
+
+/* x[i] of all processes added up, the result in all of them; the order of the addition does not change from run to run */
+void comm_sum_f64(struct comm *c, double *x, int64_t n);
+void comm_sum_f32(struct comm *c, float *x, int64_t n);
+void comm_sum_i64(struct comm *c, int64_t *x, int64_t n);
+int64_t comm_max(struct comm *c, int64_t x);
+/* p[0..bytes) of process `from` to all */
+void comm_bcast(struct comm *c, void *p, int64_t bytes, int from);
+/* The signal that some process was asked to stop by, or 0: the same answer in all of them (see stop_requested). */
+int comm_stop_requested(struct comm *c);
+
+/* What a backend provides; failure inside an exchange ends the job. */
+struct comm_backend {
+	const char *name;
+	int (*open)(int *rank, int *size, double timeout, char why[256]); /* 0 or -1 */
+	void (*close)(void);
+	void (*sum)(void *x, int64_t n, int kind);     /* enum comm_kind */
+	void (*max)(int64_t *x);
+	void (*bcast)(void *p, int64_t bytes, int from);
+};
+enum comm_kind { COMM_F64, COMM_F32, COMM_I64 };
+#define COMM_SYMBOL "adze_comm"          /* const struct comm_backend, exported by the shared object */
+#define COMM_ABI_SYMBOL "adze_comm_abi"  /* const int */
+enum { COMM_ABI = 1 };
+#endif

@@ -1,0 +1,57 @@
+#!/bin/sh
+# test_mpi.sh - several processes on one job give what one gives; one that is stopped or killed is named, and the others end.
+# SPDX-License-Identifier: Apache-2.0
+. tests/lib.sh
+# In containers: root, more processes than cores, no reading of another process's memory.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false
+export OMP_NUM_THREADS=1
+# MPI keeps what it allocated in parts that are unloaded again, where no suppression by name finds them
+export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
+many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
+
+sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
+mkmodel -q --layers 3 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 48 --vocab 265 --eos 264 --tied --tokenizer "$t/tok" -o "$t/m" || exit 1
+calib-sample -q -t "$t/m" --documents paragraph --samples 13 --seq 32 LICENSE -o "$t/c.tok" || exit 1
+
+# ---- statistics ----
+stats="act-stats -m $t/m $t/c.tok --micro 2 --dtype f32 --threads 1"
+$stats -q -o "$t/one" || exit 1
+for n in 1 2 4 8; do
+	works "$n processes measure" many $n $stats -o "$t/s$n"
+	if [ "$n" = 8 ]; then same "one of them speaks" "$(grep -c '13 samples' "$t/err")" 1; fi
+	if artdiff -t 1e-9 "$t/one" "$t/s$n" >"$t/diff"; then ok "$n processes, the same sums"; else no "$n processes, the same sums" "$(head -n 1 "$t/diff")"; fi
+done
+works "block by block, 3 processes" many 3 $stats --memory 100k -o "$t/sb"
+if artdiff -t 1e-6 "$t/one" "$t/sb" >"$t/diff"; then ok "block by block, the same sums"; else no "block by block, the same sums" "$(head -n 1 "$t/diff")"; fi
+works "fewer samples than processes" many 4 $stats --samples 3 -o "$t/few"
+$stats -q --samples 3 -o "$t/few1"
+if artdiff -t 1e-9 "$t/few1" "$t/few" >"$t/diff"; then ok "the limit is that of all"; else no "the limit is that of all" "$(head -n 1 "$t/diff")"; fi
+many 2 act-stats -m "$t/m" -o "$t/p" <"$t/c.tok" >"$t/out.txt" 2>"$t/err"
+same "a pipe has one reader" "$? $(grep -c 'need the token set as a file' "$t/err") $([ -e "$t/p" ] && echo left)" "2 2 "
+
+# ---- who is missing ----
+# three processes with work for a while; the second gets SIGNAL once all have begun.  Exit code in $rc, words in $t/err
+victim() {
+	ADZE_COMM_TIMEOUT=2 mpirun -n 3 sh -c 'echo $$ >"$0/pid$OMPI_COMM_WORLD_RANK"; exec act-stats -m "$0/m" "$0/long.tok" --micro 1 -o "$0/v"' "$t" >"$t/out.txt" 2>"$t/err" &
+	job=$!
+	while [ ! -s "$t/pid0" ] || [ ! -s "$t/pid1" ] || [ ! -s "$t/pid2" ]; do sleep 0.1; done
+	until [ "$(grep -l adze-cpu "/proc/$(cat "$t/pid0")/maps" "/proc/$(cat "$t/pid1")/maps" "/proc/$(cat "$t/pid2")/maps" 2>/dev/null | wc -l)" = 3 ]; do
+		kill -0 $job 2>/dev/null || break
+		sleep 0.05
+	done
+	kill -"$1" "$(cat "$t/pid1")" 2>/dev/null
+	wait $job
+	rc=$?
+	kill -KILL "$(cat "$t/pid1")" 2>/dev/null
+	rm -f "$t"/pid?
+}
+cat common/*/*.c common/*/*.h >"$t/long"
+calib-sample -q -t "$t/m" --samples 6000 --seq 64 "$t/long" -o "$t/long.tok" || exit 1
+victim KILL
+same "one is killed: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'rank 1 .*signal 9' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
+victim STOP
+same "one is stopped: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'process 1 on .* did not come' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
+
+env -u OMPI_COMM_WORLD_SIZE WORLD_SIZE=4 act-stats -m "$t/m" "$t/c.tok" -o "$t/x" >"$t/out.txt" 2>"$t/err"
+same "torchrun needs NCCL" "$? $(grep -c 'WORLD_SIZE=4' "$t/err")" "69 1"
