@@ -22,6 +22,7 @@ G := $(call field,num_key_value_heads)
 part = $(shell echo $$(( $1 * $2 / $3 )))
 # query heads: that share of each group, at least one
 heads = $(shell echo $$(( $(G) * ( ($(Q) / $(G)) * $1 / $2 > 0 ? ($(Q) / $(G)) * $1 / $2 : 1 ) )))
+groups = $(shell echo $$(( $(G) * $1 / $2 > 0 ? $(G) * $1 / $2 : 1 )))
 # hidden sizes that transformers takes are multiples of the heads
 chan = $(shell echo $$(( $(H) * $1 / $2 / $(Q) * $(Q) )))
 
@@ -30,11 +31,13 @@ CUT_ffn-3/4 := --ffn $(call part,$(F),3,4)
 CUT_ffn-1/2 := --ffn $(call part,$(F),1,2)
 CUT_heads-2/3 := --heads $(call heads,2,3)
 CUT_heads-1/3 := --heads $(call heads,1,3)
+CUT_groups-2/3 := --kv-heads $(call groups,2,3)
+CUT_groups-1/3 := --kv-heads $(call groups,1,3)
 CUT_hidden-3/4 := --hidden $(call chan,3,4)
 CUT_hidden-1/2 := --hidden $(call chan,1,2)
 CUT_depth-3/4 := --layers $(call part,$(L),3,4)
 CUT_depth-1/2 := --layers $(call part,$(L),1,2)
-WIDTH := ffn-3/4 ffn-1/2 heads-2/3 heads-1/3 hidden-3/4 hidden-1/2
+WIDTH := ffn-3/4 ffn-1/2 heads-2/3 heads-1/3 groups-2/3 groups-1/3 hidden-3/4 hidden-1/2
 DEPTH := depth-3/4 depth-1/2
 
 comma := ,

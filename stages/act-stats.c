@@ -23,7 +23,7 @@
 
 static struct {
 	const char *model, *sites, *keep;
-	int64_t micro, samples, layers, hidden, ffn, heads;
+	int64_t micro, samples, layers, hidden, ffn, heads, kv_heads;
 	const char *memory;
 	bool merge, explain;
 	int64_t budget;
@@ -42,6 +42,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "hidden", &o.hidden, "N", "with --keep: embedding channels that stay, 0: all", 0, 1 << 20),
 	OPT_I64(0, "ffn", &o.ffn, "N", "with --keep: MLP neurons of each block that stay, 0: all", 0, 1 << 24),
 	OPT_I64(0, "heads", &o.heads, "N", "with --keep: query heads of each block that stay, 0: all", 0, 1 << 14),
+	OPT_I64(0, "kv-heads", &o.kv_heads, "N", "with --keep: key-value heads of each block that stay, 0: all", 0, 1 << 14),
 	OPT_FLAG(0, "merge", &o.merge, "add the statistics files given as operands instead of measuring"),
 	OPT_FLAG(0, "explain", &o.explain, "print the program that would run, and stop"),
 	OPT_DEVICE_ROWS,
@@ -197,7 +198,8 @@ static void by_blocks(const struct engine *g, const struct ptable *t, struct tok
 static struct masks *masks_asked(const struct arch *a, const char *model, struct prov *prov, struct err *e)
 {
 	struct ranking r;
-	struct keep_want w = { .layers = o.layers, .hidden = o.hidden, .ffn = o.ffn, .heads = o.heads, .uneven = true };
+	struct keep_want w = { .layers = o.layers, .hidden = o.hidden, .ffn = o.ffn, .heads = o.heads, .kv_heads = o.kv_heads,
+				.uneven = true };
 	if (!o.keep)
 		return NULL;
 	if (ranking_read(&r, o.keep, prov, e) || ranking_check(&r, o.keep, a, o.model, model, e))
@@ -236,8 +238,8 @@ int main(int argc, char **argv)
 		opt_die("one token set at most, got %d operands", n);
 	if (world.size > 1 && !n)
 		opt_die("several processes need the token set as a file: only the first has the standard input");
-	if (!o.keep && (o.layers || o.hidden || o.ffn || o.heads))
-		opt_die("--layers, --hidden, --ffn and --heads need --keep");
+	if (!o.keep && (o.layers || o.hidden || o.ffn || o.heads || o.kv_heads))
+		opt_die("--layers, --hidden, --ffn, --heads and --kv-heads need --keep");
 	if (observe_sites_parse(o.sites, &sites, &e))
 		die_err(&e);
 	struct arch a;

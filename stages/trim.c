@@ -20,7 +20,7 @@
 
 static struct {
 	const char *model, *rank, *candidate, *config, *drop;
-	int64_t layers, hidden, ffn, heads, align;
+	int64_t layers, hidden, ffn, heads, kv_heads, align;
 	bool add_back, merge, allow_uneven, no_check;
 } o;
 static const struct opt opts[] = {
@@ -30,6 +30,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "hidden", &o.hidden, "N", "embedding channels to keep", 0, 1 << 20),
 	OPT_I64(0, "ffn", &o.ffn, "N", "MLP neurons of each block to keep", 0, 1 << 24),
 	OPT_I64(0, "heads", &o.heads, "N", "query heads of each block to keep", 0, 1 << 14),
+	OPT_I64(0, "kv-heads", &o.kv_heads, "N", "key-value heads of each block to keep, with their query heads", 0, 1 << 14),
 	OPT_STR(0, "candidate", &o.candidate, "FILE#ID", "sizes from a list that candidates wrote"),
 	OPT_STR(0, "config", &o.config, "FILE", "sizes from a config.json"),
 	OPT_STR(0, "drop", &o.drop, "LIST", "these blocks go, whatever their rank (16-31 or 3,5,7)"),
@@ -44,7 +45,7 @@ static const struct opt opts[] = {
 };
 static const struct usage use = {
 	"trim", "Cuts a model to a smaller shape by a ranking and writes an ordinary, smaller model.",
-	"-m DIR -r RANK (--layers N --hidden N --ffn N --heads N | --candidate FILE#ID | --config FILE) [--drop LIST] -o DIR",
+	"-m DIR -r RANK (--layers N --hidden N --ffn N --heads N --kv-heads N | --candidate FILE#ID | --config FILE) [--drop LIST] -o DIR",
 	"trim -m teacher -r teacher.rank --hidden 4096 --ffn 16384 -o student\n"
 	"trim -m teacher --drop 16-31 -o shallow", opts
 };
@@ -97,12 +98,12 @@ static int from_config(struct keep_want *w, const struct arch *a, struct err *e)
 	w->hidden = c.hidden;
 	w->ffn = c.ffn;
 	w->heads = c.heads;
-	int mha = a->heads == a->kv_heads;
+	w->kv_heads = c.kv_heads;
 	int rc = c.family != a->family ? err_set(e, EXIT_DATA, "%s: model type %s, but the model is %s", o.config,
 		c.family->model_type, a->family->model_type) : 0;
 	if (!rc && (same(o.config, "head_dim", c.head_dim, a->head_dim, e) ||
 	    same(o.config, "vocab_size", c.vocab, a->vocab, e) || same(o.config, "tie_word_embeddings", c.tied, a->tied, e) ||
-	    same(o.config, "num_key_value_heads", c.kv_heads, mha ? c.heads : a->kv_heads, e)))
+	    (a->heads == a->kv_heads && same(o.config, "num_key_value_heads", c.kv_heads, c.heads, e))))
 		rc = -1;
 	arch_free(&c);
 	return rc;
@@ -112,7 +113,7 @@ static int from_config(struct keep_want *w, const struct arch *a, struct err *e)
 static int from_candidate(struct keep_want *w, const struct arch *a, struct prov *prov, struct err *e)
 {
 	const char *hash = strrchr(o.candidate, '#');
-	int64_t id, want, kv, dim;
+	int64_t id, want, dim;
 	int rc, found = 0;
 
 	if (!hash || hash == o.candidate || parse_i64(hash + 1, &want))
@@ -134,9 +135,9 @@ static int from_candidate(struct keep_want *w, const struct arch *a, struct prov
 		found = 1;
 		if (obj_int(r, rec, "layers", &w->layers, e) || obj_int(r, rec, "hidden", &w->hidden, e) ||
 		    obj_int(r, rec, "ffn", &w->ffn, e) || obj_int(r, rec, "heads", &w->heads, e) ||
-		    obj_int(r, rec, "kv_heads", &kv, e) || obj_int(r, rec, "head_dim", &dim, e) ||
+		    obj_int(r, rec, "kv_heads", &w->kv_heads, e) || obj_int(r, rec, "head_dim", &dim, e) ||
 		    same(o.candidate, "head_dim", dim, a->head_dim, e) ||
-		    same(o.candidate, "kv_heads", kv, a->heads == a->kv_heads ? w->heads : a->kv_heads, e)) {
+		    (a->heads == a->kv_heads && same(o.candidate, "kv_heads", w->kv_heads, w->heads, e))) {
 			rc = -1;
 			break;
 		}
@@ -279,11 +280,11 @@ static void check_options(int operands, char **argv)
 		opt_die("-m DIR is needed");
 	if (!com.dry_run && (!com.out || !strcmp(com.out, "-")))
 		opt_die("-o DIR is needed");
-	int sizes = o.layers || o.hidden || o.ffn || o.heads;
+	int sizes = o.layers || o.hidden || o.ffn || o.heads || o.kv_heads;
 	if ((o.candidate != NULL) + (o.config != NULL) + sizes > 1)
 		opt_die("sizes come from options, --candidate or --config: give one of them");
 	if (!sizes && !o.candidate && !o.config && !o.drop)
-		opt_die("say what to keep: --layers, --hidden, --ffn, --heads, --candidate, --config or --drop");
+		opt_die("say what to keep: --layers, --hidden, --ffn, --heads, --kv-heads, --candidate, --config or --drop");
 }
 
 int main(int argc, char **argv)
@@ -300,6 +301,7 @@ int main(int argc, char **argv)
 	w.hidden = o.hidden;
 	w.ffn = o.ffn;
 	w.heads = o.heads;
+	w.kv_heads = o.kv_heads;
 	w.add_back = o.add_back;
 	w.merge = o.merge;
 	w.align = o.align;

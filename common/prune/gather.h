@@ -5,8 +5,8 @@
  * hidden channels once for the model, heads and neurons per kept block, blocks as a list.  The copy is one loop over the
  * parameter table; no family is named.  Where embeddings are multiplied by sqrt(hidden) (Gemma), every reader of the result
  * computes that from the new hidden size, so the kept embedding is multiplied by what is missing, and with a tied output
- * matrix the final norm's gain divided by it: the same function.  Query heads are kept in equal number per group; key-value heads stay, except
- * where every head has its own (they then go with their head).
+ * matrix the final norm's gain divided by it: the same function.  Query heads are kept in equal number per group; key-value heads stay, or go as
+ * whole groups with their query heads (where every head has its own they go with their head).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,7 +27,7 @@ struct keep {
 };
 /* What the user asked for; sizes of 0 mean "as the parent". */
 struct keep_want {
-	int64_t layers, hidden, ffn, heads;
+	int64_t layers, hidden, ffn, heads, kv_heads; /* heads 0 with kv_heads: whole query groups go */
 	const int64_t *drop;           /* explicit blocks to drop (ascending, distinct) instead of the ranking's */
 	int64_t ndrop;
 	bool add_back;                 /* Minitron 2.3: residual of dropped heads goes into kept ones */

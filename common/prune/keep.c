@@ -1,8 +1,8 @@
 /*
  * keep.c - from sizes and a ranking to the units that stay
  *
- * Everything is a selection of the first k of an order, returned ascending.  Heads: the order of a block is walked and
- * each query group takes its share, so grouped-query attention keeps its regular shape.
+ * Everything is a selection of the first k of an order, returned ascending.  Heads: the best query groups stay, the order
+ * of a block is walked and each of them takes its share, so grouped-query attention keeps its regular shape.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -13,7 +13,7 @@
 bool keep_needs_ranking(const struct arch *from, const struct keep_want *w)
 {
 	return (w->hidden && w->hidden != from->hidden) || (w->ffn && w->ffn != from->ffn) ||
-		(w->heads && w->heads != from->heads) || (w->layers && w->layers != from->layers && !w->ndrop);
+		(w->heads && w->heads != from->heads) || (w->kv_heads && w->kv_heads != from->kv_heads) || (w->layers && w->layers != from->layers && !w->ndrop);
 }
 
 static int check_size(const char *word, int64_t want, int64_t have, struct err *e)
@@ -36,18 +36,48 @@ static int64_t aligned(int64_t v, int64_t d, int64_t have)
 	return r <= have ? r : have / d ? have / d * d : have;
 }
 
+static bool own_kv(const struct arch *a)       /* each head has its own key-value head */
+{
+	return a->kv_heads == a->heads;
+}
+
+/* Heads go that are not the heads of a group that goes. */
+static bool heads_cut(const struct arch *from, const struct arch *to)
+{
+	return own_kv(from) ? to->heads != from->heads : to->heads / to->kv_heads != from->heads / from->kv_heads;
+}
+
+static int target_heads(struct arch *to, const struct arch *from, const struct keep_want *w, struct err *e)
+{
+	int64_t per = from->heads / from->kv_heads;
+
+	to->kv_heads = w->kv_heads ? w->kv_heads : own_kv(from) && w->heads ? w->heads : from->kv_heads;
+	to->heads = w->heads ? w->heads : to->kv_heads * per;
+	if (check_size("heads", to->heads, from->heads, e) || check_size("kv-heads", to->kv_heads, from->kv_heads, e))
+		return -1;
+	if (to->heads % to->kv_heads)
+		return err_set(e, EXIT_USAGE, "heads %lld: not a multiple of the %lld query groups", (long long)to->heads,
+			(long long)to->kv_heads);
+	if (to->heads / to->kv_heads > per)
+		return err_set(e, EXIT_USAGE, "heads %lld: %lld query groups have %lld", (long long)to->heads,
+			(long long)to->kv_heads, (long long)(to->kv_heads * per));
+	if (w->add_back && (own_kv(from) ? 2 * to->heads < from->heads : 2 * (to->heads / to->kv_heads) < per))
+		return err_set(e, EXIT_USAGE, "add-back needs at least half of the heads: %lld of %lld stay",
+			(long long)to->heads, (long long)from->heads);
+	return 0;
+}
+
 static int target(struct arch *to, const struct arch *from, const struct keep_want *w, struct err *e)
 {
 	arch_copy(to, from);
 	to->hidden = w->hidden ? w->hidden : from->hidden;
 	to->ffn = w->ffn ? w->ffn : from->ffn;
-	to->heads = w->heads ? w->heads : from->heads;
 	to->layers = w->ndrop ? from->layers - w->ndrop : w->layers ? w->layers : from->layers;
 	if (w->ndrop && w->layers && w->layers != to->layers)
 		return err_set(e, EXIT_USAGE, "dropping %lld of %lld layers leaves %lld, not %lld", (long long)w->ndrop,
 			(long long)from->layers, (long long)to->layers, (long long)w->layers);
 	if (check_size("layers", to->layers, from->layers, e) || check_size("hidden", to->hidden, from->hidden, e) ||
-	    check_size("ffn", to->ffn, from->ffn, e) || check_size("heads", to->heads, from->heads, e))
+	    check_size("ffn", to->ffn, from->ffn, e) || target_heads(to, from, w, e))
 		return -1;
 	for (int64_t i = 0; i < w->ndrop; i++)
 		if (w->drop[i] < 0 || w->drop[i] >= from->layers || (i && w->drop[i] <= w->drop[i - 1]))
@@ -55,15 +85,7 @@ static int target(struct arch *to, const struct arch *from, const struct keep_wa
 				(long long)w->drop[i], (long long)from->layers - 1);
 	to->hidden = aligned(to->hidden, w->align, from->hidden);
 	to->ffn = aligned(to->ffn, w->align, from->ffn);
-	if (from->kv_heads == from->heads)
-		to->kv_heads = to->heads;
-	else if (to->heads % from->kv_heads)
-		return err_set(e, EXIT_USAGE, "heads %lld: not a multiple of the %lld query groups", (long long)to->heads,
-			(long long)from->kv_heads);
 	to->embed_scale = arch_embed_scale(to);
-	if (w->add_back && 2 * to->heads < from->heads)
-		return err_set(e, EXIT_USAGE, "add-back needs at least half of the heads: %lld of %lld stay",
-			(long long)to->heads, (long long)from->heads);
 	return 0;
 }
 
@@ -96,20 +118,22 @@ static void first(int64_t *out, const struct rank_axis *x, int64_t k)
 	qsort(out, (size_t)k, sizeof *out, ascending);
 }
 
-/* Equal share of each query group; fills the partners of the add-back as well. */
-static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, bool add_back)
+/* The best groups by xg and of each an equal share by x; fills the partners of the add-back as well. */
+static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, const struct rank_axis *xg, bool add_back)
 {
 	struct arch from = arch_at(&k->from, k->layer[l]), to = arch_at(&k->to, l);
 	int64_t H = from.heads, n = to.heads, *out = k->head + l * k->to.heads;
 	/* with its own key-value head each, all heads compete in one group */
-	int64_t groups = from.kv_heads == H ? 1 : from.kv_heads, size = H / groups, share = n / groups, at = 0;
+	int64_t groups = own_kv(&from) ? 1 : from.kv_heads, stay = own_kv(&from) ? 1 : to.kv_heads;
+	int64_t size = H / groups, share = n / stay, at = 0, *group = xcalloc((size_t)stay, sizeof *group);
 	int64_t *ranked = xcalloc((size_t)size, sizeof *ranked), *partner_of = xcalloc((size_t)H, sizeof *partner_of);
 
-	for (int64_t g = 0; g < groups; g++) {
+	first(group, xg, stay);
+	for (int64_t g = 0; g < stay; g++) {
 		int64_t m = 0;
 		for (int64_t i = 0; i < H; i++) {
 			int64_t h = x ? (int64_t)x->order[i] : i;
-			if (h / size == g)
+			if (h / size == group[g])
 				ranked[m++] = h;
 		}
 		for (int64_t i = 0; i < share; i++) {
@@ -124,7 +148,8 @@ static void pick_heads(struct keep *k, int64_t l, const struct rank_axis *x, boo
 		for (int64_t i = 0; i < n; i++)
 			k->partner[l * k->to.heads + i] = partner_of[out[i]];
 	for (int64_t i = 0; i < to.kv_heads; i++)
-		k->group[l * k->to.kv_heads + i] = from.kv_heads == H ? out[i] : i;
+		k->group[l * k->to.kv_heads + i] = own_kv(&from) ? out[i] : group[i];
+	free(group);
 	free(ranked);
 	free(partner_of);
 }
@@ -184,10 +209,10 @@ static int64_t *kept_list_new(const struct keep *k, const int64_t *of)
 static int uneven_widths(struct keep *k, const struct keep_want *w, const struct ranking *r, const char *name, struct err *e)
 {
 	struct arch *to = &k->to, *from = &k->from;
-	bool ffn = to->ffn != from->ffn, heads = to->heads != from->heads;
+	bool ffn = to->ffn != from->ffn, heads = heads_cut(from, to), groups = !own_kv(from) && to->kv_heads != from->kv_heads;
 
 	if (arch_uneven(from)) {
-		if (ffn || heads)
+		if (ffn || heads || groups)
 			return err_set(e, EXIT_USAGE, "widths of the model differ from block to block: ffn and heads cannot be cut again");
 		free(to->layer_ffn);
 		free(to->layer_heads);
@@ -195,7 +220,7 @@ static int uneven_widths(struct keep *k, const struct keep_want *w, const struct
 		to->layer_heads = kept_list_new(k, from->layer_heads);
 		to->ffn = share_largest(to->layer_ffn, to->layers, to->ffn);
 		to->heads = share_largest(to->layer_heads, to->layers, to->heads);
-		if (from->kv_heads == from->heads)
+		if (own_kv(from))
 			to->kv_heads = to->heads;
 		return 0;
 	}
@@ -207,11 +232,13 @@ static int uneven_widths(struct keep *k, const struct keep_want *w, const struct
 		return err_set(e, EXIT_USAGE, "add-back and heads that differ from block to block exclude each other");
 	if (ffn && !(to->layer_ffn = share_new(k, r, name, "mlp", w->align ? w->align : 1, to->ffn, e)))
 		return -1;
-	int64_t group = from->kv_heads == from->heads ? 1 : from->kv_heads;
+	if (heads && groups)
+		return err_set(e, EXIT_USAGE, "kv-heads and heads that differ from block to block exclude each other");
+	int64_t group = own_kv(from) ? 1 : from->kv_heads;
 	if (heads && !(to->layer_heads = share_new(k, r, name, "head", group, to->heads, e)))
 		return -1;
 	to->ffn = share_largest(to->layer_ffn, to->layers, to->ffn);
-	if (from->kv_heads == from->heads)
+	if (own_kv(from))
 		to->kv_heads = share_largest(to->layer_heads, to->layers, to->kv_heads);
 	to->heads = share_largest(to->layer_heads, to->layers, to->heads);
 	return 0;
@@ -221,7 +248,7 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 		struct err *e)
 {
 	struct keep *k = xcalloc(1, sizeof *k);
-	const struct rank_axis *x = NULL;
+	const struct rank_axis *x = NULL, *xg;
 
 	arch_copy(&k->from, from);
 	if (target(&k->to, from, w, e))
@@ -246,10 +273,12 @@ struct keep *keep_new(const struct arch *from, const struct keep_want *w, const 
 	first(k->hidden, x, k->to.hidden);
 	for (int64_t l = 0; l < k->to.layers; l++) {
 		struct arch a = arch_at(from, k->layer[l]), b = arch_at(&k->to, l);
-		x = NULL;
-		if (b.heads != a.heads && !(x = need_axis(r, rank_name, "head", k->layer[l], e)))
+		x = xg = NULL;
+		if (heads_cut(&a, &b) && !(x = need_axis(r, rank_name, "head", k->layer[l], e)))
 			goto fail;
-		pick_heads(k, l, x, k->partner != NULL);
+		if (!own_kv(&a) && b.kv_heads != a.kv_heads && !(xg = need_axis(r, rank_name, "kv", k->layer[l], e)))
+			goto fail;
+		pick_heads(k, l, x, xg, k->partner != NULL);
 		x = NULL;
 		if (b.ffn != a.ffn && !(x = need_axis(r, rank_name, "mlp", k->layer[l], e)))
 			goto fail;

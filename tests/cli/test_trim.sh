@@ -35,6 +35,21 @@ for f in llama nemotron; do
 	rm -rf "$t/small"
 done
 
+# whole query groups
+rank -q --metric kv-contrib -o "$t/kv.rank" "$t/kv.st" 2>/dev/null && no "kv-contrib" "without statistics"
+act-stats -q --device ref -m "$t/llama" "$t/calib" -o "$t/kv.st" && rank -q --metric kv-contrib "$t/kv.st" -o "$t/kv.rank"
+works "trim a query group" trim -q -m "$t/llama" -r "$t/kv.rank" --kv-heads 1 -o "$t/kv1"
+same "a group goes with its query heads" "$(grep -E '"num_(attention|key_value)_heads"' "$t/kv1/config.json" | tr -dc '0-9\n' | tr '\n' ' ')" "3 1 "
+same "the kept group is the first of the ranking" "$(grep -o '"kv_heads":\[\[[0-9]*\]' "$t/kv1/adze-kept.json" | tr -dc 0-9)" \
+	"$(rank --show kv:0 "$t/kv.rank" | awk 'NR == 2 { print $2 }')"
+works "and heads of the group that stays" trim -q -m "$t/llama" -r "$t/kv.rank" --kv-heads 1 --heads 2 -o "$t/kv12"
+works "its config leads there too" trim -q -m "$t/llama" -r "$t/kv.rank" --config "$t/kv12/config.json" -o "$t/kv12b"
+same "its config gives the same weights" "$(cmp "$t/kv12/model.safetensors" "$t/kv12b/model.safetensors" && echo same)" same
+candidates -q -m "$t/llama" --kv-heads 1 --heads 3 -o "$t/kvcand"
+works "candidate with fewer groups" trim -q -m "$t/llama" -r "$t/kv.rank" --candidate "$t/kvcand#1" -o "$t/kv1c"
+same "candidate gives the same weights" "$(cmp "$t/kv1/model.safetensors" "$t/kv1c/model.safetensors" && echo same)" same
+fails "more heads than the groups have" 2 "heads 6: 1 query groups have 3" trim -q -m "$t/llama" -r "$t/kv.rank" --kv-heads 1 --heads 6 -o "$t/bad"
+
 # sizes from a list and from a config
 candidates -q -m "$t/llama" --layers 2:4 --hidden 40,48 --ffn 32,64 --heads 4,6 --params 1:1e9 -o "$t/cand"
 works "candidate" trim -q -f -m "$t/llama" -r "$t/llama.rank" --candidate "$t/cand#5" -o "$t/c5"

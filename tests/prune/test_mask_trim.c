@@ -27,7 +27,7 @@ enum { B = 2, T = 9, CASES = 12 };
 static char dir[] = "/tmp/adze-mask-XXXXXX";
 
 struct cut {
-	int64_t layers, hidden, ffn, heads;
+	int64_t layers, hidden, ffn, heads, kv;
 };
 
 static void sh(const char *fmt, ...)
@@ -85,6 +85,7 @@ static void make_ranking(struct ranking *r, const struct arch *a, int k)
 	for (int64_t l = 0; l < a->layers; l++) {
 		random_axis(r, "head", l, a->heads, k);
 		random_axis(r, "mlp", l, a->ffn, k);
+		random_axis(r, "kv", l, a->kv_heads, k);
 	}
 	struct art_w *w = art_create(path, "ranking", 1, &prov, true, &e);
 	if (!w)
@@ -104,6 +105,22 @@ static void best(const struct rank_axis *x, int64_t keep, int64_t groups, float 
 		taken[g] += 1;
 	}
 	free(taken);
+}
+
+/* Heads of block l: of the best groups the best; where every head is a group of its own, the best heads. */
+static void best_heads(const struct ranking *r, int64_t l, const struct arch *a, const struct cut *c, float *z)
+{
+	int64_t per = a->heads / a->kv_heads;
+	float *group = xcalloc((size_t)a->kv_heads, sizeof *group);
+	if (per == 1) {
+		best(ranking_find(r, "head", l), c->heads, 1, z);
+	} else {
+		best(ranking_find(r, "kv", l), c->kv, 1, group);
+		best(ranking_find(r, "head", l), c->heads / c->kv * a->kv_heads, a->kv_heads, z);
+		for (int64_t h = 0; h < a->heads; h++)
+			z[h] *= group[h / per];
+	}
+	free(group);
 }
 
 static float *logits_new(const struct engine *g, const char *model, const struct build *masks, const int32_t *ids, int64_t *n)
@@ -146,7 +163,7 @@ static float *masked_new(const struct engine *g, const struct arch *a, const str
 	best(ranking_find(r, "layer", -1), c->layers, 1, keep);
 	for (int64_t l = 0; l < a->layers; l++) {
 		drop[l] = keep[l] == 0;
-		best(ranking_find(r, "head", l), c->heads, a->kv_heads, at);
+		best_heads(r, l, a, c, at);
 		pr[np++] = (struct probe){ SITE_ATTN_OUT, (int)l, PROBE_MASK, 1, at };
 		at += a->heads;
 		best(ranking_find(r, "mlp", l), c->ffn, 1, at);
@@ -167,17 +184,20 @@ static void one_case(const struct engine *g, int k, int axes)
 	make_model(k, &a);
 	make_ranking(&r, &a, k);
 	int64_t per = a.heads / a.kv_heads;
-	struct cut c = { a.layers, a.hidden, a.ffn, a.heads };
+	struct cut c = { a.layers, a.hidden, a.ffn, a.heads, a.kv_heads };
 	if (axes & 1)
 		c.layers = 1 + (int64_t)pick(k, 11, (uint64_t)a.layers - 1);
 	if (axes & 2)
 		c.hidden = 3 + (int64_t)pick(k, 12, (uint64_t)a.hidden - 3);
 	if (axes & 4)
 		c.ffn = 1 + (int64_t)pick(k, 13, (uint64_t)a.ffn - 1);
+	if (axes & 16)
+		c.kv = 1 + (int64_t)pick(k, 15, (uint64_t)a.kv_heads);
 	if (axes & 8)
-		c.heads = a.kv_heads * (1 + (int64_t)pick(k, 14, (uint64_t)per));
-	sh("trim -q -f -m %s/m%d -r %s/r%d --layers %d --hidden %d --ffn %d --heads %d -o %s/t%d", dir, k, dir, k, (int)c.layers,
-	   (int)c.hidden, (int)c.ffn, (int)c.heads, dir, k);
+		per = 1 + (int64_t)pick(k, 14, (uint64_t)per);
+	c.heads = c.kv * per;
+	sh("trim -q -f -m %s/m%d -r %s/r%d --layers %d --hidden %d --ffn %d %s %d --kv-heads %d -o %s/t%d", dir, k, dir, k, (int)c.layers,
+	   (int)c.hidden, (int)c.ffn, axes & 8 ? "--heads" : "--align", axes & 8 ? (int)c.heads : 0, (int)c.kv, dir, k);
 	int32_t ids[B * T];
 	for (int i = 0; i < B * T; i++)
 		ids[i] = (int32_t)rng_below(9, (uint64_t)k, (uint64_t)i, (uint64_t)a.vocab);
@@ -234,10 +254,16 @@ static void test_heads(void **s)
 	each(8);
 }
 
+static void test_groups(void **s)
+{
+	(void)s;
+	each(24);
+}
+
 static void test_all_axes(void **s)
 {
 	(void)s;
-	each(15);
+	each(31);
 }
 
 static void test_nothing_cut(void **s)
@@ -273,7 +299,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layers), cmocka_unit_test(test_hidden),	cmocka_unit_test(test_ffn),
-		cmocka_unit_test(test_heads),  cmocka_unit_test(test_all_axes), cmocka_unit_test(test_nothing_cut),
+		cmocka_unit_test(test_heads),  cmocka_unit_test(test_groups),	cmocka_unit_test(test_all_axes),
+		cmocka_unit_test(test_nothing_cut),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
