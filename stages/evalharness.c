@@ -7,7 +7,7 @@
  *
  *	evalharness -m student --task hellaswag=hellaswag.jsonl --text book.txt -o results.json
  *
- * Kinds of task: common/eval/tasks.def.
+ * Kinds of task: common/eval/kinds.def; named tasks: common/eval/tasks.def.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,15 +19,22 @@
 
 static struct {
 	const char *model, *samples, *artifact;
-	struct opt_list task, text;
-	int64_t limit, max_length, batch_tokens;
-} o = { .batch_tokens = 4096 };
+	const char *bos;
+	struct opt_list task, text, fewshot, template;
+	int64_t limit, shots, fewshot_seed, max_length, batch_tokens;
+} o = { .batch_tokens = 4096, .shots = -1, .fewshot_seed = 1234, .bos = "auto" };
 
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to score, with its tokenizer"),
 	OPT_LIST('t', "task", &o.task, "NAME[:KIND]=FILE",
-		 "items to score; KIND mc, ppl or text, else told by the items' fields"),
+		 "items to score, or a data directory; KIND: a kind or a named task, else NAME, else the items' fields tell"),
 	OPT_LIST(0, "text", &o.text, "FILE", "perplexity of a whole UTF-8 file, named after it"),
+	OPT_LIST(0, "template", &o.template, "NAME=FILE", "the prompt of a task of your own"),
+	OPT_LIST(0, "fewshot", &o.fewshot, "NAME=FILE", "items that a task's examples are drawn from"),
+	OPT_I64(0, "shots", &o.shots, "N", "examples in each prompt, -1: as the task says", -1, 1000),
+	OPT_I64(0, "num-fewshot", &o.shots, "N", "the same by another name", -1, 1000),
+	OPT_I64(0, "fewshot-seed", &o.fewshot_seed, "N", "seed of the choice of examples", 0, 9e15),
+	OPT_CHOICE(0, "bos", &o.bos, "auto|always|never", "BOS before each text: as the tokenizer says, always, no special tokens"),
 	OPT_I64(0, "limit", &o.limit, "N", "only the first N items of each task, 0: all", 0, 1e12),
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
@@ -49,8 +56,7 @@ struct run {
 	struct ptable *t;      /* shape, known before any weight is read */
 	struct tokenizer *tok;
 	struct encoder enc;
-	struct task *task;
-	int n;
+	struct suite u;
 	struct ll_set set;
 	struct ll_opts ll;
 	struct ll_cost cost;
@@ -82,16 +88,18 @@ static int prepare(struct run *r, struct err *e)
 	r->tok = tok_load(o.model, e);
 	if (!r->tok || encoder_open(&r->enc, r->tok, o.max_length, r->t->arch.vocab, e))
 		return -1;
-	r->task = xcalloc((size_t)(o.task.n + o.text.n), sizeof *r->task);
-	for (int i = 0; i < o.task.n + o.text.n; i++) {
-		struct task *t = &r->task[r->n++];
-		if (i < o.task.n ? task_open(t, o.task.v[i], o.limit, &r->enc, &r->set, e)
-				 : task_open_text(t, o.text.v[i - o.task.n], &r->enc, &r->set, e))
+	r->enc.bos = !strcmp(o.bos, "always") ? BOS_ALWAYS : !strcmp(o.bos, "never") ? BOS_NEVER : BOS_AUTO;
+	const struct suite_opts so = { o.limit, o.shots, (uint64_t)o.fewshot_seed, o.fewshot.v, o.template.v, o.fewshot.n,
+				       o.template.n };
+	for (int i = 0; i < o.task.n + o.text.n; i++)
+		if (i < o.task.n ? suite_add(&r->u, o.task.v[i], &so, &r->enc, &r->set, e)
+				 : suite_add_text(&r->u, o.text.v[i - o.task.n], &r->enc, &r->set, e))
 			return -1;
-		r->items += t->n;
+	for (int i = 0; i < r->u.n; i++) {
+		r->items += r->u.t[i].n;
 		for (int j = 0; j < i; j++)
-			if (!strcmp(r->task[j].name, t->name))
-				return err_set(e, EXIT_USAGE, "two tasks are named '%s'", t->name);
+			if (!strcmp(r->u.t[j].name, r->u.t[i].name))
+				return err_set(e, EXIT_USAGE, "two tasks are named '%s'", r->u.t[i].name);
 	}
 	r->ll = (struct ll_opts){ o.batch_tokens };
 	return ll_cost(&r->set, r->t, dtype_parse(com.dtype), &r->ll, &r->cost, e);
@@ -104,12 +112,12 @@ static void dry_run(const struct run *r)
 	if (!strcmp(com.dry_run, "json"))
 		printf("{\"tasks\": %d, \"items\": %lld, \"requests\": %lld, \"tokens\": %lld, \"padded_tokens\": %lld, "
 		       "\"scored_tokens\": %lld, \"weights_bytes\": %.0f, \"activation_bytes\": %.0f, \"flops\": %.6g}\n",
-		       r->n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
+		       r->u.n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
 		       (long long)r->cost.padded, (long long)r->cost.scored, w, a, r->cost.flops);
 	else
 		printf("%d tasks, %lld items, %lld requests\n%lld tokens to read (%lld with padding), %lld to score\n"
 		       "weights      %s\nactivations  %s\ncompute      %s FLOP\n",
-		       r->n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
+		       r->u.n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
 		       (long long)r->cost.padded, (long long)r->cost.scored, fmt_bytes(b1, w), fmt_bytes(b2, a),
 		       fmt_count(b3, r->cost.flops));
 }
@@ -148,8 +156,8 @@ static const char *last_component(const char *path)
 
 static int write_samples(const struct run *r, struct outfile *f, struct err *e)
 {
-	for (int i = 0; i < r->n; i++)
-		if (task_log_samples(&r->task[i], &r->set, f, e))
+	for (int i = 0; i < r->u.n; i++)
+		if (task_log_samples(&r->u.t[i], &r->set, f, e))
 			return -1;
 	return outfile_commit(f, e);
 }
@@ -164,21 +172,24 @@ static int score_and_write(struct run *r, struct err *e)
 	struct eval_config cfg = {
 		.model = last_component(o.model), .fingerprint = digest, .tokenizer = tok_digest(r->tok),
 		.dtype = com.dtype, .command = opt_record_line(), .max_length = o.max_length, .limit = o.limit,
+		.bos = o.bos, .seed = (uint64_t)o.fewshot_seed,
 	};
 	if (model_fingerprint(o.model, digest, e) || !(out = outfile_open(com.out, false, com.force, e)) ||
 	    (o.samples && !(samples = outfile_open(o.samples, false, com.force, e))) ||
-	    (o.artifact && !(scores = scores_create(r->task, r->n, &cfg, o.artifact, com.force, e))) || score(r, &g, e)) {
+	    (o.artifact && !(scores = scores_create(r->u.t, r->u.n, &cfg, o.artifact, com.force, e))) || score(r, &g, e)) {
 		outfile_abort(out);
 		outfile_abort(samples);
 		art_abort(scores);
 		return -1;
 	}
 	cfg.device = g.k->name;
-	if ((samples && write_samples(r, samples, e)) || (scores && scores_commit(scores, r->task, r->n, &r->set, e)) ||
-	    results_write(r->task, r->n, &r->set, &cfg, out, e) || outfile_commit(out, e))
+	for (int i = 0; i < r->u.n; i++)
+		task_score(&r->u.t[i], &r->set);
+	if ((samples && write_samples(r, samples, e)) || (scores && scores_commit(scores, r->u.t, r->u.n, e)) ||
+	    results_write(r->u.t, r->u.n, &cfg, out, e) || outfile_commit(out, e))
 		return -1;
 	if (com.out && strcmp(com.out, "-"))
-		results_table(r->task, r->n, &r->set, stdout);
+		results_table(r->u.t, r->u.n, stdout);
 	engine_close(&g);
 	return 0;
 }
@@ -200,11 +211,9 @@ int main(int argc, char **argv)
 	else if (score_and_write(&r, &e))
 		die_err(&e);
 	else
-		log_summary("%d tasks, %lld items, %lld requests, %lld tokens", r.n, (long long)r.items,
+		log_summary("%d tasks, %lld items, %lld requests, %lld tokens", r.u.n, (long long)r.items,
 			    (long long)r.set.n, (long long)r.cost.tokens);
-	for (int i = 0; i < r.n; i++)
-		task_free(&r.task[i]);
-	free(r.task);
+	suite_free(&r.u);
 	ll_set_free(&r.set);
 	encoder_close(&r.enc);
 	tok_free(r.tok);

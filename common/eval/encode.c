@@ -29,11 +29,28 @@ void encoder_close(struct encoder *c)
 	free(c->prefix_text);
 	free(c->whole.v);
 	free(c->ctx.v);
+	free(c->ctx_text);
 	*c = (struct encoder){ 0 };
+}
+
+static int put_prefix(const struct encoder *c, struct tok_ids *ids)
+{
+	if (ids->n && ids->v[0] == c->prefix)
+		return 0;
+	if (ids->n == ids->cap) {
+		ids->cap = ids->cap ? 2 * ids->cap : 64;
+		ids->v = xrealloc(ids->v, (size_t)ids->cap, sizeof *ids->v);
+	}
+	memmove(ids->v + 1, ids->v, (size_t)ids->n++ * sizeof *ids->v);
+	ids->v[0] = c->prefix;
+	return 0;
 }
 
 static int encode(struct encoder *c, struct tok_ids *ids, const char *s, size_t n, bool special, struct err *e)
 {
+	const bool any = special;
+	if (c->bos == BOS_NEVER)
+		special = false;
 	if (special && c->prefix_len && n >= c->prefix_len && !memcmp(s, c->prefix_text, c->prefix_len))
 		special = false;
 	ids->n = 0;
@@ -43,6 +60,21 @@ static int encode(struct encoder *c, struct tok_ids *ids, const char *s, size_t 
 		if (ids->v[i] >= c->vocab)
 			return err_set(e, EXIT_DATA, "token %u of the tokenizer is beyond the model's vocabulary of %lld",
 				       ids->v[i], (long long)c->vocab);
+	return any && c->bos == BOS_ALWAYS ? put_prefix(c, ids) : 0;
+}
+
+/* What the model reads before the continuation; kept, for the next choice has it too */
+static int encode_context(struct encoder *c, const char *s, size_t n, struct err *e)
+{
+	if (c->ctx_text && c->ctx_len == n && !memcmp(c->ctx_text, s, n))
+		return 0;
+	free(c->ctx_text);
+	c->ctx_text = NULL;
+	if (encode(c, &c->ctx, s, n, true, e))
+		return -1;
+	c->ctx_text = xmalloc(n + 1);
+	memcpy(c->ctx_text, s, n);
+	c->ctx_len = n;
 	return 0;
 }
 
@@ -65,7 +97,7 @@ int encode_pair(struct encoder *c, struct ll_set *s, const char *ctx, size_t n_c
 	int rc;
 	if (!keep)
 		rc = pair_without_context(c, s, whole, n_ctx + n_cont, e);
-	else if (encode(c, &c->whole, whole, n_ctx + n_cont, true, e) || encode(c, &c->ctx, whole, keep, true, e))
+	else if (encode(c, &c->whole, whole, n_ctx + n_cont, true, e) || encode_context(c, whole, keep, e))
 		rc = -1;
 	else
 		rc = ll_add(s, c->ctx.v, c->ctx.n, c->whole.v + c->ctx.n, c->whole.n - c->ctx.n, c->max_length, e);

@@ -1,7 +1,7 @@
 /*
  * encode.h - texts to requests, by the rules of lm-evaluation-harness (0.4.9.2 and later)
  *
- * Special tokens are those that tokenizer.json's post_processor adds, except that a text which already starts with the
+ * Special tokens (unless told otherwise) are those that tokenizer.json's post_processor adds, except that a text which already starts with the
  * prefix token's text gets none.  The prefix token (BOS, or EOS where there is no BOS) stands for an empty context.
  *
  *   pair      white space at the end of the context moves to the front of the continuation; then
@@ -15,6 +15,11 @@
 #include "../io/tokenizer.h"
 #include "loglik.h"
 
+enum bos_rule {
+	BOS_AUTO,              /* as the post-processor says (0.4.9.2 and later) */
+	BOS_ALWAYS,            /* the prefix token in front of every text that does not start with it */
+	BOS_NEVER              /* no special tokens (0.4.9.1 and before) */
+};
 struct encoder {
 	const struct tokenizer *t;
 	struct tok_scratch *scratch;
@@ -22,7 +27,10 @@ struct encoder {
 	char *prefix_text;
 	size_t prefix_len;
 	int64_t max_length, vocab;
+	enum bos_rule bos;     /* BOS_AUTO; may be set after opening */
 	struct tok_ids whole, ctx;
+	char *ctx_text;        /* that ctx encodes: choices of one item share it */
+	size_t ctx_len;
 };
 /* vocab: rows of the model's embedding; ids beyond it are refused.  EXIT_DATA without BOS and EOS. */
 int encoder_open(struct encoder *c, const struct tokenizer *t, int64_t max_length, int64_t vocab, struct err *e);

@@ -4,7 +4,10 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "metrics.h"
+#include "pyrand.h"
 #include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
 
 double metric_mean(const double *x, int64_t n)
 {
@@ -22,6 +25,65 @@ double metric_stderr(const double *x, int64_t n)
 	for (int64_t i = 0; i < n; i++)
 		s += (x[i] - m) * (x[i] - m);
 	return sqrt(s / (double)(n - 1)) / sqrt((double)n);
+}
+
+enum { RUNS = 100, RESAMPLES = 1000, MAX_WORKERS = 64 };
+struct bootstrap {
+	const double *x;
+	int64_t n;
+	double *out;           /* [RUNS * RESAMPLES] */
+	int first, step;
+};
+
+static void *resample(void *arg)
+{
+	const struct bootstrap *b = arg;
+	struct pyrand *r = xmalloc(sizeof *r);
+	for (int run = b->first; run < RUNS; run += b->step) {
+		pyrand_seed(r, (uint64_t)run);
+		for (int k = 0; k < RESAMPLES; k++) {
+			double s = 0;
+			for (int64_t i = 0; i < b->n; i++)
+				s += b->x[(int64_t)(pyrand_double(r) * (double)b->n)];
+			b->out[run * RESAMPLES + k] = exp(-s / (double)b->n);
+		}
+	}
+	free(r);
+	return NULL;
+}
+
+/* The statistics of a run depend on its number alone, so threads share the runs. */
+double metric_ppl_stderr(const double *ll, int64_t n)
+{
+	int workers = n < 100 ? 1 : cpu_count() < MAX_WORKERS ? cpu_count() : MAX_WORKERS;
+	double *out = xcalloc(RUNS * RESAMPLES, sizeof *out);
+	struct bootstrap b[MAX_WORKERS];
+	pthread_t id[MAX_WORKERS];
+	int started[MAX_WORKERS] = { 0 };
+	for (int w = 0; w < workers; w++) {
+		b[w] = (struct bootstrap){ ll, n, out, w, workers };
+		started[w] = w && !pthread_create(&id[w], NULL, resample, &b[w]);
+	}
+	for (int w = 0; w < workers; w++)
+		if (started[w])
+			pthread_join(id[w], NULL);
+		else
+			resample(&b[w]);
+	double m = metric_mean(out, RUNS * RESAMPLES), s = 0;
+	for (int i = 0; i < RUNS * RESAMPLES; i++)
+		s += (out[i] - m) * (out[i] - m);
+	free(out);
+	return n < 2 ? NAN : sqrt(s / (RUNS * RESAMPLES - 1));
+}
+
+double metric_pooled_stderr(const double *se, const int64_t *size, int64_t k)
+{
+	double sum = 0, all = 0;
+	for (int64_t i = 0; i < k; i++) {
+		sum += (double)(size[i] - 1) * se[i] * se[i] * (double)size[i];
+		all += (double)size[i];
+	}
+	return all > (double)k ? sqrt(sum / (all - (double)k) / all) : NAN;
 }
 
 int64_t metric_best(const double *ll, const int64_t *len, int64_t n)

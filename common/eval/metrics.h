@@ -16,6 +16,10 @@
 
 double metric_mean(const double *x, int64_t n);
 double metric_stderr(const double *x, int64_t n);                  /* NAN when n < 2 */
+/* Of exp(-mean): lm-evaluation-harness's bootstrap, 100 runs of 1000 resamples, run i drawn by Python's Random(i) */
+double metric_ppl_stderr(const double *ll, int64_t n);
+/* Error of a mean over tasks that are weighted by size, from theirs: sqrt(sum (n_i-1) n_i se_i^2 / (N-k) / N) */
+double metric_pooled_stderr(const double *se, const int64_t *size, int64_t k);
 /* Index of the largest ll[i] / (len ? len[i] : 1); a choice without code points divides by one. */
 int64_t metric_best(const double *ll, const int64_t *len, int64_t n);
 

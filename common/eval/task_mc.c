@@ -3,15 +3,18 @@
  *
  *	{"ctx": "The sky is", "choices": ["blue", "made of tin"], "gold": 0}
  *
- * `ctx` (or `query`) is the context, a continuation is delimiter + choice, `delimiter` is one blank unless the item says
- * otherwise, `id` is carried along.  acc compares sums of log-probabilities, acc_norm those divided by the length of
- * the choice in code points (without the delimiter).
+ * `ctx` (or `query`) is the context or a list with one per choice, a continuation is delimiter + choice, `delimiter` is
+ * one blank unless the item says otherwise, `id` is carried along.  acc compares sums of log-probabilities, acc_norm
+ * those divided by the length of the choice in code points (without the delimiter).
+ *
+ * Kind `mass` has `labels` (1: true) in place of gold: acc = sum over true choices of exp(ll) / sum over all.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../io/text.h"
 #include "metrics.h"
 #include "task.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,9 +24,9 @@ static const json_t *context(const json_t *item)
 	return c ? c : json_object_get(item, "query");
 }
 
-static int check(json_t *item, struct err *e)
+static int check_fields(json_t *item, const char *answer, struct err *e)
 {
-	static const char *const known[] = { "ctx", "query", "choices", "gold", "delimiter", "id" };
+	const char *const known[] = { "ctx", "query", "choices", answer, "delimiter", "id" };
 	const char *key;
 	json_t *v;
 	json_object_foreach(item, key, v) {
@@ -31,25 +34,65 @@ static int check(json_t *item, struct err *e)
 		while (i < sizeof known / sizeof *known && strcmp(key, known[i]))
 			i++;
 		if (i == sizeof known / sizeof *known)
-			return err_set(e, EXIT_DATA, "unknown field '%.60s' (an item has ctx or query, choices, gold, "
-				       "delimiter, id)", key);
+			return err_set(e, EXIT_DATA, "unknown field '%.60s' (an item has ctx or query, choices, %s, "
+				       "delimiter, id)", key, answer);
 	}
+	return 0;
+}
+
+static int check_context(const json_t *item, size_t choices, struct err *e)
+{
 	if (json_object_get(item, "ctx") && json_object_get(item, "query"))
 		return err_set(e, EXIT_DATA, "both 'ctx' and 'query'");
-	if (!json_is_string(context(item)))
-		return err_set(e, EXIT_DATA, "'ctx' (or 'query') must be a string");
-	const json_t *choices = json_object_get(item, "choices"), *gold = json_object_get(item, "gold");
+	const json_t *c = context(item);
+	size_t n = json_array_size(c);
+	for (size_t i = 0; i < n; i++)
+		if (!json_is_string(json_array_get(c, i)))
+			return err_set(e, EXIT_DATA, "context %zu is not a string", i);
+	if (json_is_array(c) ? n != choices : !json_is_string(c))
+		return err_set(e, EXIT_DATA, "'ctx' (or 'query') must be a string, or a list of one per choice");
+	return 0;
+}
+
+static int check(json_t *item, const char *answer, struct err *e)
+{
+	const json_t *choices = json_object_get(item, "choices");
+	if (check_fields(item, answer, e))
+		return -1;
 	if (!json_is_array(choices) || json_array_size(choices) < 1)
 		return err_set(e, EXIT_DATA, "'choices' must be a list of strings");
 	for (size_t i = 0; i < json_array_size(choices); i++)
 		if (!json_is_string(json_array_get(choices, i)))
 			return err_set(e, EXIT_DATA, "choice %zu is not a string", i);
-	if (!json_is_integer(gold) || json_integer_value(gold) < 0 ||
-	    (size_t)json_integer_value(gold) >= json_array_size(choices))
-		return err_set(e, EXIT_DATA, "'gold' must be a number from 0 to %zu", json_array_size(choices) - 1);
+	if (check_context(item, json_array_size(choices), e))
+		return -1;
 	if (json_object_get(item, "delimiter") && !json_is_string(json_object_get(item, "delimiter")))
 		return err_set(e, EXIT_DATA, "'delimiter' must be a string");
 	return 0;
+}
+
+static int check_gold(const json_t *item, struct err *e)
+{
+	const json_t *gold = json_object_get(item, "gold");
+	size_t n = json_array_size(json_object_get(item, "choices"));
+	if (!json_is_integer(gold) || json_integer_value(gold) < 0 || (size_t)json_integer_value(gold) >= n)
+		return err_set(e, EXIT_DATA, "'gold' must be a number from 0 to %zu", n - 1);
+	return 0;
+}
+
+static int check_labels(const json_t *item, struct err *e)
+{
+	const json_t *labels = json_object_get(item, "labels");
+	size_t n = json_array_size(json_object_get(item, "choices")), ok = json_array_size(labels) == n;
+	for (size_t i = 0; i < n && ok; i++)
+		ok = json_is_integer(json_array_get(labels, i));
+	return ok ? 0 : err_set(e, EXIT_DATA, "'labels' must be %zu numbers, 1 for a true choice", n);
+}
+
+static const json_t *context_of(const json_t *item, size_t choice)
+{
+	const json_t *c = context(item);
+	return json_is_array(c) ? json_array_get(c, choice) : c;
 }
 
 /* delimiter + choice i; the caller frees */
@@ -66,14 +109,12 @@ static char *continuation_new(const json_t *item, size_t i, size_t *n)
 	return s;
 }
 
-static int add(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e)
+static int add_choices(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e)
 {
-	if (check(d->item, e))
-		return -1;
-	const json_t *ctx = context(d->item);
 	size_t n = json_array_size(json_object_get(d->item, "choices"));
 	for (size_t i = 0; i < n; i++) {
 		size_t len;
+		const json_t *ctx = context_of(d->item, i);
 		char *cont = continuation_new(d->item, i, &len);
 		int rc = encode_pair(c, s, json_string_value(ctx), json_string_length(ctx), cont, len, e);
 		free(cont);
@@ -81,6 +122,16 @@ static int add(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e
 			return err_wrap(e, "choice %zu", i);
 	}
 	return 0;
+}
+
+static int add(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e)
+{
+	return check(d->item, "gold", e) || check_gold(d->item, e) ? -1 : add_choices(d, c, s, e);
+}
+
+static int add_mass(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e)
+{
+	return check(d->item, "labels", e) || check_labels(d->item, e) ? -1 : add_choices(d, c, s, e);
 }
 
 /* 1 where the likeliest choice is the right one */
@@ -101,24 +152,50 @@ static void judge(const struct doc *d, const struct ll_set *s, double *acc, doub
 	free(len);
 }
 
-static void sample(const struct doc *d, const struct ll_set *s, json_t *o)
+/* Share of the probability of all choices that the true ones have */
+static double mass(const struct doc *d, const struct ll_set *s)
 {
-	double acc, acc_norm;
+	const json_t *labels = json_object_get(d->item, "labels");
+	double yes = 0, all = 0;
+	for (int64_t i = 0; i < d->n_req; i++) {
+		double p = exp(s->r[d->req0 + i].sum);
+		all += p;
+		yes += json_integer_value(json_array_get(labels, (size_t)i)) == 1 ? p : 0;
+	}
+	return yes / all;
+}
+
+static json_t *requests(const struct doc *d, const struct ll_set *s)
+{
 	json_t *list = json_array();
 	for (int64_t i = 0; i < d->n_req; i++) {
 		const struct ll_req *r = &s->r[d->req0 + i];
 		size_t n;
 		char *cont = continuation_new(d->item, (size_t)i, &n);
-		json_array_append_new(list, json_pack("{s:O,s:o,s:f,s:b}", "context", context(d->item), "continuation",
-						      json_stringn_nocheck(cont, n), "loglikelihood", r->sum, "greedy",
-						      r->greedy));
+		json_array_append_new(list, json_pack("{s:O,s:o,s:f,s:b}", "context", context_of(d->item, (size_t)i),
+						      "continuation", json_stringn_nocheck(cont, n), "loglikelihood", r->sum,
+						      "greedy", r->greedy));
 		free(cont);
 	}
+	return list;
+}
+
+static void sample(const struct doc *d, const struct ll_set *s, json_t *o)
+{
+	double acc, acc_norm;
 	judge(d, s, &acc, &acc_norm);
 	json_object_set(o, "target", json_object_get(d->item, "gold"));
-	json_object_set_new(o, "requests", list);
+	json_object_set_new(o, "requests", requests(d, s));
 	json_object_set_new(o, "acc", json_real(acc));
 	json_object_set_new(o, "acc_norm", json_real(acc_norm));
+}
+
+static void sample_mass(const struct doc *d, const struct ll_set *s, json_t *o)
+{
+	double acc = mass(d, s);
+	json_object_set(o, "target", json_object_get(d->item, "labels"));
+	json_object_set_new(o, "requests", requests(d, s));
+	json_object_set_new(o, "acc", isfinite(acc) ? json_real(acc) : json_null());
 }
 
 static int score(const struct task *t, const struct ll_set *s, struct score out[MAX_SCORES])
@@ -133,4 +210,15 @@ static int score(const struct task *t, const struct ll_set *s, struct score out[
 	return 2;
 }
 
-const struct task_kind task_mc = { "mc", "choices", 0, add, sample, score };
+static int score_mass(const struct task *t, const struct ll_set *s, struct score out[MAX_SCORES])
+{
+	double *acc = xcalloc((size_t)t->n, sizeof *acc);
+	for (int64_t i = 0; i < t->n; i++)
+		acc[i] = mass(&t->doc[i], s);
+	out[0] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1 };
+	free(acc);
+	return 1;
+}
+
+const struct task_kind task_mc = { "mc", { "choices" }, 0, add, sample, score };
+const struct task_kind task_mass = { "mass", { "choices", "labels" }, 0, add_mass, sample_mass, score_mass };

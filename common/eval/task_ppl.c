@@ -2,7 +2,8 @@
  * task_ppl.c - perplexity of documents: JSON lines with "text" (other fields are ignored), or a whole file
  *
  * The perplexities are weighted: one quotient of sums over all documents, as lm-evaluation-harness does for wikitext.
- * Words and bytes are those of the text as it stands, tokens are those that were scored.
+ * Words and bytes are those of the text as it stands (or of the text that a task's rules count), tokens are those that
+ * were scored.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,15 +17,17 @@ static int add(struct doc *d, struct encoder *c, struct ll_set *s, struct err *e
 	const json_t *text = json_object_get(d->item, "text");
 	if (!json_is_string(text))
 		return err_set(e, EXIT_DATA, "'text' must be a string");
+	if (!d->words) { /* unless the rules count another text */
+		d->words = text_words(json_string_value(text), json_string_length(text));
+		d->bytes = (int64_t)json_string_length(text);
+	}
 	d->tokens = encode_rolling(c, s, json_string_value(text), json_string_length(text), e);
 	return d->tokens < 0 ? -1 : 0;
 }
 
 static struct ppl measure(const struct doc *d, const struct ll_set *s)
 {
-	const json_t *text = json_object_get(d->item, "text");
-	struct ppl p = { .bytes = (int64_t)json_string_length(text), .tokens = d->tokens };
-	p.words = text_words(json_string_value(text), json_string_length(text));
+	struct ppl p = { .words = d->words, .bytes = d->bytes, .tokens = d->tokens };
 	for (int64_t i = 0; i < d->n_req; i++)
 		p.sum += s->r[d->req0 + i].sum;
 	return p;
@@ -58,5 +61,5 @@ static int score(const struct task *t, const struct ll_set *s, struct score out[
 	return 4;
 }
 
-const struct task_kind task_ppl = { "ppl", "text", 0, add, sample, score };
-const struct task_kind task_text = { "text", NULL, 1, add, sample, score };
+const struct task_kind task_ppl = { "ppl", { "text" }, 0, add, sample, score };
+const struct task_kind task_text = { "text", { NULL }, 1, add, sample, score };

@@ -15,4 +15,7 @@ int64_t utf8_check(const char *s, size_t n);      /* -1: valid; else the offset 
 int64_t text_codepoints(const char *s, size_t n);
 int64_t text_words(const char *s, size_t n);      /* runs of white space + 1 */
 size_t text_rstrip(const char *s, size_t n);      /* length without white space at the end */
+size_t text_lstrip(const char *s, size_t n);      /* length of white space at the start */
+/* str.capitalize(): the first character in title case, all others in lower case.  The caller frees. */
+char *text_capitalize_new(const char *s, size_t n, size_t *len);
 #endif

@@ -95,6 +95,66 @@ refuses "existing output" 1 "r1" eval_ --task "mc=$tmp/mc.jsonl" -o "$tmp/r1"
 refuses "samples over results" 2 "the same file" eval_ --task "mc=$tmp/mc.jsonl" -o "$tmp/x" --log-samples "$tmp/x"
 refuses "bad line leaves no output" 65 "bad.jsonl:2" eval_ --task "bad=$tmp/bad.jsonl" -o "$tmp/never"
 check "no output of a failed run" test ! -e "$tmp/never"
+
+# named tasks, examples, templates
+mkdir "$tmp/piqa"
+for i in 1 2 3 4 5 6; do
+	printf '{"goal": "To get %s", "sol1": "ask %s.", "sol2": "wait.", "label": %d}\n' "$i" "$i" $((i % 2)) >>"$tmp/piqa/train.jsonl"
+done
+head -n 3 "$tmp/piqa/train.jsonl" >"$tmp/piqa/validation.jsonl"
+check "named task from a directory" eval_ --task "piqa=$tmp/piqa" --log-samples "$tmp/p0" -o "$tmp/pr"
+check "its prompt" grep -qF '"context": "Question: To get 1\nAnswer:", "continuation": " ask 1."' "$tmp/p0"
+check "its version" sh -c 'tr -d " \n" <"$1" | grep -qF "\"versions\":{\"piqa\":1.0}"' - "$tmp/pr"
+check "examples of the directory" eval_ --task "piqa=$tmp/piqa" --shots 4 --log-samples "$tmp/p4" -f -o "$tmp/pr4"
+check "four of them, none the item itself" sh -c '[ "$(head -n 1 "$1" | grep -o "nAnswer: " | wc -l)" = 8 ] && ! head -n 1 "$1" | grep -q "get 1.nAnswer: [aw]"' - "$tmp/p4"
+check "shots are written" sh -c 'tr -d " \n" <"$1" | grep -qF "\"n-shot\":{\"piqa\":4}"' - "$tmp/pr4"
+check "another seed" eval_ --task "piqa=$tmp/piqa" --num-fewshot 4 --fewshot-seed 7 --log-samples "$tmp/p5" -f -o "$tmp/pr4"
+check "draws others" sh -c '! cmp -s "$1" "$2"' - "$tmp/p4" "$tmp/p5"
+check "task of another name" eval_ --task "mine:piqa=$tmp/piqa/validation.jsonl" --fewshot "mine=$tmp/piqa/train.jsonl" --shots 4 --log-samples "$tmp/p6" -f -o "$tmp/pr4"
+check "has the same prompts" sh -c 'sed "s/mine/piqa/" "$2" | cmp "$1" -' - "$tmp/p4" "$tmp/p6"
+check "named task, plain items" eval_ --task "hellaswag=$tmp/mc.jsonl" -f -o "$tmp/pr"
+check "examples of plain items" eval_ --task "mc=$tmp/mc.jsonl" --shots 2 --log-samples "$tmp/p7" -f -o "$tmp/pr"
+cat >"$tmp/t.task" <<'END'
+# a task of one's own
+kind = mc
+text = "Q: {q.text|strip}\n{{A}}: "
+choice = {right}
+choice = {wrong.0}
+gold = 0
+delimiter = ""
+metrics = acc
+END
+printf '{"q": {"text": " why "}, "right": "so", "wrong": ["no"]}\n{"q": {"text": "who"}, "right": "me", "wrong": ["you"]}\n' >"$tmp/own.jsonl"
+check "template" eval_ --task "own=$tmp/own.jsonl" --template "own=$tmp/t.task" --log-samples "$tmp/o1" -o "$tmp/or"
+check "its texts" grep -qF '"context": "Q: why\n{A}: ", "continuation": "so"' "$tmp/o1"
+check "its metrics" sh -c 'grep -q acc,none "$1" && ! grep -q acc_norm "$1"' - "$tmp/or"
+printf '{"ctx": "Bees make", "target": " honey"}\n{"ctx": "", "target": "x"}\n' >"$tmp/target.jsonl"
+check "kind target" eval_ --task "t=$tmp/target.jsonl" -o "$tmp/tr"
+printf '{"ctx": "Bees make", "choices": ["honey", "wax", "tin"], "labels": [1, 1, 0]}\n' >"$tmp/mass.jsonl"
+check "kind mass" eval_ --task "t=$tmp/mass.jsonl" --log-samples "$tmp/ms" -o "$tmp/mr"
+for b in auto always never; do eval_ --task "mc=$tmp/mc.jsonl" --bos "$b" --log-samples "$tmp/bos-$b" -f -o "$tmp/pr" >"$tmp/out"; done
+check "bos: this tokenizer puts it, so always is auto" cmp "$tmp/bos-auto" "$tmp/bos-always"
+check "bos: never changes numbers" sh -c '! cmp -s "$1" "$2"' - "$tmp/bos-auto" "$tmp/bos-never"
+
+refuses "examples from nowhere" 2 "--fewshot piqa=FILE" eval_ --task "piqa=$tmp/piqa/validation.jsonl" --shots 2
+refuses "too few examples" 65 "6 examples, 9 are needed" eval_ --task "piqa=$tmp/piqa" --shots 8
+refuses "field of a named task" 65 "own.jsonl:1: no field 'goal'" eval_ --task "piqa=$tmp/own.jsonl"
+printf '{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}\n' >"$tmp/gold.jsonl"
+refuses "right answer of a named task" 65 "gold.jsonl:1: the right answer '2' is none of the 2 choices" eval_ --task "piqa=$tmp/gold.jsonl"
+printf '{"question": "x", "subject": "knitting", "choices": ["a", "b", "c", "d"], "answer": 1}\n' >"$tmp/mmlu.jsonl"
+refuses "unknown subject" 65 "mmlu.jsonl:1: no subject 'knitting'" eval_ --task "mmlu=$tmp/mmlu.jsonl"
+refuses "directory without the split" 74 "test.jsonl" eval_ --task "arc_easy=$tmp/piqa"
+bad_template() { # NAME LINE TEXT
+	sed "s|^metrics.*|$2|" "$tmp/t.task" >"$tmp/bad.task"
+	refuses "template: $1" 65 "$3" eval_ --task "own=$tmp/own.jsonl" --template "own=$tmp/bad.task"
+}
+bad_template "unknown key" "metrisc = acc" "bad.task:8: unknown key 'metrisc'"
+bad_template "no value" "metrics" "bad.task:8: expected key = value"
+bad_template "unknown kind" "kind = mcq" "no kind 'mcq'"
+bad_template "number" "shots = many" "bad.task:8: shots: 'many'"
+bad_template "escape" 'text = a\\q' 'unknown escape'
+bad_template "prep" "prep = none" "no prep 'none'"
+
 rm "$m/tokenizer.json"
 refuses "no tokenizer" 74 "tokenizer.json" eval_ --task "mc=$tmp/mc.jsonl"
 
