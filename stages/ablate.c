@@ -11,6 +11,7 @@
  */
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
+#include "../common/comm/comm.h"
 #include "../common/eval/task.h"
 #include "../common/io/tokenset.h"
 #include "../common/prune/ablate.h"
@@ -307,6 +308,8 @@ int main(int argc, char **argv)
 	int n = opt_parse(&usage, argc, argv);
 	struct prov prov = { .seed = com.seed };
 	check_options(&r, n);
+	if (comm_alone(&e))
+		die_err(&e);
 	log_start();
 	stop_requested();
 	if (arch_load(&a, o.model, &e) || model_fingerprint(o.model, r.model, &e))

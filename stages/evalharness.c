@@ -13,6 +13,7 @@
  */
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
+#include "../common/comm/comm.h"
 #include "../common/eval/task.h"
 #include <stdlib.h>
 #include <string.h>
@@ -200,6 +201,8 @@ int main(int argc, char **argv)
 	struct run r = { 0 };
 	int n = opt_parse(&usage, argc, argv);
 	check_options(n, argv);
+	if (comm_alone(&e))
+		die_err(&e);
 	log_start();
 	if (prepare(&r, &e))
 		die_err(&e);

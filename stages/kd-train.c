@@ -13,6 +13,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../common/base/log.h"
+#include "../common/comm/comm.h"
 #include "../common/io/artifact.h"
 #include "../common/train/kd_opts.h"
 #include "../common/train/session.h"
@@ -328,6 +329,8 @@ int main(int argc, char **argv)
 	int rc = EXIT_DONE;
 	if (opt_parse(&kd_usage, argc, argv))
 		opt_die("unexpected operand '%s'", argv[0]);
+	if (comm_alone(&e))
+		die_err(&e);
 	log_start();
 	stop_requested(); /* from here on a signal means: leave something to resume, exit 75 */
 	if (kd.cache_out)

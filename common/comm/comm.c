@@ -50,6 +50,11 @@ int comm_open(struct comm *c, struct err *e)
 	return 0;
 }
 
+int comm_alone(struct err *e)
+{
+	return launched_by_mpi() ? err_set(e, EXIT_USAGE, "started as several processes, but it does not share its work yet") : 0;
+}
+
 void comm_close(struct comm *c)
 {
 	if (c->b)
