@@ -29,6 +29,7 @@ struct run {
 	char teacher[33], student[33];         /* fingerprints */
 	char *settings;
 	double max_seconds;
+	struct comm world;
 };
 
 static struct ptable *open_model(const char *dir, char print[33])
@@ -220,7 +221,7 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 		if (kd.export && s->at.step > kd.stop_at)
 			die(EXIT_FAIL, "%s: is at step %lld, the model of step %lld is gone", com.out, (long long)s->at.step,
 			    (long long)kd.stop_at);
-		if (kd.export)
+		if (kd.export && !dir->follows)
 			write_student(r, s, kd.export);
 		log_summary("step %lld of %lld reached", (long long)s->at.step, (long long)r->rate.steps);
 		return EXIT_DONE;
@@ -230,6 +231,8 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 			    (long long)r->rate.steps);
 		return rc;
 	}
+	if (dir->follows)
+		return EXIT_DONE;
 	char *out = xasprintf("%s/student", com.out);
 	write_student(r, s, out);
 	free(out);
@@ -246,6 +249,7 @@ static int train(struct run *r, struct rundir *dir)
 	struct engine g;
 	if (engine_open(&g, com.device, (int)com.threads, &e))
 		die_err(&e);
+	r->t.world = &r->world;
 	load_weights(r, &g);
 	if (r->mix.dynamic && !strcmp(kd.mix_reference, "teacher"))
 		teacher_references(r);
@@ -266,9 +270,15 @@ static int train(struct run *r, struct rundir *dir)
 	return rc;
 }
 
-static void open_run(struct rundir *dir, const struct run *r, enum run_state *state)
+/* The first process opens it and tells the others. */
+static void open_run(struct rundir *dir, struct run *r, enum run_state *state)
 {
 	struct err e = { 0 };
+	if (!comm_first(&r->world)) {
+		rundir_follow(dir, com.out);
+		*state = (enum run_state)comm_max(&r->world, 0);
+		return;
+	}
 	if (rundir_open(dir, com.out, &e))
 		die_err(&e);
 	if (com.force && rundir_clear(dir, &e))
@@ -277,6 +287,7 @@ static void open_run(struct rundir *dir, const struct run *r, enum run_state *st
 		die_err(&e);
 	if (*state == RUN_FRESH && rundir_mark(dir, r->settings, false, &e))
 		die_err(&e);
+	comm_max(&r->world, *state);
 }
 
 /* --cache-teacher: no training */
@@ -287,6 +298,8 @@ static int make_cache(struct run *r)
 	struct weights w;
 	if (!kd.teacher || !kd.data.n)
 		opt_die("--cache-teacher needs %s", kd.teacher ? "--data" : "--teacher");
+	if (r->world.size > 1)
+		opt_die("--cache-teacher works as one process: part the token set instead");
 	if (kd.student || kd.cache.n || com.out)
 		opt_die("--cache-teacher only writes the cache: no --student, --teacher-cache or --out");
 	if (kd.data.n > 1 || kd.valid.n)
@@ -329,7 +342,7 @@ int main(int argc, char **argv)
 	int rc = EXIT_DONE;
 	if (opt_parse(&kd_usage, argc, argv))
 		opt_die("unexpected operand '%s'", argv[0]);
-	if (comm_alone(&e))
+	if (comm_open(&r.world, &e))
 		die_err(&e);
 	log_start();
 	stop_requested(); /* from here on a signal means: leave something to resume, exit 75 */
@@ -354,12 +367,17 @@ int main(int argc, char **argv)
 		if (hidden_parse(&spec.hidden, kd.hidden, student->arch.layers, teacher->arch.layers, &e))
 			die_err(&e);
 	}
-	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r.mix.seq);
+	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch / r.world.size, r.mix.seq);
+	if (kd.batch % (spec.micro * r.world.size))
+		opt_die("%d processes cannot share a --batch of %lld in --micro %lld alike", r.world.size, (long long)kd.batch,
+			(long long)spec.micro);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);
 	settle(&r, &loss);
 	if (kd.explain || com.dry_run) {
-		if (kd.explain)
+		if (!comm_first(&r.world))
+			;
+		else if (kd.explain)
 			prog_explain(r.t.train.p, stdout);
 		else
 			dry_run(&r);
@@ -373,6 +391,7 @@ int main(int argc, char **argv)
 			rc = train(&r, &dir);
 		rundir_close(&dir);
 	}
+	comm_close(&r.world);
 	trainer_free(&r.t);
 	mix_free(&r.mix);
 	free(r.settings);

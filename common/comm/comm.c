@@ -64,32 +64,32 @@ void comm_close(struct comm *c)
 
 void comm_sum_f64(struct comm *c, double *x, int64_t n)
 {
-	if (c->b)
+	if (c && c->b)
 		c->b->sum(x, n, COMM_F64);
 }
 
 void comm_sum_f32(struct comm *c, float *x, int64_t n)
 {
-	if (c->b)
+	if (c && c->b)
 		c->b->sum(x, n, COMM_F32);
 }
 
 void comm_sum_i64(struct comm *c, int64_t *x, int64_t n)
 {
-	if (c->b)
+	if (c && c->b)
 		c->b->sum(x, n, COMM_I64);
 }
 
 int64_t comm_max(struct comm *c, int64_t x)
 {
-	if (c->b)
+	if (c && c->b)
 		c->b->max(&x);
 	return x;
 }
 
 void comm_bcast(struct comm *c, void *p, int64_t bytes, int from)
 {
-	if (c->b)
+	if (c && c->b)
 		c->b->bcast(p, bytes, from);
 }
 

@@ -5,7 +5,8 @@
  * or srun the exchanges are MPI's (lib/adze/adze-mpi.so).  All processes must make the same exchanges in the same order;
  * one that does not come within ADZE_COMM_TIMEOUT seconds (600) is named and all of them end.
  *
- * Every process reads the same inputs and does its share; process 0 alone speaks and writes.
+ * Every process reads the same inputs and does its share; process 0 alone speaks and writes.  In an exchange NULL stands for
+ * a process alone.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -25,7 +26,9 @@ int comm_open(struct comm *c, struct err *e);
 int comm_alone(struct err *e);
 /* All processes must come; then they may end. */
 void comm_close(struct comm *c);
-static inline bool comm_first(const struct comm *c) { return c->rank == 0; }
+static inline bool comm_first(const struct comm *c) { return !c || c->rank == 0; }
+/* Is piece i of a job this process's? */
+static inline bool comm_mine(const struct comm *c, int64_t i) { return !c || i % c->size == c->rank; }
 
 /* x[i] of all processes added up, the result in all of them; the order of the addition does not change from run to run */
 void comm_sum_f64(struct comm *c, double *x, int64_t n);

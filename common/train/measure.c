@@ -15,6 +15,8 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 	*r = (struct step_result){ 0 };
 	frame_zero_stats(&s->f);
 	for (int64_t at = 0; at < n; at += micro) {
+		if (!comm_mine(t->world, at / micro))
+			continue;
 		for (int64_t j = 0; j < micro; j++)
 			if (at + j < n)
 				batches_window(b, at + j, ids + j * seq, labels + j * seq);
@@ -26,6 +28,7 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 		frame_set(&s->f, s->label, labels);
 		prog_run(&s->f);
 	}
+	comm_sum_i64(t->world, &r->labels, 1);
 	pass_means(t, s, r);
 }
 

@@ -19,11 +19,14 @@
 struct rundir {
 	char *path;            /* owned */
 	int lock, metrics;     /* file descriptors, -1: none */
+	bool follows;          /* another process writes here: checkpoints are read, nothing is written */
 };
 enum run_state { RUN_FRESH, RUN_STARTED, RUN_DONE };
 
 /* Creates the directory if need be and locks it.  Refuses a directory that holds something else (EXIT_USAGE). */
 int rundir_open(struct rundir *d, const char *path, struct err *e);
+/* The same directory for the other processes of a job, once the first has opened it. */
+void rundir_follow(struct rundir *d, const char *path);
 void rundir_close(struct rundir *d);
 /* settings: a flat JSON object.  -1: the run here has other settings (EXIT_DATA). */
 int rundir_state(const struct rundir *d, const char *settings, enum run_state *state, struct err *e);

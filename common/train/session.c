@@ -128,7 +128,7 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 static int save(struct loop *o, struct err *e)
 {
 	struct session *s = o->s;
-	if (o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
+	if (s->dir->follows || o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
 		return 0;
 	if (rundir_sync(s->dir, e) || checkpoint_save(s->dir, s->t, &s->at, s->settings, s->keep, e))
 		return -1;
@@ -208,19 +208,21 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 		log_warn("step %lld: held-out loss is not finite, weights of the data left as they are", (long long)step);
 	if ((end || due || step % s->log_every == 0) && log_line(o, lr, took, due ? &o->valid : NULL, e))
 		return -1;
-	bool save_now = checkpoint_requested() || (s->save_every && step % s->save_every == 0);
+	bool save_now = comm_max(s->t->world, checkpoint_requested()) || (s->save_every && step % s->save_every == 0);
 	if (save_now && !end && save(o, e))
 		return -1;
 	progress_step(pr, (double)(step - o->first));
 	return 0;
 }
 
+/* The same answer in all processes */
 static bool leave(const struct loop *o)
 {
 	const struct session *s = o->s;
 	double spent = now_seconds() - o->began;
-	return stop_requested() || (s->stop_at && s->at.step >= s->stop_at) || (s->stop_after && s->at.step - o->first >= s->stop_after) ||
+	bool mine = stop_requested() || (s->stop_at && s->at.step >= s->stop_at) || (s->stop_after && s->at.step - o->first >= s->stop_after) ||
 	       (s->max_seconds > 0 && spent + o->slowest > s->max_seconds);
+	return comm_max(s->t->world, mine);
 }
 
 static int steps(struct loop *o, struct err *e)
@@ -250,6 +252,9 @@ int session_run(struct session *s, struct err *e)
 	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix };
 	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
 		return -1;
+	if (comm_max(s->t->world, s->at.step) != s->at.step)
+		return err_set(e, EXIT_IO, "%s: this process sees a checkpoint of step %lld, another one a later one: a file system that all share is needed",
+			       s->dir->path, (long long)s->at.step);
 	o.first = o.saved = s->at.step;
 	if (o.first)
 		log_info("goes on after step %lld of %lld", (long long)o.first, (long long)s->rate.steps);

@@ -312,6 +312,7 @@ void pass_means(const struct trainer *t, const struct pass *s, struct step_resul
 {
 	double sum[LOSS_KINDS];
 	frame_get(&s->f, s->sums, sum);
+	comm_sum_f64(t->world, sum, LOSS_KINDS);
 	for (int k = 0; k < LOSS_KINDS; k++)
 		r->mean[k] = r->labels ? sum[k] / (double)r->labels : 0;
 	r->loss = objective_total(&t->o.loss, r->mean);
@@ -384,9 +385,9 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	pass_weights(s, &t->o.loss, r->labels);
 	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->trained));
 	frame_zero_stats(&s->f);
-	for (int64_t i = 0; i < all; i += n) {
-		if (stop_requested())
-			return 1;
+	for (int64_t i = 0; i < all && !stop_requested(); i += n) {
+		if (!comm_mine(t->world, i / n))
+			continue;
 		frame_set(&s->f, s->tok, ids + i);
 		frame_set(&s->f, s->label, labels + i);
 		if (t->o.cached) {
@@ -395,7 +396,12 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 		}
 		run_micro(t, s, &q, r->labels);
 	}
+	if (comm_stop_requested(t->world))
+		return 1;
 	pass_means(t, s, r);
+	comm_sum_f64(t->world, &q.sum, 1);
+	comm_sum_f64(t->world, &q.scaled, 1);
+	comm_sum_f32(t->world, t->grad, t->trained);
 	if (r->labels) {
 		r->hidden = q.sum / (double)r->labels;
 		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;

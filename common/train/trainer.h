@@ -15,12 +15,14 @@
  *	g *= min(1, clip / (|g| + 1e-6));   AdamW(w, m, v, g), decay on matrices only
  *
  * Frozen parameters (spec.choice) have no gradient, no moments, no master copy beside bf16 weights and no share in |g|.
- * Nothing is allocated in a step.
+ * Several processes share the micro-batches of a step; sums and gradients are added up before clipping, so all of them make
+ * the same update.  Nothing is allocated in a step.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef ADZE_TRAINER_H
 #define ADZE_TRAINER_H
+#include "../comm/comm.h"
 #include "../prog/prog.h"
 #include "batches.h"
 #include "hidden.h"
@@ -55,6 +57,7 @@ struct trainer {
 	struct trainer_spec o;
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
 	const struct engine *g;
+	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone; set by the owner */
 	uint8_t *frozen;               /* [student->n]; owned */
 	struct param *proj;            /* projections of hidden losses; owned */
 	int n_proj;

@@ -30,6 +30,36 @@ if artdiff -t 1e-9 "$t/few1" "$t/few" >"$t/diff"; then ok "the limit is that of 
 many 2 act-stats -m "$t/m" -o "$t/p" <"$t/c.tok" >"$t/out.txt" 2>"$t/err"
 same "a pipe has one reader" "$? $(grep -c 'need the token set as a file' "$t/err") $([ -e "$t/p" ] && echo left)" "2 2 "
 
+# ---- training ----
+mkmodel -q --like "$t/m" --std 0.2 --seed 2 --store f32 -o "$t/s" || exit 1
+calib-sample -q -t "$t/m" --documents paragraph --samples 5 --seq 32 README.md -o "$t/v.tok" || exit 1
+kd="kd-train --teacher $t/m --student $t/s --data $t/c.tok --valid $t/v.tok --batch 12 --micro 1 --steps 9 --lr 3e-3 --dtype f32 --save-dtype f32 --threads 1 --save-every 3"
+# curve RUN: every loss, norm and held-out loss
+curve() { grep -o '"\(loss\|grad_norm\|valid/[a-z/]*\)":[^,}]*' "$1/metrics.jsonl"; }
+# near NAME RUN RUN: the same curves to 1e-5
+near() {
+	curve "$2" >"$t/c1" && curve "$3" >"$t/c2"
+	why=$(paste -d: "$t/c1" "$t/c2" | awk -F: '{ d = $2 - $4; m = $2 < 0 ? -$2 : $2; if ($1 != $3 || (d < 0 ? -d : d) > 1e-5 * (m + 1e-3)) { print; exit } } END { if (NR < 20) print NR " values" }')
+	same "$1" "$why" ""
+}
+$kd -q -o "$t/k1" || exit 1
+for n in 2 3 4; do
+	works "$n processes train" many $n $kd -o "$t/k$n"
+	near "$n processes, the same training" "$t/k1" "$t/k$n"
+done
+for f in model.safetensors config.json; do
+	if [ -s "$t/k4/student/$f" ]; then ok "one of them writes $f"; else no "one of them writes $f" "missing"; fi
+done
+many 4 $kd --stop-after 3 -o "$t/k" >"$t/out.txt" 2>"$t/err"
+first=$?
+many 2 $kd --stop-after 3 -o "$t/k" >"$t/out.txt" 2>"$t/err"
+second=$?
+many 3 $kd -o "$t/k" >"$t/out.txt" 2>"$t/err"
+same "4, then 2, then 3 processes" "$first $second $?" "75 75 0"
+near "a checkpoint is of no number of processes" "$t/k1" "$t/k"
+many 5 $kd -o "$t/x" >"$t/out.txt" 2>"$t/err"
+same "micro-batches that cannot be shared alike" "$? $(grep -c '^kd-train: 5 processes cannot share' "$t/err") $([ -e "$t/x" ] && echo left)" "2 1 "
+
 # ---- who is missing ----
 # three processes with work for a while; the second gets SIGNAL once all have begun.  Exit code in $rc, words in $t/err
 victim() {
