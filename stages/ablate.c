@@ -308,8 +308,7 @@ int main(int argc, char **argv)
 	int n = opt_parse(&usage, argc, argv);
 	struct prov prov = { .seed = com.seed };
 	check_options(&r, n);
-	if (comm_alone(&e))
-		die_err(&e);
+	comm_alone();
 	log_start();
 	stop_requested();
 	if (arch_load(&a, o.model, &e) || model_fingerprint(o.model, r.model, &e))

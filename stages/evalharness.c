@@ -201,8 +201,7 @@ int main(int argc, char **argv)
 	struct run r = { 0 };
 	int n = opt_parse(&usage, argc, argv);
 	check_options(n, argv);
-	if (comm_alone(&e))
-		die_err(&e);
+	comm_alone();
 	log_start();
 	if (prepare(&r, &e))
 		die_err(&e);
