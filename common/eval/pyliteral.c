@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "pyliteral.h"
+#include "../io/text.h"
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 enum { MAX_DEPTH = 16 };
 struct in {
@@ -41,7 +41,7 @@ static int32_t hex(struct in *p, int digits)
 			return -1;
 		c = c * 16 + digit;
 	}
-	return utf8proc_codepoint_valid((utf8proc_int32_t)c) && c <= 0x10ffff ? (int32_t)c : -1;
+	return c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? (int32_t)c : -1;
 }
 
 /* After a backslash; appends what it stands for, -1: nothing that we know */
@@ -57,7 +57,7 @@ static int escape(struct in *p, char **to)
 	int32_t cp = c == 'x' ? hex(p, 2) : c == 'u' ? hex(p, 4) : c == 'U' ? hex(p, 8) : -1;
 	if (cp < 0)
 		return -1;
-	*to += utf8proc_encode_char(cp, (utf8proc_uint8_t *)*to);
+	*to += utf8_put(*to, (uint32_t)cp);
 	return 0;
 }
 

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+int utf8_put(char *dst, uint32_t cp);            /* a valid code point; bytes written, at most 4 */
 int64_t utf8_check(const char *s, size_t n);      /* -1: valid; else the offset of the first bad byte */
 int64_t text_codepoints(const char *s, size_t n);
 int64_t text_words(const char *s, size_t n);      /* runs of white space + 1 */

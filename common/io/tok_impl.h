@@ -9,6 +9,7 @@
  */
 #ifndef ADZE_TOK_IMPL_H
 #define ADZE_TOK_IMPL_H
+#include "text.h"
 #include "tokenizer.h"
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -48,7 +49,6 @@ static inline enum tok_class utf8_class(const uint8_t *p, unsigned *n)
 	return cp < 0x10000 ? (enum tok_class)tok_class_bmp[cp] : tok_class_high(cp);
 }
 size_t utf8_prev(const uint8_t *p, size_t i);         /* start of the code point that ends at i > 0 */
-int utf8_put(char *dst, uint32_t cp);                 /* bytes written, at most 4 */
 /* Length of the valid prefix; *bad = bytes of the maximal ill-formed part after it (0: all valid). */
 size_t utf8_valid(const uint8_t *p, size_t n, size_t *bad);
 bool tok_is_word(uint32_t cp);                        /* \w of single_word added tokens and of Whitespace */
