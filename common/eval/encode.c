@@ -78,6 +78,16 @@ static int encode_context(struct encoder *c, const char *s, size_t n, struct err
 	return 0;
 }
 
+const struct tok_ids *encode_prompt(struct encoder *c, const char *text, size_t n, struct err *e)
+{
+	if (encode(c, &c->whole, text, n, true, e))
+		return NULL;
+	if (c->whole.n)
+		return &c->whole;
+	c->empty = (struct tok_ids){ .v = &c->prefix, .n = 1 };
+	return &c->empty;
+}
+
 /* The prefix token as context; a continuation that starts with it provides it itself. */
 static int pair_without_context(struct encoder *c, struct ll_set *s, const char *cont, size_t n, struct err *e)
 {

@@ -7,6 +7,7 @@
  *   pair      white space at the end of the context moves to the front of the continuation; then
  *             whole = encode(context + continuation), c = encode(context), continuation ids = whole[len(c):]
  *   rolling   encode(text), windows of loglik.h
+ *   prompt    encode(text), or the prefix token for an empty one
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -28,14 +29,16 @@ struct encoder {
 	size_t prefix_len;
 	int64_t max_length, vocab;
 	enum bos_rule bos;     /* BOS_AUTO; may be set after opening */
-	struct tok_ids whole, ctx;
 	char *ctx_text;        /* that ctx encodes: choices of one item share it */
 	size_t ctx_len;
+	struct tok_ids whole, ctx, empty;  /* empty: the prefix alone */
 };
 /* vocab: rows of the model's embedding; ids beyond it are refused.  EXIT_DATA without BOS and EOS. */
 int encoder_open(struct encoder *c, const struct tokenizer *t, int64_t max_length, int64_t vocab, struct err *e);
 void encoder_close(struct encoder *c);
 
+/* Ids of a prompt, valid until the next call; NULL on error. */
+const struct tok_ids *encode_prompt(struct encoder *c, const char *text, size_t n, struct err *e);
 /* Adds one request. */
 int encode_pair(struct encoder *c, struct ll_set *s, const char *ctx, size_t n_ctx, const char *cont, size_t n_cont,
 		struct err *e);

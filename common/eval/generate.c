@@ -122,14 +122,14 @@ static void generator_free(struct generator *g)
 	free(g->logits);
 }
 
-static void run(struct generator *g, struct pass *q, const int32_t *tok, const int32_t *at)
+static void run(struct generator *g, struct pass *q, const int32_t *tok, const int32_t *at, int64_t rows)
 {
 	frame_set(&q->f, q->tok, tok);
 	frame_set(&q->f, q->at, at);
 	prog_run(&q->f);
-	g->read += q->N;
+	g->read += rows;
 	if (g->o->step)
-		g->o->step(g->o->arg, g->read);
+		g->o->step(g->o->step_arg, g->read);
 }
 
 static int interrupted(struct err *e)
@@ -155,7 +155,7 @@ static int admit(struct generator *g, int64_t slot, int64_t i, struct err *e)
 			at[2 * j] = j < left ? (int32_t)slot : -1;
 			at[2 * j + 1] = j < left ? (int32_t)(t + j) : 0;
 		}
-		run(g, &g->reads[k], tok, at);
+		run(g, &g->reads[k], tok, at, N < left ? N : left);
 		t += N < left ? N : left;
 	}
 	g->seq[slot] = (struct seq){ i, r->n - 1, ids[r->n - 1] };
@@ -185,7 +185,7 @@ static void take(struct generator *g, struct seq *q, const float *logits)
 	} else {
 		r->logprob += log_softmax_at(logits, g->V, id);
 		r->out[r->n_out++] = id;
-		if (g->o->stop && g->o->stop(g->o->arg, r))
+		if (g->o->stop && g->o->stop(g->o->stop_arg, r))
 			ended = 1, r->end = GEN_STOP;
 		else if (r->n_out >= r->max_new)
 			ended = 1, r->end = GEN_LIMIT;
@@ -214,7 +214,7 @@ static int write_all(struct generator *g, struct err *e)
 	}
 	if (pass_ready(g, &g->writes[k], N, 1, e))
 		return -1;
-	run(g, &g->writes[k], tok, at);
+	run(g, &g->writes[k], tok, at, n);
 	frame_get(&g->writes[k].f, g->writes[k].out, g->logits);
 	for (int64_t j = 0; j < n; j++)
 		take(g, &g->seq[who[j]], g->logits + j * g->V);

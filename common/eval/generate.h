@@ -45,9 +45,10 @@ struct gen_opts {
 	uint64_t seed;
 	const uint32_t *eos;   /* ids that end a sequence */
 	int64_t n_eos;
-	int (*stop)(void *arg, const struct gen_req *r); /* after each token of r; nonzero ends it.  May be NULL */
-	void (*step)(void *arg, int64_t tokens);         /* after each pass: tokens read so far.  May be NULL */
-	void *arg;
+	int (*stop)(void *stop_arg, const struct gen_req *r); /* after each token of r; nonzero ends it.  May be NULL */
+	void *stop_arg;
+	void (*step)(void *step_arg, int64_t tokens);         /* after each pass: tokens read so far.  May be NULL */
+	void *step_arg;
 };
 /* What it will cost at most: tokens read, bytes of the cache, FLOPs. */
 struct gen_cost {

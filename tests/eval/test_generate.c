@@ -207,7 +207,7 @@ static void stops_and_limits(void **state)
 	assert_int_equal(gen_add(&s, ids, 300, 4, 64, &e), 0);
 	assert_int_equal(s.r[0].n, 60);            /* the last 60 */
 	assert_int_equal(gen_add(&s, ids, 3, 50, 64, &e), 0);
-	struct gen_opts o = { .slots = 32, .stop = after_five, .arg = &calls };
+	struct gen_opts o = { .slots = 32, .stop = after_five, .stop_arg = &calls };
 	assert_int_equal(gen_run(&s, &x.w, &o, &e), 0);
 	assert_int_equal(s.r[0].n_out, 4);
 	assert_int_equal(s.r[0].end, GEN_LIMIT);
