@@ -100,6 +100,16 @@ int64_t metric_best(const double *ll, const int64_t *len, int64_t n)
 	return best;
 }
 
+double metric_pass_at_k(int64_t n, int64_t c, int64_t k)
+{
+	double none = 1;
+	if (n - c < k)
+		return 1;
+	for (int64_t i = n - c + 1; i <= n; i++)
+		none *= 1 - (double)k / (double)i;
+	return 1 - none;
+}
+
 void ppl_add(struct ppl *to, const struct ppl *p)
 {
 	to->sum += p->sum;

@@ -22,6 +22,8 @@ double metric_ppl_stderr(const double *ll, int64_t n);
 double metric_pooled_stderr(const double *se, const int64_t *size, int64_t k);
 /* Index of the largest ll[i] / (len ? len[i] : 1); a choice without code points divides by one. */
 int64_t metric_best(const double *ll, const int64_t *len, int64_t n);
+/* Of n samples c passed: the chance that one of k drawn without putting back has, 1 - (n-c over k) / (n over k); k <= n. */
+double metric_pass_at_k(int64_t n, int64_t c, int64_t k);
 
 struct ppl {
 	double sum;            /* log-likelihood */

@@ -50,6 +50,23 @@ static void perplexities(void **state)
 	near(log2(ppl_byte(&all)), ppl_bits(&all));
 }
 
+/* Against counting: c right ones of n, every choice of k */
+static void pass_at_k(void **state)
+{
+	(void)state;
+	for (int n = 1; n <= 8; n++)
+		for (int c = 0; c <= n; c++)
+			for (int k = 1; k <= n; k++) {
+				int all = 0, some = 0;
+				for (unsigned set = 0; set < 1u << n; set++)
+					if (__builtin_popcount(set) == k) {
+						all++;
+						some += (set & ((1u << c) - 1)) != 0;
+					}
+				near(metric_pass_at_k(n, c, k), (double)some / all);
+			}
+}
+
 static int64_t words(const char *s)
 {
 	return text_words(s, strlen(s));
@@ -79,6 +96,7 @@ int main(void)
 		cmocka_unit_test(means),
 		cmocka_unit_test(best_choice),
 		cmocka_unit_test(perplexities),
+		cmocka_unit_test(pass_at_k),
 		cmocka_unit_test(text),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
