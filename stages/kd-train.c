@@ -16,6 +16,7 @@
 #include "../common/comm/comm.h"
 #include "../common/io/artifact.h"
 #include "../common/train/kd_opts.h"
+#include "../common/train/layout.h"
 #include "../common/train/session.h"
 #include <libgen.h>
 #include <stdlib.h>
@@ -332,6 +333,36 @@ static int make_cache(struct run *r)
 	return rc;
 }
 
+/* --dry-run --world: from config.json alone */
+static int plan_world(void)
+{
+	struct err e = { 0 };
+	struct arch teacher = { 0 }, student;
+	int64_t mem = 80000000000;
+	struct cluster c = { .world = kd.world, .per_node = kd.per_node, .flops = 400e12, .link_node = 370e9, .link_net = 45e9 };
+	struct run_shape r = { .seq = kd.seq ? kd.seq : 4096, .batch = kd.batch, .tokens = (double)kd.tokens };
+	if (!com.dry_run || !kd.student)
+		opt_die(com.dry_run ? "--student is missing" : "--world needs --dry-run: it only plans");
+	if (kd.gpu_mem && (parse_i64(kd.gpu_mem, &mem) || mem < 1))
+		opt_die("--gpu-mem %s: expected a size such as 80G", kd.gpu_mem);
+	if (kd.gpu_flops && (parse_f64(kd.gpu_flops, &c.flops) || c.flops <= 0))
+		opt_die("--gpu-flops %s: expected a number such as 400e12", kd.gpu_flops);
+	r.micro = kd.micro ? kd.micro : 8192 / r.seq > 1 ? 8192 / r.seq : 1;
+	if (r.batch < r.micro * c.world)
+		opt_die("--batch %lld gives %lld GPUs less than one micro-batch of %lld each", (long long)r.batch, (long long)c.world, (long long)r.micro);
+	if (!kd.tokens)
+		r.tokens = (double)(r.batch * r.seq) * (double)(kd.steps ? kd.steps : 1);
+	c.memory = (double)mem;
+	if (arch_load(&student, kd.student, &e) || (kd.teacher && arch_load(&teacher, kd.teacher, &e)))
+		die_err(&e);
+	r.student = &student;
+	r.teacher = kd.teacher && !kd.cache.n ? &teacher : NULL;
+	int rc = layout_print(stdout, &c, &r, !strcmp(com.dry_run, "json"));
+	arch_free(&student);
+	arch_free(&teacher);
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	struct err e = { 0 };
@@ -346,6 +377,8 @@ int main(int argc, char **argv)
 		die_err(&e);
 	log_start();
 	stop_requested(); /* from here on a signal means: leave something to resume, exit 75 */
+	if (kd.world)
+		return plan_world();
 	if (kd.cache_out)
 		return make_cache(&r);
 	kd_validate(&loss, &r.max_seconds);

@@ -11,7 +11,7 @@ struct kd_opts kd = {
 	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
-	.log_every = 1,
+	.log_every = 1, .per_node = 8,
 };
 
 static const struct opt opts[] = {
@@ -67,6 +67,10 @@ static const struct opt opts[] = {
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
 	OPT_FLAG(0, "recompute", &kd.recompute, "less memory: run each block again in the backward pass"),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
+	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
+	OPT_STR(0, "gpu-mem", &kd.gpu_mem, "BYTES", "memory of one of them [80G]"),
+	OPT_STR(0, "gpu-flops", &kd.gpu_flops, "N", "FLOP a second that one achieves [400e12]"),
+	OPT_I64(0, "gpus-per-node", &kd.per_node, "N", "GPUs of a node", 1, 1024),
 	OPT_DEVICE_ROWS, OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
 };
 const struct usage kd_usage = {

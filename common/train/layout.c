@@ -1,0 +1,116 @@
+/*
+ * layout.c - the counts behind layout.h
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "layout.h"
+#include <stdio.h>
+#include <string.h>
+
+enum { HEAD_ROWS = 512 };              /* tokens of a chunk of the head: two f32 tiles of logits */
+static const double CONTEXT = 2.5e9;   /* CUDA context, library workspaces, fragments */
+
+const char *const need_word[] = { "student", "teacher", "activations", "head", "context" };
+
+static double block_params(const struct arch *a)
+{
+	return (double)arch_count_nonembedding(a) / (double)a->layers;
+}
+
+/* Bytes of a token in one block that backward needs, bf16: norm inputs and outputs, q k v, attention's output, the MLP's
+ * projections and activation, log-sum-exp of the heads */
+static double kept(const struct arch *a, int recompute)
+{
+	double h = (double)a->hidden, q = (double)(a->heads * a->head_dim), k = (double)(a->kv_heads * a->head_dim), f = (double)a->ffn;
+	bool gated = act_gated(a->act);
+	if (recompute == RECOMPUTE_NORMS)
+		return 4 * h + 4 * q + 4 * k + (gated ? 4 : 2) * f + 4 * (double)a->heads;
+	return 8 * h + 4 * q + 4 * k + (gated ? 6 : 4) * f + 4 * (double)a->heads;
+}
+
+static double activations(const struct arch *a, int recompute, double tokens)
+{
+	double L = (double)a->layers;
+	if (recompute == RECOMPUTE_FULL)
+		return tokens * (2 * (double)a->hidden * L + kept(a, RECOMPUTE_NONE));
+	return tokens * L * kept(a, recompute);
+}
+
+static void memory_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
+{
+	double P = (double)arch_count(r->student), d = (double)c->world, node = (double)(c->world < c->per_node ? c->world : c->per_node);
+	double grads = l->bf16_grads ? 2 : 4, moments = l->offload ? 0 : 12 / d;
+	double student[] = { 2 + grads + (l->offload ? 0 : 12), 2 + grads + moments, 2 + grads / d + moments, (2 + grads) / d + moments };
+	n->bytes[NEED_STUDENT] = student[l->zero] * P + (l->zero == 3 ? 4 * block_params(r->student) : 0);
+	if (r->teacher) {
+		double Pt = (double)arch_count(r->teacher);
+		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / node + 4 * block_params(r->teacher) : 2 * Pt;
+	}
+	n->bytes[NEED_ACTIVATIONS] = activations(r->student, l->recompute, (double)(r->micro * r->seq));
+	n->bytes[NEED_HEAD] = 2.0 * HEAD_ROWS * (double)r->student->vocab * 4;
+	n->bytes[NEED_CONTEXT] = CONTEXT;
+	for (int i = 0; i < NEED_KINDS; i++)
+		n->sum += n->bytes[i];
+	n->host = l->offload ? 12 * P / d : 0;
+}
+
+/* What a GPU sends in a step of k micro-batches: gradients in, weights out, the teacher gathered block by block */
+static void traffic_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, double k, struct need *n)
+{
+	double P = (double)arch_count(r->student), d = (double)c->world, share = (d - 1) / d, grads = (l->bf16_grads ? 2 : 4) * P;
+	double sent = l->zero == 3 ? k * (4 * P + grads) : l->zero == 2 ? k * grads + 2 * P : l->zero == 1 ? grads + 2 * P : 2 * grads;
+	double node = (double)(c->world < c->per_node ? c->world : c->per_node);
+	if (c->world > c->per_node)
+		n->sent_net = sent * share;
+	else
+		n->sent_node = sent * share;
+	if (r->teacher && l->sharded_teacher)
+		n->sent_node += k * 2 * (double)arch_count(r->teacher) * (node - 1) / node;
+	n->traffic = n->sent_node / c->link_node + n->sent_net / c->link_net;
+}
+
+void layout_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
+{
+	double tokens = (double)(r->batch * r->seq), k = (double)r->batch / (double)(r->micro * c->world);
+	double token = (l->recompute == RECOMPUTE_FULL ? 8.0 : 6.0) * (double)arch_count(r->student);
+	memset(n, 0, sizeof *n);
+	if (r->teacher)
+		token += 2 * (double)arch_count(r->teacher);
+	memory_need(l, c, r, n);
+	traffic_need(l, c, r, k, n);
+	n->step_flops = token * tokens / (double)c->world;
+	n->seconds = n->step_flops / c->flops;
+	n->days = r->tokens / tokens * n->seconds / 86400;
+}
+
+int layout_list(const struct cluster *c, const struct run_shape *r, struct layout out[], int room)
+{
+	/* The ladder of sharding; bf16 gradients come with the first rung that needs them */
+	static const struct layout rung[] = {
+		{ .zero = 1 }, { .zero = 1, .sharded_teacher = true }, { .zero = 1, .sharded_teacher = true, .bf16_grads = true },
+		{ .zero = 2, .sharded_teacher = true }, { .zero = 3, .sharded_teacher = true },
+	};
+	int n = 0;
+	for (int offload = 0; offload < 2; offload++)
+		for (int recompute = 0; recompute < 3; recompute++)
+			for (size_t i = 0; i < sizeof rung / sizeof *rung && n < room; i++) {
+				struct layout l = rung[i];
+				l.recompute = recompute;
+				l.offload = offload;
+				if (c->world == 1)
+					l.zero = 0;
+				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (c->world == 1 && l.sharded_teacher))
+					continue;
+				l.sharded_teacher &= r->teacher != NULL;
+				out[n++] = l;
+			}
+	return n;
+}
+
+char *layout_words(const struct layout *l, const struct run_shape *r, char buf[160])
+{
+	static const char *const again[] = { "", ", norms and activations recomputed", ", full recomputation" };
+	snprintf(buf, 160, "ZeRO %d%s%s%s%s", l->zero, !r->teacher ? "" : l->sharded_teacher ? ", teacher sharded in the node" : ", teacher whole",
+		 l->bf16_grads ? ", bf16 gradients" : "", again[l->recompute], l->offload ? ", optimizer on the host" : "");
+	return buf;
+}

@@ -1,0 +1,28 @@
+#!/bin/sh
+# test_kd_plan.sh - kd-train --dry-run --world: plans from config.json alone; figures are checked in tests/train/test_layout.c
+# SPDX-License-Identifier: Apache-2.0
+. tests/lib.sh
+# nemotron DIR HIDDEN FFN HEADS
+nemotron() {
+	mkdir "$1"
+	cat >"$1/config.json" <<-END
+	{"model_type":"nemotron","hidden_size":$2,"intermediate_size":$3,"num_hidden_layers":32,"num_attention_heads":$4,"num_key_value_heads":8,"head_dim":128,
+	 "vocab_size":256000,"hidden_act":"relu2","norm_eps":1e-5,"partial_rotary_factor":0.5,"rope_theta":10000,"max_position_embeddings":4096,"tie_word_embeddings":false}
+	END
+}
+nemotron "$t/15b" 6144 24576 48
+nemotron "$t/8b" 4096 16384 48
+plan="kd-train --dry-run --world 8 --gpu-mem 80G --teacher $t/15b --student $t/8b --seq 4096 --batch 1152 --tokens 94e9"
+works "15B to 8B on eight GPUs" $plan
+same "the first that fits is marked" "$(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "ZeRO 2, teacher sharded in the node"
+same "and told" "$(grep -c '^94.0B tokens: 27.5 days$' "$t/out.txt")" 1
+works "as JSON" sh -c "$(echo "$plan" | sed 's/--dry-run/--dry-run=json/') | python3 -c 'import json,sys; d=json.load(sys.stdin); l=d[\"layouts\"][d[\"fits\"]]; assert l[\"bytes\"][\"sum\"] <= d[\"gpu_mem\"] < d[\"layouts\"][d[\"fits\"]-1][\"bytes\"][\"sum\"]'"
+works "a cached teacher takes no memory" $plan --teacher-cache x
+same "a cached teacher takes no memory: none" "$(grep '^>' "$t/out.txt" | awk '{ print $4 }') $(grep -c 'teacher ' "$t/out.txt")" "0.0 1"
+$plan --gpu-mem 8G >"$t/out.txt" 2>"$t/err"
+same "none fits: 69" "$? $(grep -c 'none of them fits' "$t/out.txt")" "69 1"
+fails "it only plans" 2 "--world needs --dry-run" kd-train --world 8 --student "$t/8b"
+fails "no student" 2 "--student is missing" kd-train --dry-run --world 8
+fails "memory in words" 2 "--gpu-mem much: expected a size" $plan --gpu-mem much
+fails "speed in words" 2 "--gpu-flops fast: expected a number" $plan --gpu-flops fast
+fails "too few sequences" 2 "less than one micro-batch" $plan --batch 8
