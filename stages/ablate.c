@@ -23,7 +23,7 @@ static struct {
 	const char *model, *metric, *unit, *mode, *protect, *memory, *at;
 	int64_t first, last, rounds, micro, samples;
 	int64_t budget;
-} o = { .metric = "loss", .unit = "layer", .mode = "single", .memory = "2Gi", .at = "last" };
+} o = { .metric = "loss", .unit = "layer", .mode = "single", .at = "last" };
 
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to measure"),
@@ -41,7 +41,8 @@ static const struct opt opts[] = {
 	OPT_I64(0, "micro", &o.micro, "N", "samples of tokens per forward pass, 0: as many as make about 4096 tokens", 0, 1 << 20),
 	OPT_I64(0, "samples", &o.samples, "N", "stop after N samples or items, 0: all", 0, 1e12),
 	OPT_CHOICE(0, "at", &o.at, "last|all", "angular: at the last token of each sample or at all"),
-	OPT_STR(0, "memory", &o.memory, "BYTES", "kept hidden states in memory; more go to a file in TMPDIR"),
+	OPT_STR(0, "memory", &o.memory, "BYTES",
+		"stay within this much: larger weights are read block by block, larger hidden states go to a file in TMPDIR"),
 	OPT_DEVICE_ROWS, OPT_COMMON_ROWS, OPT_END
 };
 static const struct usage usage = {
@@ -97,11 +98,12 @@ static void check_options(struct run *r, int operands)
 		opt_die("--metric angular measures layers, alone or as block:N");
 	if (o.rounds && !a->greedy)
 		opt_die("--rounds is for --mode greedy");
-	if (parse_i64(o.memory, &o.budget) || o.budget < 0)
+	o.budget = INT64_C(4) << 30;
+	if (o.memory && (parse_i64(o.memory, &o.budget) || o.budget < 0))
 		opt_die("--memory %s: expected a size such as 4Gi", o.memory);
 	a->rounds = o.rounds;
 	a->last = !strcmp(o.at, "last");
-	a->hidden_budget = o.budget;
+	a->hidden_budget = o.budget / 2;       /* the rest is weights and a batch's activations */
 }
 
 static int protect(struct run *r, struct err *e)
@@ -264,8 +266,11 @@ static int measure(struct run *r, struct art_w *w, const struct ablate_plan *p, 
 	struct stats s;
 	struct progress pr;
 	int64_t found = 0;
-	if (engine_open(&g, com.device, (int)com.threads, e) || weights_load(&m, &g, o.model, dtype_parse(com.dtype), e))
+	int dtype = dtype_parse(com.dtype), whole = !o.memory || r->t->elems * (int64_t)dtype_size(dtype) <= o.budget / 2;
+	if (engine_open(&g, com.device, (int)com.threads, e) || (whole && weights_load(&m, &g, o.model, dtype, e)))
 		return -1;
+	if (!whole)
+		log_verbose("block by block: weights do not fit in --memory %s", o.memory);
 	make_key(r, g.k->name);
 	if (to_file && !(r->a.state = ablate_state_open(path, r->key, &found, &other, e)))
 		return -1;
@@ -274,7 +279,10 @@ static int measure(struct run *r, struct art_w *w, const struct ablate_plan *p, 
 	if (found)
 		log_info("%s: %lld results of an earlier run", path, (long long)found);
 	r->a.g = &g;
-	r->a.w = &m;
+	r->a.w = whole ? &m : NULL;
+	r->a.dir = o.model;
+	r->a.t = r->t;
+	r->a.dtype = dtype;
 	r->a.batch = r->b;
 	r->a.step = step;
 	r->a.step_arg = &pr;
@@ -294,7 +302,8 @@ static int measure(struct run *r, struct art_w *w, const struct ablate_plan *p, 
 			    (double)s.block_runs / (double)s.block_runs_plain, (long long)s.block_runs_plain);
 	free(path);
 	stats_free(&s);
-	weights_free(&m);
+	if (whole)
+		weights_free(&m);
 	engine_close(&g);
 	return rc;
 }

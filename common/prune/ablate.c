@@ -2,18 +2,18 @@
  * ablate.c - rounds of ablations: which parts, in what order, what was lost
  *
  * An ablation leaves out `count` neighbouring parts from layer l on, besides those that a greedy run has removed.  In a
- * round all ablations share one prefix per batch: the stream before every block is computed once and kept, and an ablation
- * pays only for the blocks from its first missing part to the end.  Leaving out each of L layers costs
+ * round all ablations share one prefix per batch: the stream before every block is computed once, and an ablation pays only
+ * for the blocks from its first missing part to the end.  Leaving out each of L layers costs
  *
  *	L + sum_l (L-1-l) = L (L+1) / 2  block executions, (L+1) / 2L of L whole passes.
  *
  * Greedy: after each round the ablation that lost least is made permanent.  Results are kept per (round, ablation, batch)
- * and summed in that order, so a resumed run gives the same bytes.
+ * and summed in that order, so a resumed run gives the same bytes.  A batch (where weights are read as they are needed:
+ * a group of batches) is measured as a whole, so a kill costs at most that.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "ablate.h"
-#include "../base/log.h"
 #include "ablate_pass.h"
 #include "ablate_state.h"
 #include <stdlib.h>
@@ -32,7 +32,6 @@ struct job {
 	int64_t n_out;                 /* of all batches */
 	int64_t tokens;
 	double base;
-	int64_t batch_ready;           /* whose prefix of this round is kept, -1: none */
 	int64_t runs;
 };
 
@@ -94,39 +93,27 @@ int ablate_plan(const struct ablate_args *a, const struct arch *arch, struct abl
 	return rc;
 }
 
-/* Runs the unit unless it is on file; counts its blocks. */
-static int unit(struct job *j, int64_t ablation, int64_t batch, double *v, struct err *e)
+/* A unit's values from the file, or else from the pass over its group [k0, k1), which is made when the first asks for it. */
+static int unit(struct job *j, int64_t ablation, int64_t batch, double *v, int64_t k0, int64_t k1, int *done, struct err *e)
 {
 	const struct ablate_args *a = j->a;
-	int64_t L = j->q.L, first = ablation < 0 ? 0 : j->cand[ablation], upto = reach(a, L, j->round, j->cand[j->n_cand - 1]);
 	struct ablate_unit u = { j->round, ablation, batch, 0, v ? pass_n_out(a, batch) : 0, v };
 	int rc = ablate_state_next(a->state, &u, e);
 	if (rc < 0)
 		return -1;
 	if (!rc) {
-		if (stop_requested())
-			return err_set(e, a->state ? EXIT_AGAIN : 128 + stop_requested(), a->state ? "stopped, run again to go on" :
-				       "stopped, nothing written");
-		/* after a kill the full model and the prefix are run again; they were counted when they ran first */
-		if (ablation >= 0 && (pass_full(&j->q, batch, e) ||
-		    (j->batch_ready != batch && pass_prefix(&j->q, batch, j->mask, upto, NULL, e))))
+		struct pass_round r = { j->mask, reach(a, j->q.L, j->round, j->cand[j->n_cand - 1]), j->cand, j->n_cand,
+					j->round ? NULL : j->v0, j->v, j->n_out };
+		if (!*done && pass_group(&j->q, &r, k0, k1, e))
 			return -1;
-		j->batch_ready = batch;
-		int64_t before = j->q.executed;
-		memcpy(j->out, j->mask, (size_t)L);
-		for (int64_t l = first; ablation >= 0 && l < first + a->count; l++)
-			j->out[l] |= (uint8_t)a->part;
-		if (ablation < 0 ? pass_prefix(&j->q, batch, j->mask, upto, v, e) :
-		    a->metric == ABLATE_ANGULAR ? pass_angle(&j->q, batch, first, a->count, v, e) :
-						  pass_suffix(&j->q, batch, j->out, first, v, e))
-			return -1;
-		u.blocks = j->q.executed - before;
+		*done = 1;
+		u.blocks = j->q.runs[(ablation + 1) * a->n_batch + batch];
 		if (ablate_state_add(a->state, &u, e))
 			return -1;
+	} else {
+		j->q.executed += u.blocks;     /* as far as the progress goes */
 	}
 	j->runs += u.blocks;
-	if (a->step)
-		a->step(a->step_arg, (double)j->runs);
 	return 0;
 }
 
@@ -144,14 +131,17 @@ static double total(const struct job *j, const double *v)
 static int measure(struct job *j, struct err *e)
 {
 	int64_t at = 0;
-	j->batch_ready = -1;
-	for (int64_t k = 0; k < j->a->n_batch; k++) {
-		if (unit(j, -1, k, j->round ? NULL : j->v0 + at, e))
-			return -1;
-		for (int64_t i = 0; i < j->n_cand; i++)
-			if (unit(j, i, k, j->v + i * j->n_out + at, e))
+	for (int64_t k0 = 0, k1; k0 < j->a->n_batch; k0 = k1) {
+		int done = 0;
+		k1 = k0 + j->q.group < j->a->n_batch ? k0 + j->q.group : j->a->n_batch;
+		for (int64_t k = k0; k < k1; k++) {
+			if (unit(j, -1, k, j->round ? NULL : j->v0 + at, k0, k1, &done, e))
 				return -1;
-		at += pass_n_out(j->a, k);
+			for (int64_t i = 0; i < j->n_cand; i++)
+				if (unit(j, i, k, j->v + i * j->n_out + at, k0, k1, &done, e))
+					return -1;
+			at += pass_n_out(j->a, k);
+		}
 	}
 	if (!j->round)
 		j->base = total(j, j->v0);
@@ -223,8 +213,9 @@ int ablate_run(const struct ablate_args *a, struct stats *s, struct err *e)
 {
 	struct job j = { .a = a, .s = s, .tokens = count_tokens(a) };
 	struct ablate_plan plan;
-	size_t L = (size_t)a->w->t->arch.layers;
-	if (ablate_plan(a, &a->w->t->arch, &plan, e))
+	const struct arch *m = a->w ? &a->w->t->arch : &a->t->arch;
+	size_t L = (size_t)m->layers;
+	if (ablate_plan(a, m, &plan, e))
 		return -1;
 	if (!j.tokens)
 		return err_set(e, EXIT_DATA, "the samples hold no token to predict");

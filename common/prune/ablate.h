@@ -22,7 +22,10 @@ struct ablate_batch {
 struct ablate_state;
 struct ablate_args {
 	const struct engine *g;
-	const struct weights *w;
+	const struct weights *w;       /* all of them; NULL: one block at a time, from */
+	const char *dir;               /* this directory, whose table is t, in dtype */
+	const struct ptable *t;
+	int dtype;
 	int metric;
 	int part;                      /* DROP_LAYER, DROP_ATTN or DROP_FFN */
 	int greedy;                    /* remove the cheapest, measure again */
@@ -35,7 +38,7 @@ struct ablate_args {
 	double (*score)(void *arg, const double *v); /* task: right answers from the log-likelihoods of all sequences, in order */
 	void *arg;
 	int64_t items;                 /* task: of its file */
-	int64_t hidden_budget;         /* bytes of kept hidden states in memory; more go to a file */
+	int64_t hidden_budget;         /* bytes of hidden states in memory; more go to a file */
 	struct ablate_state *state;    /* finished ablations, NULL: none kept */
 	void (*step)(void *arg, double runs); /* progress in block executions */
 	void *step_arg;

@@ -2,14 +2,13 @@
  * stream.c - block by block: weights of one block, hidden states of all samples
  *
  * Blocks of a dense model have one shape, so one program per batch shape and kind of block (sliding or not) serves all of
- * them (where widths differ, each has its own): its parameter space is rebased onto a buffer that holds the weights of block l.  The next block's pages are asked
- * for while this one computes.  The same walk over four tokens tells whether a model that was just written computes.
+ * them (where widths differ, each has its own), rebased onto the weights that blocks.h holds.  The same walk over four
+ * tokens tells whether a model that was just written computes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "stream.h"
-#include "../io/safetensors.h"
-#include "../model/hfdir.h"
+#include "blocks.h"
 #include "hidden.h"
 #include "observe.h"
 #include <stdlib.h>
@@ -20,14 +19,12 @@ struct batch {
 };
 struct job {
 	const struct stream_args *a;
-	struct st_model *m;
+	struct blocks w;
 	struct hidden h;
 	struct batch *b;
 	int n_batch;
 	int64_t rows, samples, most;   /* most: rows of the largest batch */
 	int32_t *ids;
-	int64_t first, last, elems; /* parameters of block 0: index range; elements of the largest block */
-	void *w;               /* one block's weights */
 	float *x;              /* one batch's hidden states */
 };
 
@@ -55,51 +52,17 @@ static int read_samples(struct job *j, struct tokenset *ts, struct err *e)
 	return 0;
 }
 
-/* Rows of the embedding straight from the mapped file, rounded as the weights would be. */
 static int embed(struct job *j, struct err *e)
 {
-	const struct ptable *t = j->a->t;
-	char name[160];
-	int64_t C = t->arch.hidden;
+	int64_t C = j->a->t->arch.hidden;
 	const float *z = j->a->m ? j->a->m->hidden : NULL;
-	const struct st_tensor *E = st_find(j->m, param_hf_name(t, ptable_find(t, "embed"), 0, name));
-	size_t row = (size_t)C * st_dtype_size(E->dtype);
 	for (int k = 0; k < j->n_batch; k++) {
 		const struct batch *b = &j->b[k];
-		for (int64_t i = 0; i < b->B * b->T; i++) {
-			float *y = j->x + i * C;
-			st_to_f32(y, (const char *)E->data + (size_t)j->ids[b->at + i] * row, E->dtype, C);
-			for (int64_t c = 0; c < C; c++)
-				y[c] = (j->a->dtype == DT_BF16 ? bf16_to_f32(f32_to_bf16(y[c])) : y[c]) * (float)t->arch.embed_scale;
-			for (int64_t c = 0; z && c < C; c++)
-				y[c] *= z[c];
-		}
+		blocks_embed(&j->w, j->ids + b->at, b->B * b->T, j->x);
+		for (int64_t i = 0; z && i < b->B * b->T * C; i++)
+			j->x[i] *= z[i % C];
 		if (hidden_put(&j->h, b->at * C * 4, j->x, b->B * b->T * C * 4, e))
 			return -1;
-	}
-	st_release(j->m, E);
-	return 0;
-}
-
-static int load_block(struct job *j, int64_t l, struct err *e)
-{
-	const struct ptable *t = j->a->t;
-	int64_t n = j->last - j->first, es = (int64_t)dtype_size(j->a->dtype);
-	const struct param *p0 = &t->p[j->first + l * n];
-	for (const struct param *p = p0; p < p0 + n; p++) {
-		if (p->layer != l)
-			BUG("%s is not of block %lld", p->name, (long long)l);
-		if (param_read(t, p, j->m, (char *)j->w + (p->off - p0->off) * es, j->a->dtype, e))
-			return -1;
-	}
-	j->a->g->k->weights_changed(j->a->g->d);
-	for (int64_t i = 0; i < n && l + 1 < t->arch.layers; i++) {   /* ask for the next block's pages */
-		const struct param *p = &t->p[j->first + i + (l + 1) * n];
-		for (int s = 0; s < p->row->nseg; s++) {
-			char name[160];
-			const struct st_tensor *x = st_find(j->m, param_hf_name(t, p, s, name));
-			st_prefetch_bytes(x->data, x->bytes);
-		}
 	}
 	return 0;
 }
@@ -120,34 +83,14 @@ static int run_block(struct job *j, struct observer *o, int64_t l, struct err *e
 	return 0;
 }
 
-static void block_range(struct job *j)
-{
-	const struct ptable *t = j->a->t;
-	while (t->p[j->first].layer != 0)
-		j->first++;
-	j->last = j->first;
-	while (j->last < t->n && t->p[j->last].layer == 0)
-		j->last++;
-	int64_t n = j->last - j->first;
-	for (int64_t l = 0; l < t->arch.layers; l++) {
-		int64_t i = j->first + l * n, end = i + n < t->n ? t->p[i + n].off : t->elems;
-		j->elems = end - t->p[i].off > j->elems ? end - t->p[i].off : j->elems;
-	}
-}
-
-/* Room for a block and a batch, and the embeddings of all samples. */
+/* Room for a batch, and the embeddings of all samples. */
 static int start(struct job *j, struct err *e)
 {
 	const struct stream_args *a = j->a;
-	int64_t C = a->t->arch.hidden, es = (int64_t)dtype_size(a->dtype);
-	char buf[32];
+	int64_t C = a->t->arch.hidden;
 	for (int k = 0; k < j->n_batch; k++)
 		j->most = j->b[k].B * j->b[k].T > j->most ? j->b[k].B * j->b[k].T : j->most;
-	block_range(j);
-	j->w = a->g->k->mem_alloc(a->g->d, (size_t)(j->elems * es));
 	j->x = big_alloc((size_t)(j->most * C) * 4);
-	if (!j->w)
-		return err_set(e, EXIT_RESOURCE, "no memory for %s of weights", fmt_bytes(buf, (double)(j->elems * es)));
 	return hidden_open(&j->h, j->rows * C * 4, a->hidden_budget, e) || embed(j, e) ? -1 : 0;
 }
 
@@ -155,11 +98,8 @@ static void end(struct job *j)
 {
 	if (j->x)
 		big_free(j->x, (size_t)(j->most * j->a->t->arch.hidden) * 4);
-	if (j->w)
-		j->a->g->k->mem_free(j->a->g->d, j->w, (size_t)j->elems * dtype_size(j->a->dtype));
 	hidden_close(&j->h);
-	if (j->m)
-		st_close(j->m);
+	blocks_close(&j->w);
 	free(j->ids);
 	free(j->b);
 }
@@ -168,8 +108,7 @@ static void end(struct job *j)
 static int run(struct job *j, struct stats *s, int (*done)(struct job *, int64_t, struct err *), struct err *e)
 {
 	const struct stream_args *a = j->a;
-	struct weights w = { (struct ptable *)a->t, (char *)j->w - a->t->p[j->first].off * (int64_t)dtype_size(a->dtype), a->dtype,
-			     a->g };
+	struct weights w = { (struct ptable *)a->t, NULL, a->dtype, a->g };
 	struct observer o;
 	struct progress pr;
 	int rc = 0;
@@ -180,7 +119,9 @@ static int run(struct job *j, struct stats *s, int (*done)(struct job *, int64_t
 		if (a->m && a->m->drop && a->m->drop[l])
 			continue;
 		o.block = l;
-		rc = load_block(j, l, e) || run_block(j, &o, l, e) || (done && done(j, l, e)) ? -1 : 0;
+		rc = blocks_load(&j->w, l, e);
+		w.w = rc ? NULL : blocks_base(&j->w, l, 0);
+		rc = rc || run_block(j, &o, l, e) || (done && done(j, l, e)) ? -1 : 0;
 		if (!rc)
 			observe_flush(&o);
 		progress_step(&pr, (double)l + 1);
@@ -196,8 +137,7 @@ int64_t stream_stats(const struct stream_args *a, struct tokenset *ts, struct st
 {
 	struct job j = { .a = a, .h.fd = -1 };
 	int rc = -1;
-	j.m = st_open(a->dir, e);
-	if (j.m && !params_check(a->t, j.m, e) && !read_samples(&j, ts, e))
+	if (!blocks_open(&j.w, a->g, a->dir, a->t, a->dtype, e) && !read_samples(&j, ts, e))
 		rc = j.samples ? start(&j, e) || run(&j, s, NULL, e) : 0;
 	end(&j);
 	return rc ? -1 : j.samples;
@@ -218,7 +158,7 @@ static int block_finite(struct job *j, int64_t l, struct err *e)
 	return err_set(e, EXIT_DATA, "%s: block %lld gives values that are not finite", j->a->dir, (long long)l);
 }
 
-/* x [rows, hidden] through the final norm, in place.  The norm's parameters take the block's place. */
+/* x [rows, hidden] through the final norm, in place. */
 static int final_norm(struct job *j, struct err *e)
 {
 	const struct stream_args *a = j->a;
@@ -228,17 +168,21 @@ static int final_norm(struct job *j, struct err *e)
 	struct prog *p = prog_new(1, j->rows);
 	struct frame f;
 	val x = p_input(p, "hidden", j->rows, a->t->arch.hidden, DT_F32), y = p_forward(p, &b, NONE, x);
-	int rc = 0;
+	size_t bytes = (size_t)(2 * (a->t->arch.hidden + 31) * es);    /* its vectors, each from a multiple of 32 on */
+	char *w = a->g->k->mem_alloc(a->g->d, bytes);
+	int rc = w ? 0 : err_set(e, EXIT_RESOURCE, "no memory for the final norm");
 
 	for (const struct param *q = first; !rc && q < a->t->p + a->t->n && !strncmp(q->name, "final.norm.", 11); q++)
-		rc = param_read(a->t, q, j->m, (char *)j->w + (q->off - first->off) * es, a->dtype, e);
+		rc = param_read(a->t, q, j->w.m, w + (q->off - first->off) * es, a->dtype, e);
 	p_keep(p, y);
 	if (rc || prog_plan(p, e) || frame_new(&f, a->g, p, e)) {
+		if (w)
+			a->g->k->mem_free(a->g->d, w, bytes);
 		prog_free(p);
 		return -1;
 	}
 	a->g->k->weights_changed(a->g->d);
-	f.base[SP_PARAM] = (char *)j->w - first->off * es;
+	f.base[SP_PARAM] = w - first->off * es;
 	frame_set(&f, x, j->x);
 	prog_run(&f);
 	int wide = p->v[y.id].dtype == DT_F32;
@@ -249,6 +193,7 @@ static int final_norm(struct job *j, struct err *e)
 	free(half);
 	frame_free(&f);
 	prog_free(p);
+	a->g->k->mem_free(a->g->d, w, bytes);
 	return 0;
 }
 
@@ -258,7 +203,7 @@ static int logits_finite(struct job *j, struct err *e)
 	const struct ptable *t = j->a->t;
 	char name[160];
 	int64_t C = t->arch.hidden;
-	const struct st_tensor *W = st_find(j->m, param_hf_name(t, ptable_find(t, "head"), 0, name));
+	const struct st_tensor *W = st_find(j->w.m, param_hf_name(t, ptable_find(t, "head"), 0, name));
 	float *row = xcalloc((size_t)C, sizeof *row);
 	double sum = 0;
 	for (int64_t i = 0; i < j->rows; i++)
@@ -281,9 +226,8 @@ int stream_sound(const struct stream_args *a, struct err *e)
 	j.ids = xcalloc(TOKENS, sizeof *j.ids);
 	for (int i = 0; i < TOKENS; i++)
 		j.ids[i] = (int32_t)(a->t->arch.vocab * i / TOKENS);
-	j.m = st_open(a->dir, e);
-	int rc = !j.m || params_check(a->t, j.m, e) || start(&j, e) || run(&j, &none, block_finite, e) || final_norm(&j, e) ||
-		 logits_finite(&j, e) ? -1 : 0;
+	int rc = blocks_open(&j.w, a->g, a->dir, a->t, a->dtype, e) || start(&j, e) || run(&j, &none, block_finite, e) ||
+		 final_norm(&j, e) || logits_finite(&j, e) ? -1 : 0;
 	end(&j);
 	return rc;
 }

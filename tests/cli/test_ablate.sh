@@ -28,6 +28,8 @@ for f in llama nemotron; do
 		works "$f $m is valid" artcheck -q "$t/$m"
 		ab -m "$t/$f" "$t/all" --metric $m --device ref -o "$t/ref"
 		works "$f $m: cpu and ref agree" artdiff -q -t 2e-3 "$t/$m" "$t/ref"
+		ab -m "$t/$f" "$t/all" --metric $m --memory 64Ki -o "$t/blocks"
+		works "$f $m: weights read block by block give the same" artdiff -q "$t/$m" "$t/blocks"
 	done
 done
 m=$t/llama
