@@ -2,7 +2,7 @@
 
 Writes, below OUT (tests/golden):
   models/NAME/            config.json, model.safetensors (weights are bf16-representable whatever they are stored in)
-  NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* of importance.py
+  NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* METRIC.* of importance.py · ablate.* of ablations.py
   kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
   hidden-NAME.safetensors losses between hidden states of kd_hidden.py on the same pair
@@ -17,7 +17,7 @@ import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, NemotronConfig, Qwen2Config, Qwen3Config
-import importance, kd_hidden, kd_losses, kd_step
+import ablations, importance, kd_hidden, kd_losses, kd_step
 from common import load
 
 V = 96
@@ -103,6 +103,7 @@ def main():
             t = {"ids": ids.int(), "logits": teacher(ids, use_cache=False).logits}
         if name + "-student" in MODELS:
             t.update(importance.fixture(teacher, ids))
+            t.update(ablations.fixture(teacher, ids))
         save_file({k: v.contiguous() for k, v in t.items()}, os.path.join(out, name + ".safetensors"))
         if name + "-student" in MODELS:
             student = load(os.path.join(out, "models", name + "-student"), attn="eager")
