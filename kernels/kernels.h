@@ -158,6 +158,11 @@ struct kernels {
 	void (*scale)(struct dev *, mat y, mat x, float c);
 	void (*zero)(struct dev *, mat y);
 
+	/* add_cols  y [N,C] = a, to whose columns [at, at + w) c z is added; z [N,w]; y has a's dtype and may be a
+	 * take_cols y [N,w] = c x[:, at .. at + w) */
+	void (*add_cols)(struct dev *, mat y, mat a, mat z, int64_t at, float c);
+	void (*take_cols)(struct dev *, mat y, mat x, int64_t at, float c);
+
 	/* mask      y [N,C] = x * z, z [1,U] f32, unit = C/U neighbouring columns share one z
 	 *           mask_dz: dz [1,U] f32 += sum over rows and unit of dy * x   (dx is mask() of dy) */
 	void (*mask)(struct dev *, mat y, mat x, mat z);
@@ -204,7 +209,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 5 };
+enum { KERNELS_ABI = 6 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -129,6 +129,7 @@ static void settle(struct run *r, const struct objective *loss)
 		{ "wsd-decay", NULL, kd.wsd }, { "clip", NULL, kd.clip }, { "weight-decay", NULL, kd.decay },
 		{ "beta1", NULL, kd.beta1 }, { "beta2", NULL, kd.beta2 }, { "eps", NULL, kd.eps },
 		{ "train", kd.train ? kd.train : "all", 0 }, { "freeze", kd.freeze ? kd.freeze : "none", 0 },
+		{ "lora", kd.lora.targets ? kd.lora.targets : "none", 0 }, { "lora-rank", NULL, (double)kd.lora.rank }, { "lora-alpha", NULL, kd.lora.alpha },
 		{ "seed", NULL, (double)com.seed }, { "dtype", com.dtype, 0 },
 		{ "save-dtype", kd_save_dtype(r->t.student->arch.dtype), 0 },
 	};
@@ -167,6 +168,7 @@ static void load_weights(struct run *r, const struct engine *g)
 	struct trainer *t = &r->t;
 	if (trainer_alloc(t, g, &e) || trainer_load(t, kd.student, t->teacher ? kd.teacher : NULL, &e))
 		die_err(&e);
+	lora_init(t, (uint64_t)com.seed);
 	if (t->n_proj) {
 		int64_t *kept = hidden_kept_new(kd.student, r->teacher, t->student->arch.hidden, t->teacher->arch.hidden);
 		log_verbose("projections start %s", kept ? "from the channels that trimming kept" : "at random");
@@ -234,9 +236,12 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 	}
 	if (dir->follows)
 		return EXIT_DONE;
-	char *out = xasprintf("%s/student", com.out);
+	char *out = xasprintf("%s/student", com.out), *adapter = xasprintf("%s/adapter", com.out);
+	if (kd.lora_adapter && lora_save(&r->t, adapter, kd.student, &e))
+		die_err(&e);
 	write_student(r, s, out);
 	free(out);
+	free(adapter);
 	if (rundir_mark(dir, r->settings, true, &e))
 		die_err(&e);
 	log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s->at.step, (long long)s->at.tokens,
@@ -391,7 +396,7 @@ int main(int argc, char **argv)
 		ptable_free(teacher);
 		teacher = NULL;
 	}
-	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze }, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
+	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze, kd.lora.targets != NULL }, .lora = kd.lora, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
 				     .cached = loss.best && kd.cache.n ? loss.best : 0, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {

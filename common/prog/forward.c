@@ -58,12 +58,26 @@ static val norm(const struct ctx *c, val x, int64_t layer, const char *name)
 	return norm_as(c, x, layer, name, c->b->dtype);
 }
 
+/* With the adapters of its weight, if any */
+static val linear_as(const struct ctx *c, val x, int64_t layer, const char *name, val res, int dtype)
+{
+	const struct build *b = c->b;
+	char bias[40], full[64];
+	snprintf(bias, sizeof bias, "%s.bias", name);
+	val y = p_linear(c->p, x, weight(c, layer, name, 0), weight(c, layer, bias, 1), res, dtype);
+	const struct param *base = b->n_adapter ? ptable_find(b->t, full_name(full, layer, name)) : NULL;
+	for (int i = 0; i < b->n_adapter; i++) {
+		const struct adapter *q = &b->adapter[i];
+		if (q->base == base)
+			y = p_lora(c->p, y, x, p_param_beside(c->p, b, q->a.name, q->a.rows, q->a.cols, q->a.off),
+				   p_param_beside(c->p, b, q->b.name, q->b.rows, q->b.cols, q->b.off), q->at, b->adapter_scale);
+	}
+	return y;
+}
+
 static val linear(const struct ctx *c, val x, int64_t layer, const char *name, val res)
 {
-	char bias[40];
-	snprintf(bias, sizeof bias, "%s.bias", name);
-	return p_linear(c->p, x, weight(c, layer, name, 0), weight(c, layer, bias, 1), res,
-			res.id || c->b->wide ? DT_F32 : c->b->dtype);
+	return linear_as(c, x, layer, name, res, res.id || c->b->wide ? DT_F32 : c->b->dtype);
 }
 
 /* What a part adds to the residual stream: W x, or post(W x) where the family has a norm POST there */
@@ -73,7 +87,7 @@ static val summand(const struct ctx *c, val x, int64_t l, const char *name, cons
 	snprintf(w, sizeof w, "%s.w", post);
 	if (!has(c, l, w))
 		return linear(c, x, l, name, NONE);
-	return norm_as(c, p_linear(c->p, x, weight(c, l, name, 0), NONE, NONE, DT_F32), l, post, DT_F32);
+	return norm_as(c, linear_as(c, x, l, name, NONE, DT_F32), l, post, DT_F32);
 }
 
 /* res + summand; without a norm the sum is part of the product */

@@ -192,6 +192,15 @@ static void rule(struct grad *g, const struct op *o)
 			emit_into(g, OP_MASK, 2, in, o->in[0]);
 		}
 		break;
+	case OP_ADD_COLS:
+		if (wants(g, o->in[1])) {
+			struct op *q = emit_into(g, OP_TAKE_COLS, 1, &dy, o->in[1]);
+			q->arg = o->arg;
+			q->f = o->f;
+		}
+		if (wants(g, o->in[0]))
+			pass_on(g, o->in[0], dy);
+		break;
 	case OP_COPY:
 		pass_on(g, o->in[0], dy);
 		break;

@@ -63,6 +63,13 @@ struct probe {
 /* Parts of a block that a program leaves out: all of it, or a half with its norm. */
 enum { DROP_LAYER = 1, DROP_ATTN = 2, DROP_FFN = 4 };
 
+/* A low-rank sum beside a linear of weight `base`: scale (x A') B' is added to its output's columns [at, at + b.rows). */
+struct adapter {
+	const struct param *base;
+	int64_t at;
+	struct param a, b;     /* A [rank, columns of base], B [some rows of base, rank]; behind the table, in its space */
+};
+
 /* One model inside a program. */
 struct build {
 	const struct ptable *t;
@@ -78,6 +85,9 @@ struct build {
 	int n_probe;
 	int train;             /* record gradients for its parameters */
 	const uint8_t *frozen; /* per parameter of t, or NULL */
+	const struct adapter *adapter;
+	int n_adapter;
+	float adapter_scale;
 	int layer_stats;       /* block, attention and MLP cosines */
 	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
 	int64_t slots, kv_len;
@@ -110,12 +120,13 @@ val p_input(struct prog *p, const char *name, int64_t rows, int64_t cols, int dt
 val p_const(struct prog *p, const char *name, int64_t rows, int64_t cols, const float *host_new); /* takes ownership */
 val p_stat(struct prog *p, const char *name, int64_t rows, int64_t cols);                          /* f64 sums */
 val p_param(struct prog *p, const struct build *b, const char *name);
-/* A trained parameter that is no part of the model b, behind its table in the same space: element off (a multiple of 32). */
+/* A parameter that is no part of the model b, behind its table in the same space: element off (a multiple of 32). */
 val p_param_beside(struct prog *p, const struct build *b, const char *name, int64_t rows, int64_t cols, int64_t off);
 val p_embed(struct prog *p, val tok, val W, float scale);
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
+val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale);
 val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
 /* Rows anywhere in the sequences of a cache (g->B slots of g->T positions); the cache is new state of type kv_dtype. */
 val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype);

@@ -139,12 +139,14 @@ val p_param_beside(struct prog *p, const struct build *b, const char *name, int6
 	int64_t end = off + rows * cols, size = (int64_t)dtype_size(b->dtype);
 	val v = prog_value(p, name, rows, cols, b->space, b->dtype);
 	V(v).off = off * size;
-	V(v).train = 1;
+	grow(&p->bytes[b->space], end * size);
+	V(v).train = b->train;
+	if (!b->train)
+		return v;
 	snprintf(g, sizeof g, "grad.%s", name);
 	val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
 	V(d).off = off * 4;
 	V(v).grad = d.id;
-	grow(&p->bytes[b->space], end * size);
 	grow(&p->bytes[SP_GRAD], end * 4);
 	return v;
 }
@@ -187,6 +189,21 @@ val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype)
 	memcpy(o->in, in, sizeof in);
 	o->out[0] = y;
 	return y;
+}
+
+val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale)
+{
+	val u = p_linear(p, x, A, NONE, NONE, V(A).dtype);
+	val z = p_linear(p, u, B, NONE, NONE, V(B).dtype);
+	if (at < 0 || at + V(z).cols > V(y).cols)
+		BUG("%s is added to columns that %s does not have", V(z).name, V(y).name);
+	val in[] = { y, z }, sum = result(p, "lora", V(y).rows, V(y).cols, V(y).dtype, in, 2);
+	struct op *o = prog_op(p, OP_ADD_COLS);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = sum;
+	o->arg = (int32_t)at;
+	o->f = scale;
+	return sum;
 }
 
 static int32_t geometry(struct prog *p, const struct attn_geom *g)

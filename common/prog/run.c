@@ -123,6 +123,8 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_ATTN_BWD: k->attn_bwd(d, O(0), I(0), I(1), I(2), I(3), I(4), &f->p->geom[o->geom]); break;
 	case OP_ACT_DX: k->act_dx(d, O(0), I(0), I(1), o->arg); break;
 	case OP_MASK_DZ: k->mask_dz(d, O(0), I(0), I(1)); break;
+	case OP_ADD_COLS: k->add_cols(d, O(0), I(0), I(1), o->arg, o->f); break;
+	case OP_TAKE_COLS: k->take_cols(d, O(0), I(0), o->arg, o->f); break;
 	case OP_COPY: k->copy(d, O(0), I(0)); break;
 	case OP_SCALE: k->scale(d, O(0), I(0), o->f); break;
 	case OP_COUNT: BUG("opcode %d", o->code);

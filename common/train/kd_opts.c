@@ -11,7 +11,7 @@ struct kd_opts kd = {
 	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
-	.log_every = 1, .per_node = 8,
+	.log_every = 1, .per_node = 8, .lora = { NULL, 16, 32 },
 };
 
 static const struct opt opts[] = {
@@ -40,6 +40,10 @@ static const struct opt opts[] = {
 	OPT_CHOICE(0, "projection", &kd.projection, "shared|pair", "where widths differ, one learned matrix from student to teacher for all pairs or one each"),
 	OPT_STR(0, "train", &kd.train, "GLOB,...", "train only these tensors of the student; a pattern stands for a name as in its files or for the end of one, with or without .weight: embed_tokens, layers.3.*, *norm*"),
 	OPT_STR(0, "freeze", &kd.freeze, "GLOB,...", "leave these tensors as they are: no gradient, no optimizer state"),
+	OPT_STR(0, "lora", &kd.lora.targets, "GLOB,...", "train low-rank adapters of these linears and nothing else but what --train names; the result is merged"),
+	OPT_I64(0, "lora-rank", &kd.lora.rank, "R", "rank of the adapters", 1, 1 << 14),
+	OPT_F64(0, "lora-alpha", &kd.lora.alpha, "X", "an adapter counts alpha/rank times", 1e-6, 1e6),
+	OPT_FLAG(0, "lora-adapter", &kd.lora_adapter, "write RUNDIR/adapter, the adapters alone in the format of the PEFT library, as well"),
 	OPT_I64(0, "steps", &kd.steps, "N", "optimizer steps, 0 for one pass over the data", 0, 1e12),
 	OPT_I64(0, "tokens", &kd.tokens, "N", "tokens to train on, instead of --steps", 0, 1e15),
 	OPT_I64(0, "seq", &kd.seq, "T", "tokens per sequence, 0 for the token set's", 0, 1 << 24),
@@ -132,6 +136,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--hidden-loss needs --teacher");
 	if (kd.hidden && !strcmp(kd.alpha, "dynamic") && !objective_needs_teacher(loss))
 		opt_die("--hidden-alpha dynamic compares with the teacher's terms, and --loss %s has none: say fixed", kd.loss);
+	if (kd.lora_adapter && (!kd.lora.targets || kd.train))
+		opt_die("--lora-adapter %s", kd.train ? "holds adapters only, not what --train names" : "needs --lora");
 	if (kd.steps && kd.tokens)
 		opt_die("--steps and --tokens exclude each other");
 	if (kd.micro && kd.batch % kd.micro)

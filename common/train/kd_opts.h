@@ -8,6 +8,7 @@
 #ifndef ADZE_KD_OPTS_H
 #define ADZE_KD_OPTS_H
 #include "../base/opt.h"
+#include "lora.h"
 #include "losses.h"
 
 extern struct kd_opts {
@@ -22,6 +23,8 @@ extern struct kd_opts {
 	int64_t best;
 	/* optimizer */
 	const char *train, *freeze, *schedule;
+	struct lora lora;
+	bool lora_adapter;
 	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps;
 	int64_t steps, tokens, warmup;
 	bool recompute;

@@ -66,7 +66,7 @@ int trained_choose(const struct ptable *t, const struct choice *c, uint8_t *froz
 {
 	uint8_t *mask = xcalloc((size_t)t->n, 1);
 	int rc = 0;
-	memset(frozen, 0, (size_t)t->n);
+	memset(frozen, c->none, (size_t)t->n);
 	if (c->train) {
 		rc = trained_named(t, "train", c->train, mask, e) || whole(t, "train", mask, e) ? -1 : 0;
 		for (int i = 0; i < t->n; i++)

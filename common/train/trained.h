@@ -3,7 +3,7 @@
  *
  * Moments, gradients and checkpoints hold what is trained and nothing else, so it lies first:
  *
- *	[ trained parameters | projections of hidden losses | frozen parameters ]
+ *	[ trained parameters | projections of hidden losses | adapters | frozen parameters ]
  *
  * A list of patterns (GLOB,...) names tensors as the model's files do: a glob is compared with the whole name and with
  * what follows any of its dots, each with and without the last part (".weight"): q_proj, layers.3.*, *norm*.
@@ -16,6 +16,7 @@
 
 struct choice {
 	const char *train, *freeze;    /* only these; but not these.  NULL: all, none */
+	bool none;                     /* without train, nothing */
 };
 /* mask[t->n]: bit s where segment s of a parameter is named by the list.  EXIT_USAGE when a pattern names nothing. */
 int trained_named(const struct ptable *t, const char *option, const char *list, uint8_t *mask, struct err *e);

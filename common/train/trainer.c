@@ -7,25 +7,13 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "trainer.h"
+#include "trainer_parts.h"
 #include "../base/log.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- programs ---- */
-
-/* One more trained matrix from the student's width to the teacher's */
-static void add_projection(struct trainer *t)
-{
-	static const struct prow row = { .name = "proj", .decay = 1 };
-	int64_t cols = t->student->arch.hidden, rows = t->teacher->arch.hidden;
-	t->proj = xrealloc(t->proj, (size_t)t->n_proj + 1, sizeof *t->proj);
-	struct param *q = &t->proj[t->n_proj];
-	*q = (struct param){ .row = &row, .layer = -1, .rows = rows, .cols = cols, .off = t->elems };
-	snprintf(q->name, sizeof q->name, "hidden.proj.%d", t->n_proj++);
-	t->elems = (t->elems + rows * cols + 31) / 32 * 32;
-}
 
 /* The student's side of pair i in the teacher's width; *W: the projection of the pair before */
 static val projected(const struct trainer *t, struct prog *p, const struct build *b, int i, val a, val *W)
@@ -88,7 +76,8 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 		Wt = s->logp = p_input(p, "best.logp", n, t->o.cached + 1, DT_F32);
 	}
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
-			   .blk1 = t->student->arch.layers, .train = train, .frozen = t->frozen, .probe = probe[0], .n_probe = ns };
+			   .blk1 = t->student->arch.layers, .train = train, .frozen = t->frozen,
+			   .adapter = t->adapter, .n_adapter = t->n_adapter, .adapter_scale = t->adapter_scale, .probe = probe[0], .n_probe = ns };
 	val hs = p_forward(p, &b, s->tok, NONE);
 	s->sums = p_kd_head(p, hs, p_head_weight(p, &b), ht, Wt, s->label);
 	if (hidden)
@@ -96,47 +85,6 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	if (train)
 		prog_grad(p, t->o.recompute);
 	return prog_plan(p, e);
-}
-
-/* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
-static void find_spans(struct trainer *t)
-{
-	t->span = xcalloc((size_t)t->n_param, sizeof *t->span);
-	for (int i = 0; i < t->n_param; i++) {
-		const struct param *q = t->param[i];
-		int64_t end = i + 1 < t->n_param ? t->param[i + 1]->off : t->trained;
-		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
-		if (last && last->decay == q->row->decay)
-			last->n = end - last->off;
-		else
-			t->span[t->n_span++] = (struct span){ q->off, end - q->off, q->row->decay };
-	}
-}
-
-/* What is trained, and where everything lies; see trained.h */
-static int arrange(struct trainer *t, struct err *e)
-{
-	struct ptable *s = t->student;
-	const struct hidden *h = &t->o.hidden;
-	t->frozen = xcalloc((size_t)s->n, 1);
-	if (trained_choose(s, &t->o.choice, t->frozen, e))
-		return -1;
-	t->elems = trained_place(s, t->frozen, 0, 0);
-	if (h->n && s->arch.hidden != t->teacher->arch.hidden)
-		for (int i = 0; i < (h->per_pair ? h->n : 1); i++)
-			add_projection(t);
-	t->trained = t->elems;
-	t->elems = trained_place(s, t->frozen, 1, t->elems);
-	t->param = xcalloc((size_t)(s->n + t->n_proj), sizeof *t->param);
-	for (int i = 0; i < s->n; i++)
-		if (!t->frozen[i])
-			t->param[t->n_param++] = &s->p[i];
-	if (!t->n_param)
-		return err_set(e, EXIT_USAGE, "--freeze, --train: nothing of the student is left to train");
-	for (int i = 0; i < t->n_proj; i++)
-		t->param[t->n_param++] = &t->proj[i];
-	find_spans(t);
-	return 0;
 }
 
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
@@ -151,7 +99,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 		trainer_free(t);
 		return -1;
 	}
-	if (arrange(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
+	if (trainer_layout(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
 		trainer_free(t);
 		return -1;
 	}
@@ -219,6 +167,7 @@ void trainer_free(struct trainer *t)
 	free(t->param);
 	free(t->frozen);
 	free(t->proj);
+	free(t->adapter);
 	ptable_free(t->student);
 	ptable_free(t->teacher);
 	*t = (struct trainer){ 0 };
@@ -242,11 +191,17 @@ int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
 	return k;
 }
 
-/* Of the student's backward pass, a token: the products that are recorded, and twice the attention of the blocks it reaches */
-static double backward_flops(const struct trainer *t, double forward)
+/* Of the adapters' forward and the student's backward pass, a token: the products that are recorded, and twice the attention
+ * of the blocks that it reaches; blocks: forward without the head and adapters */
+static double backward_flops(const struct trainer *t, double blocks)
 {
 	const struct prog *p = t->train.p;
+	const struct ptable *s = t->student;
 	double back = 0, linear = 0, attn = 0;
+	for (int i = 0; i < s->n; i++)
+		linear += s->p[i].layer >= 0 && !row_is_vector(s->p[i].row) ? 2 * (double)(s->p[i].rows * s->p[i].cols) : 0;
+	for (int i = 0; i < t->n_adapter; i++)
+		back += 2 * (double)(t->adapter[i].a.rows * t->adapter[i].a.cols + t->adapter[i].b.rows * t->adapter[i].b.cols);
 	for (int i = 0; i < p->n; i++) {
 		const struct op *o = &p->op[i];
 		int32_t w = o->code == OP_LINEAR_DW ? o->out[0].id : o->in[1].id;
@@ -255,11 +210,10 @@ static double backward_flops(const struct trainer *t, double forward)
 			back += n * ((o->out[1].id > 0) + (o->out[2].id > 0));
 		if (o->block < 0)
 			continue;
-		linear += o->code == OP_LINEAR && i < p->n_forward ? n : 0;
 		back += o->code == OP_LINEAR_DX || o->code == OP_LINEAR_DW ? n : 0;
 		attn += o->code == OP_ATTN_BWD;
 	}
-	return back + 2 * (forward - linear) * attn / (double)t->student->arch.layers;
+	return back + 2 * (blocks - linear) * attn / (double)s->arch.layers;
 }
 
 double trainer_token_flops(const struct trainer *t)
@@ -288,18 +242,6 @@ void trainer_sync(struct trainer *t)
 	if (t->wb)
 		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t, t->w, 0, n));
 	t->g->k->weights_changed(t->g->d);
-}
-
-void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)
-{
-	for (int i = 0; i < t->n_proj; i++) {
-		const struct param *q = &t->proj[i];
-		size_t bytes = (size_t)(q->rows * q->cols) * 4;
-		float *host = xmalloc(bytes);
-		hidden_projection(host, q->rows, q->cols, kept, seed, i);
-		t->g->k->upload(t->g->d, t->w + q->off, host, bytes);
-		free(host);
-	}
 }
 
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels)

@@ -26,12 +26,14 @@
 #include "../prog/prog.h"
 #include "batches.h"
 #include "hidden.h"
+#include "lora.h"
 #include "losses.h"
 #include "trained.h"
 
 struct trainer_spec {
 	struct objective loss;
 	struct choice choice;          /* of what is trained */
+	struct lora lora;              /* with targets, only those adapters and what choice.train names */
 	struct hidden hidden;
 	int64_t cached;                /* best tokens of a cached teacher, which stands for the teacher; 0: none */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
@@ -61,6 +63,9 @@ struct trainer {
 	uint8_t *frozen;               /* [student->n]; owned */
 	struct param *proj;            /* projections of hidden losses; owned */
 	int n_proj;
+	struct adapter *adapter;       /* low-rank, of frozen linears; owned */
+	int n_adapter;
+	float adapter_scale;
 	const struct param **param;    /* all that is trained, in the order of the arenas; owned */
 	int n_param;
 	int64_t trained, elems;        /* elements: of the trained, which come first; with the frozen (trained.h) */

@@ -2,7 +2,7 @@
  * trainer_io.c - the trainer's weights from and to model directories
  *
  * What is trained has an f32 master copy; frozen weights lie only where the products read them, so with bf16 arithmetic
- * the exported model takes them from the directory that they were loaded from.
+ * the exported model takes them from the directory that they were loaded from.  Adapters are merged into their matrices.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -47,6 +47,7 @@ static void make(void *arg, const struct param *p, int64_t at, int64_t n, float 
 		param_read_at(s->t->student, p, s->m, at, n, out);
 	else
 		s->t->g->k->download(s->t->g->d, out, s->t->w + p->off + at, (size_t)n * sizeof *out);
+	lora_merge(s->t, p, at, n, out);
 }
 
 int trainer_export(const struct trainer *t, const char *from, const char *out, const char *dtype, const struct model_card *card,

@@ -178,6 +178,8 @@ void cpu_add(struct dev *, mat y, mat a, mat b);
 void cpu_copy(struct dev *, mat y, mat x);
 void cpu_scale(struct dev *, mat y, mat x, float c);
 void cpu_zero(struct dev *, mat y);
+void cpu_add_cols(struct dev *, mat y, mat a, mat z, int64_t at, float c);
+void cpu_take_cols(struct dev *, mat y, mat x, int64_t at, float c);
 void cpu_mask(struct dev *, mat y, mat x, mat z);
 void cpu_mask_dz(struct dev *, mat dz, mat dy, mat x);
 void cpu_stat_width(struct dev *, mat acc, mat x, int64_t T, int unit);

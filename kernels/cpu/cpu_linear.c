@@ -1,5 +1,5 @@
 /*
- * cpu_linear.c - y = x W' + bias + res, and both gradients, as products
+ * cpu_linear.c - y = x W' + bias + res, and both gradients, as products; sums into some of the columns
  *
  *   y [N,O] = x [N,I] W' + ...      dx [N,I] = dy [N,O] W      dW [O,I] += dy' x
  *
@@ -72,4 +72,24 @@ void cpu_linear_dw(struct dev *d, mat dW, mat dbias, mat dy, mat x)
 	}
 	if (dbias.p)
 		column_sums(d, dbias, dy);
+}
+
+enum { ROWS_AT_ONCE = 16 };
+
+void cpu_add_cols(struct dev *d, mat y, mat a, mat z, int64_t at, float c)
+{
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic, ROWS_AT_ONCE)
+	for (int64_t n = 0; n < y.rows; n++) {
+		void *to = elem_at(y, n * y.cols + at);
+		if (y.p != a.p)
+			d->simd->cvt(row_at(y, n), y.dtype, row_at(a, n), a.dtype, 1.0f, y.cols);
+		d->simd->lincomb(to, y.dtype, 0, elem_at(a, n * a.cols + at), a.dtype, 1.0f, row_at(z, n), z.dtype, c, z.cols);
+	}
+}
+
+void cpu_take_cols(struct dev *d, mat y, mat x, int64_t at, float c)
+{
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic, ROWS_AT_ONCE)
+	for (int64_t n = 0; n < y.rows; n++)
+		d->simd->cvt(row_at(y, n), y.dtype, elem_at(x, n * x.cols + at), x.dtype, c, y.cols);
 }

@@ -66,6 +66,8 @@ void ref_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat
 void ref_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void ref_act(struct dev *, mat y, mat x, int kind);
 void ref_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);
+void ref_add_cols(struct dev *, mat y, mat a, mat z, int64_t at, float c);
+void ref_take_cols(struct dev *, mat y, mat x, int64_t at, float c);
 void ref_mask(struct dev *, mat y, mat x, mat z);
 void ref_mask_dz(struct dev *, mat dz, mat dy, mat x);
 void ref_stat_width(struct dev *, mat acc, mat x, int64_t T, int unit);

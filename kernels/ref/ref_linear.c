@@ -1,5 +1,5 @@
 /*
- * ref_linear.c - y = x W' + bias + res, and both gradients
+ * ref_linear.c - y = x W' + bias + res, and both gradients; sums into some of the columns
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -51,4 +51,22 @@ void ref_linear_dw(struct dev *d, mat dW, mat dbias, mat dy, mat x)
 		if (dbias.p)
 			st_acc(dbias, o, s, 1);
 	}
+}
+
+void ref_add_cols(struct dev *d, mat y, mat a, mat z, int64_t at, float c)
+{
+	(void)d;
+	for (int64_t n = 0; n < y.rows; n++)
+		for (int64_t i = 0; i < y.cols; i++) {
+			int64_t k = i - at;
+			st(y, n * y.cols + i, ld(a, n * y.cols + i) + (k >= 0 && k < z.cols ? (double)c * ld(z, n * z.cols + k) : 0.0));
+		}
+}
+
+void ref_take_cols(struct dev *d, mat y, mat x, int64_t at, float c)
+{
+	(void)d;
+	for (int64_t n = 0; n < y.rows; n++)
+		for (int64_t i = 0; i < y.cols; i++)
+			st(y, n * y.cols + i, (double)c * ld(x, n * x.cols + at + i));
 }

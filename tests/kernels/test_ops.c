@@ -225,6 +225,28 @@ JOB(mask)
 	j->bwd = mask_b;
 }
 
+/* columns: 0 a, 1 z, 2 y, 3 dy, 4 dz, 5 sum in place */
+CALL(cols_f)
+{
+	k->add_cols(d, m[2], m[0], m[1], j->T, j->f);
+	k->add_cols(d, m[5], m[5], m[1], j->T, j->f);
+}
+CALL(cols_b) { k->take_cols(d, m[4], m[3], j->T, j->f); }
+JOB(cols)
+{
+	int64_t C = 3 * n + 1, w = variant ? C : n;
+	j->T = variant ? 0 : n;
+	j->f = 0.5f;
+	add_operand(j, in(n, C));
+	add_operand(j, in(n, w));
+	add_operand(j, out(n, C));
+	add_operand(j, seed(2, n, C));
+	add_operand(j, grad(1, n, w));
+	add_operand(j, out(n, C));
+	j->fwd = cols_f;
+	j->bwd = cols_b;
+}
+
 /* statistics: 0 x, 1 b, 2 acc width, 3 acc cosine, 4 out of sumsq, 5 W, 6 acc contributions, 7 z */
 CALL(stat_f)
 {
@@ -366,6 +388,7 @@ static const struct row {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
 	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
+	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
 	{ "adamw", adamw, 2, 4e-3, 4e-3 },

@@ -6,6 +6,7 @@ Writes, below OUT (tests/golden):
   kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
   hidden-NAME.safetensors losses between hidden states of kd_hidden.py on the same pair
+  lora-NAME.safetensors   low-rank adapters of kd_lora.py on the same pair
 Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
 rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
 each head rotated.  The last two have the older spelling of config.json.  qwen3 - norms of query and key heads;  gemma3 -
@@ -17,7 +18,7 @@ import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, NemotronConfig, Qwen2Config, Qwen3Config
-import ablations, importance, kd_hidden, kd_losses, kd_step
+import ablations, importance, kd_hidden, kd_lora, kd_losses, kd_step
 from common import load
 
 V = 96
@@ -30,6 +31,8 @@ GEMMA = dict(hidden_activation="gelu_pytorch_tanh", sliding_window=5, query_pre_
 HALF = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
 
 HIDDEN = {"llama-tied-gqa": ("last", "mixed"), "llama-untied": ("uniform",), "nemotron": ("last",)}   # cases of kd_hidden.py
+
+LORA = ("llama-tied-gqa", "nemotron")          # of kd_lora.py
 
 
 def shape(layers, hidden, ffn, heads, kv, head_dim, **k):
@@ -111,6 +114,8 @@ def main():
                 save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
             if name in HIDDEN:
                 save_file(kd_hidden.fixture(teacher, student, ids, HIDDEN[name]), os.path.join(out, f"hidden-{name}.safetensors"))
+            if name in LORA:
+                save_file(kd_lora.fixture(teacher, load(os.path.join(out, "models", name + "-student"), attn="eager"), ids), os.path.join(out, f"lora-{name}.safetensors"))
             save_file(kd_step.fixture(teacher, student, ids), os.path.join(out, f"kd-{name}.safetensors"))
 
 

@@ -1,0 +1,76 @@
+/*
+ * trainer_layout.c - what is trained, and where everything lies (trained.h)
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "trainer_parts.h"
+#include <stdlib.h>
+
+/* One more trained matrix from the student's width to the teacher's */
+static void add_projection(struct trainer *t)
+{
+	static const struct prow row = { .name = "proj", .decay = 1 };
+	int64_t cols = t->student->arch.hidden, rows = t->teacher->arch.hidden;
+	t->proj = xrealloc(t->proj, (size_t)t->n_proj + 1, sizeof *t->proj);
+	struct param *q = &t->proj[t->n_proj];
+	*q = (struct param){ .row = &row, .layer = -1, .rows = rows, .cols = cols, .off = t->elems };
+	snprintf(q->name, sizeof q->name, "hidden.proj.%d", t->n_proj++);
+	t->elems = (t->elems + rows * cols + 31) / 32 * 32;
+}
+
+/* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
+static void find_spans(struct trainer *t)
+{
+	t->span = xcalloc((size_t)t->n_param, sizeof *t->span);
+	for (int i = 0; i < t->n_param; i++) {
+		const struct param *q = t->param[i];
+		int64_t end = i + 1 < t->n_param ? t->param[i + 1]->off : t->trained;
+		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
+		if (last && last->decay == q->row->decay)
+			last->n = end - last->off;
+		else
+			t->span[t->n_span++] = (struct span){ q->off, end - q->off, q->row->decay };
+	}
+}
+
+int trainer_layout(struct trainer *t, struct err *e)
+{
+	struct ptable *s = t->student;
+	const struct hidden *h = &t->o.hidden;
+	t->frozen = xcalloc((size_t)s->n, 1);
+	if (trained_choose(s, &t->o.choice, t->frozen, e))
+		return -1;
+	t->elems = trained_place(s, t->frozen, 0, 0);
+	if (h->n && s->arch.hidden != t->teacher->arch.hidden)
+		for (int i = 0; i < (h->per_pair ? h->n : 1); i++)
+			add_projection(t);
+	if (t->o.lora.targets && lora_choose(s, &t->o.lora, t->frozen, &t->adapter, &t->n_adapter, &t->elems, e))
+		return -1;
+	t->adapter_scale = t->n_adapter ? (float)(t->o.lora.alpha / (double)t->o.lora.rank) : 0;
+	t->trained = t->elems;
+	t->elems = trained_place(s, t->frozen, 1, t->elems);
+	t->param = xcalloc((size_t)(s->n + t->n_proj + 2 * t->n_adapter), sizeof *t->param);
+	for (int i = 0; i < s->n; i++)
+		if (!t->frozen[i])
+			t->param[t->n_param++] = &s->p[i];
+	if (!t->n_param && !t->n_adapter)
+		return err_set(e, EXIT_USAGE, "--freeze, --train: nothing of the student is left to train");
+	for (int i = 0; i < t->n_proj; i++)
+		t->param[t->n_param++] = &t->proj[i];
+	for (int i = 0; i < 2 * t->n_adapter; i++)
+		t->param[t->n_param++] = i % 2 ? &t->adapter[i / 2].b : &t->adapter[i / 2].a;
+	find_spans(t);
+	return 0;
+}
+
+void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)
+{
+	for (int i = 0; i < t->n_proj; i++) {
+		const struct param *q = &t->proj[i];
+		size_t bytes = (size_t)(q->rows * q->cols) * 4;
+		float *host = xmalloc(bytes);
+		hidden_projection(host, q->rows, q->cols, kept, seed, i);
+		t->g->k->upload(t->g->d, t->w + q->off, host, bytes);
+		free(host);
+	}
+}
