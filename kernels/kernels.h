@@ -95,6 +95,9 @@ struct kd_head_args {
 	int32_t wsl;
 };
 
+/* What a backend's own memory is for; HELD_PARTS: all of it */
+enum held { HELD_HEAD, HELD_PRODUCTS, HELD_ATTENTION, HELD_OTHER, HELD_PARTS };
+
 struct dev;            /* one per backend in use: threads, stream, handles, packed weights, scratch */
 
 struct kernels {
@@ -104,11 +107,15 @@ struct kernels {
 	/* device memory; zeroed, 64-byte aligned.  NULL when it cannot be had. */
 	void *(*mem_alloc)(struct dev *, size_t bytes);
 	void (*mem_free)(struct dev *, void *p, size_t bytes);
+	size_t (*mem_bytes)(size_t bytes);             /* what mem_alloc really takes for that many */
 	void (*upload)(struct dev *, void *dst, const void *host, size_t bytes);
 	void (*download)(struct dev *, void *host, const void *src, size_t bytes);
 	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
-	/* bytes that the backend itself holds now (packed weights, scratch), for the summary */
-	size_t (*held_bytes)(const struct dev *);
+	/* bytes that the backend itself holds now (packed weights, scratch); while planning: would hold */
+	size_t (*held_bytes)(const struct dev *, enum held part);
+	/* plan(1): until plan(0), products, attention and the head only note the scratch that a call would take and do not
+	 * touch their operands; no other kernel may be called.  NULL: this backend has no scratch */
+	void (*plan)(struct dev *, int on);
 
 	/* embed     y [N,C] = W[tok] * scale; tok [N,1] i32, W [V,C]          embed_dw: dW [V,C] f32 += scale * dy */
 	void (*embed)(struct dev *, mat y, mat tok, mat W, float scale);

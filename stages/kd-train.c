@@ -138,28 +138,24 @@ static void settle(struct run *r, const struct objective *loss)
 	free(mix);
 }
 
+/* What the run will take, on the engine that it will use */
+static void account(const struct run *r, struct engine *g, struct memory *m, double *peak)
+{
+	struct err e = { 0 };
+	if (engine_open(g, com.device, (int)com.threads, &e))
+		die_err(&e);
+	*peak = kd.peak > 0 ? kd.peak : account_peak(g, r->t.o.dtype);
+	account_memory(&r->t, g, m);
+}
+
 static void dry_run(const struct run *r)
 {
-	struct mem_row row[MEM_ROWS];
-	char a[32], b[32], c[32];
-	int n = trainer_memory(&r->t, row);
-	double sum = 0, per = trainer_token_flops(&r->t), tok = (double)(r->rate.steps * kd.batch * r->mix.seq);
-	bool json = !strcmp(com.dry_run, "json");
-	printf(json ? "{\"steps\":%lld,\"batch\":%lld,\"micro\":%lld,\"seq\":%lld,\"memory\":{" :
-		      "%lld steps of %lld sequences (%lld at a time) of %lld tokens\n",
-	       (long long)r->rate.steps, (long long)kd.batch, (long long)r->t.o.micro, (long long)r->mix.seq);
-	for (int i = 0; i < n; i++) {
-		sum += row[i].bytes;
-		if (json)
-			printf("\"%s\":%.0f,", row[i].word, row[i].bytes);
-		else
-			printf("%-22s %s\n", row[i].word, fmt_bytes(a, row[i].bytes));
-	}
-	if (json)
-		printf("\"sum\":%.0f},\"flops_per_token\":%.9g,\"tokens\":%.0f,\"flops\":%.9g}\n", sum, per, tok, per * tok);
-	else
-		printf("%-22s %s, and what the backend packs and buffers\n%-22s %s FLOP a token, %s in all for %.0f tokens\n",
-		       "sum", fmt_bytes(a, sum), "compute", fmt_count(b, per), fmt_count(c, per * tok), tok);
+	struct engine g;
+	struct memory m;
+	double peak;
+	account(r, &g, &m, &peak);
+	account_print(stdout, &r->t, &m, r->rate.steps, peak, !strcmp(com.dry_run, "json"));
+	engine_close(&g);
 }
 
 static void load_weights(struct run *r, const struct engine *g)
@@ -206,7 +202,7 @@ static void write_student(const struct run *r, const struct session *s, const ch
 		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
 	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
 			  kd.teacher || kd.cache.n ? "Distilled" : "Trained", (long long)s->at.step, (long long)kd.batch,
-			  (long long)r->mix.seq, fmt_count(flops, (double)s->at.tokens * trainer_token_flops(&r->t)),
+			  (long long)r->mix.seq, fmt_count(flops, (double)s->at.tokens * account_flops_sum(&r->t)),
 			  r->t.teacher ? ", the teacher's forward pass included" : "", loss);
 	struct model_card card = { .title = kd.teacher || kd.cache.n ? "Distilled student" : "Trained model", .origin = basename(from),
 				   .commands = opt_record_line(), .notes = notes };
@@ -253,8 +249,12 @@ static int train(struct run *r, struct rundir *dir)
 {
 	struct err e = { 0 };
 	struct engine g;
-	if (engine_open(&g, com.device, (int)com.threads, &e))
-		die_err(&e);
+	struct memory m;
+	char buf[32], room[32];
+	double peak;
+	account(r, &g, &m, &peak);
+	if (m.peak > m.room)
+		log_warn("needs %s of memory, and there are %s", fmt_bytes(buf, m.peak), fmt_bytes(room, m.room));
 	r->t.world = &r->world;
 	load_weights(r, &g);
 	if (r->mix.dynamic && !strcmp(kd.mix_reference, "teacher"))
@@ -262,15 +262,14 @@ static int train(struct run *r, struct rundir *dir)
 	struct session s = { .t = &r->t, .mix = &r->mix, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = kd.log_every, .save_every = kd.save_every,
 			     .keep = kd.keep, .valid_every = kd.valid_every, .stop_after = kd.stop_after,
-			     .stop_at = kd.stop_at, .max_seconds = r->max_seconds };
+			     .stop_at = kd.stop_at, .peak = peak * r->world.size, .max_seconds = r->max_seconds };
 	int rc = session_run(&s, &e);
 	if (rc < 0)
 		die_err(&e);
 	rc = finish(r, &s, dir, rc);
-	struct mem_row row[MEM_ROWS];
-	char buf[32];
-	for (int i = 0, n = trainer_memory(&r->t, row); i < n; i++)
-		log_verbose("memory: %s %s", row[i].word, fmt_bytes(buf, row[i].bytes));
+	for (int i = 0; i < m.n; i++)
+		log_verbose("memory: %s %s", m.row[i].word, fmt_bytes(buf, m.row[i].bytes));
+	log_verbose("memory: predicted peak %s", fmt_bytes(buf, m.peak));
 	trainer_free(&r->t);
 	engine_close(&g);
 	return rc;

@@ -239,7 +239,7 @@ int main(int argc, char **argv)
 	}
 	bench_rows(N, 576, 1536);
 	bench_adamw(70 << 20);
-	printf("best matrix product %.1f GFLOP/s; the backend holds %.1f MB\n", peak * 1e-9, (double)K->held_bytes(D) * 1e-6);
+	printf("best matrix product %.1f GFLOP/s; the backend holds %.1f MB\n", peak * 1e-9, (double)K->held_bytes(D, HELD_PARTS) * 1e-6);
 	K->dev_close(D);
 	return 0;
 }

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -223,22 +222,6 @@ double now_seconds(void)
 }
 
 /* VmHWM, because ru_maxrss starts at what the parent had before exec. */
-size_t peak_rss_bytes(void)
-{
-	char line[128];
-	long long kib = 0;
-	FILE *f = fopen("/proc/self/status", "re");
-	while (f && fgets(line, sizeof line, f))
-		if (sscanf(line, "VmHWM: %lld", &kib) == 1)
-			break;
-	if (f)
-		fclose(f);
-	struct rusage u;
-	if (!kib && !getrusage(RUSAGE_SELF, &u))
-		kib = u.ru_maxrss;
-	return (size_t)kib * 1024;
-}
-
 int cpu_count(void)
 {
 	cpu_set_t set;

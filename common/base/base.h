@@ -83,6 +83,8 @@ char *fmt_bytes(char buf[32], double n);       /* 1.5 GiB */
 
 double now_seconds(void);                      /* monotonic clock */
 size_t peak_rss_bytes(void);
+size_t rss_bytes(void);                        /* resident now */
+size_t memory_free_bytes(void);                /* what this process may still take: the machine's, and its control groups' */
 int cpu_count(void);                           /* usable by this process (affinity) */
 extern const char ADZE_VERSION[];
 #endif

@@ -57,7 +57,8 @@ void art_bool(struct art_w *w, bool b);
 void art_nil(struct art_w *w);
 /* {"dtype":"f64","shape":[..],"data":bin} */
 void art_array(struct art_w *w, enum art_dtype t, int nd, const int64_t *dims, const void *data);
-int art_end_record(struct art_w *w, struct err *e);      /* may compress and write out */
+#define ART_FRAME ((size_t)1 << 20)
+int art_end_record(struct art_w *w, struct err *e);      /* compresses and writes out once there are ART_FRAME bytes */
 int art_commit(struct art_w *w, struct err *e);          /* trailer, flush, rename; frees w */
 void art_abort(struct art_w *w);
 

@@ -1,7 +1,7 @@
 /*
  * artifact_w.c - the writing half of the container
  *
- * Records collect in one msgpack buffer; when it passes FRAME_TARGET it becomes one LZ4 frame.  Frames start at object
+ * Records collect in one msgpack buffer; when it passes ART_FRAME it becomes one LZ4 frame.  Frames start at object
  * boundaries, so that the index can name the first record of each.  Every record is measured and checked against its
  * kind's table before it counts: a mistake of ours is found by the writer, not by the next stage.
  *
@@ -18,8 +18,6 @@
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
-
-#define FRAME_TARGET ((size_t)1 << 20)
 
 struct bytes {
 	uint8_t *p;
@@ -323,7 +321,7 @@ int art_end_record(struct art_w *w, struct err *e)
 	XXH3_128bits_update(w->hash, w->buf.p + w->record, w->buf.n - w->record);
 	w->record = w->buf.n;
 	w->records++;
-	return w->buf.n >= FRAME_TARGET ? write_frame(w, e) : 0;
+	return w->buf.n >= ART_FRAME ? write_frame(w, e) : 0;
 }
 
 static void release(struct art_w *w)

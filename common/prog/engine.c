@@ -24,7 +24,8 @@ int engine_open(struct engine *g, const char *device, int threads, struct err *e
 	}
 	if (!g->k)
 		return err_set(e, EXIT_RESOURCE, "--device %s: %s", device ? device : "auto", why);
-	g->d = g->k->dev_open(threads > 0 ? threads : cpu_count());
+	g->threads = threads > 0 ? threads : cpu_count();
+	g->d = g->k->dev_open(g->threads);
 	if (!g->d)
 		return err_set(e, EXIT_RESOURCE, "--device %s: cannot be opened", g->k->name);
 	return 0;

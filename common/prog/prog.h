@@ -161,17 +161,24 @@ void prog_explain(const struct prog *p, FILE *f);
 struct engine {                /* a backend and its device */
 	const struct kernels *k;
 	struct dev *d;
+	int threads;
 };
 /* device: auto|cpu|cuda[:N]|ref */
 int engine_open(struct engine *g, const char *device, int threads, struct err *e);
 void engine_close(struct engine *g);
 
+/* The backend notes the scratch of p's products, attention and head: between plan(1) and plan(0) of kernels.h */
+void prog_note(const struct prog *p, const struct engine *g);
+
 struct frame {                 /* memory of one program on one engine */
 	const struct engine *g;
 	const struct prog *p;
 	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD, STATE bound by the owner */
+	int lent;              /* ACT is somebody else's */
 };
 int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e);
+/* With the activations in act, at least p->bytes[SP_ACT]: programs that never run at the same time may share it */
+int frame_new_in(struct frame *f, const struct engine *g, const struct prog *p, void *act, struct err *e);
 void frame_free(struct frame *f);
 void frame_set(struct frame *f, val v, const void *host);  /* uploads a whole value */
 void frame_zero_stats(struct frame *f);

@@ -11,10 +11,16 @@
 
 int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e)
 {
+	return frame_new_in(f, g, p, NULL, e);
+}
+
+int frame_new_in(struct frame *f, const struct engine *g, const struct prog *p, void *act, struct err *e)
+{
 	static const int owned[] = { SP_ACT, SP_INPUT, SP_CONST, SP_STAT };
 	static const char *const word[] = { "activations", "inputs", "constants", "statistics" };
-	*f = (struct frame){ .g = g, .p = p };
-	for (int i = 0; i < 4; i++) {
+	*f = (struct frame){ .g = g, .p = p, .lent = act != NULL };
+	f->base[SP_ACT] = act;
+	for (int i = f->lent; i < 4; i++) {
 		size_t n = (size_t)p->bytes[owned[i]];
 		if (!n)
 			continue;
@@ -34,7 +40,7 @@ int frame_new(struct frame *f, const struct engine *g, const struct prog *p, str
 void frame_free(struct frame *f)
 {
 	static const int owned[] = { SP_ACT, SP_INPUT, SP_CONST, SP_STAT };
-	for (int i = 0; i < 4 && f->p; i++)
+	for (int i = f->lent; i < 4 && f->p; i++)
 		if (f->base[owned[i]])
 			f->g->k->mem_free(f->g->d, f->base[owned[i]], (size_t)f->p->bytes[owned[i]]);
 	memset(f, 0, sizeof *f);
@@ -131,6 +137,20 @@ static void run_op(struct frame *f, const struct op *o)
 	}
 #undef I
 #undef O
+}
+
+void prog_note(const struct prog *p, const struct engine *g)
+{
+	static char nowhere[64];
+	struct frame f = { .g = g, .p = p };
+	for (int s = 0; s < SP_COUNT; s++)
+		f.base[s] = nowhere;
+	for (int i = 0; i < p->n; i++)
+		switch (p->op[i].code) {
+		case OP_LINEAR: case OP_LINEAR_DX: case OP_LINEAR_DW: case OP_ATTN: case OP_ATTN_BWD:
+		case OP_KD_HEAD: case OP_LOGPROB: case OP_TOPK:
+			run_op(&f, &p->op[i]);
+		}
 }
 
 void prog_run_part(struct frame *f, int from, int to)

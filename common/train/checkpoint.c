@@ -103,6 +103,21 @@ static int put_mix(struct art_w *w, const struct mix *m, struct err *e)
 	return put(w, "mix.taken", 0, ART_I64, m->n, m->taken, e) || put(w, "mix.weights", 0, ART_F64, m->n, m->w, e) ? -1 : 0;
 }
 
+/* A chunk, the records that wait to become a frame, and the frame */
+size_t checkpoint_buffer_bytes(const struct trainer *t)
+{
+	size_t chunk = 0, waiting = 0, most = 0;
+	for (int i = 0; i < t->n_param; i++)
+		for (int64_t a = 0, n = t->param[i]->rows * t->param[i]->cols; a < ARRAYS; a++)
+			for (int64_t at = 0; at < n; at += CHUNK) {
+				size_t k = 4 * (size_t)(n - at < CHUNK ? n - at : CHUNK);
+				chunk = k > chunk ? k : chunk;
+				waiting = (waiting >= ART_FRAME ? 0 : waiting) + k;
+				most = waiting > most ? waiting : most;
+			}
+	return chunk + 2 * most;
+}
+
 static int write_state(const char *path, const struct trainer *t, const struct progress_state *s, const char *settings,
 		       struct err *e)
 {

@@ -27,4 +27,6 @@ int checkpoint_save(const struct rundir *d, const struct trainer *t, const struc
  * Refuses one that was made with other settings or another shape (EXIT_DATA). */
 int checkpoint_load(const struct rundir *d, struct trainer *t, struct progress_state *s, const char *settings,
 		    struct err *e);
+/* Bytes of memory that saving takes for a while */
+size_t checkpoint_buffer_bytes(const struct trainer *t);
 #endif

@@ -70,6 +70,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
 	OPT_FLAG(0, "recompute", &kd.recompute, "less memory: run each block again in the backward pass"),
+	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
 	OPT_STR(0, "gpu-mem", &kd.gpu_mem, "BYTES", "memory of one of them [80G]"),

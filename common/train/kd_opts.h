@@ -25,7 +25,7 @@ extern struct kd_opts {
 	const char *train, *freeze, *schedule;
 	struct lora lora;
 	bool lora_adapter;
-	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps;
+	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps, peak;
 	int64_t steps, tokens, warmup;
 	bool recompute;
 	/* saving, stopping, reporting */

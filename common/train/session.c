@@ -99,7 +99,10 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 	const struct step_result *r = &s->last;
 	struct line l = { .n = 0 };
 	put(&l, "{\"step\":%lld,\"tokens\":%lld", (long long)s->at.step, (long long)s->at.tokens);
-	put_real(&l, "flops", (double)s->at.tokens * trainer_token_flops(s->t));
+	struct token_flops per = account_flops(s->t);
+	put_real(&l, "flops", (double)s->at.tokens * (per.teacher + per.student));
+	if (per.teacher > 0)
+		put_real(&l, "teacher_flops", (double)s->at.tokens * per.teacher);
 	if (s->at.step) {
 		put_real(&l, "lr", lr);
 		put_real(&l, "loss", r->loss);
@@ -110,7 +113,11 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 		}
 		put_real(&l, "grad_norm", r->grad_norm);
 		put(&l, ",\"skipped\":%lld", (long long)s->t->skipped);
-		put_real(&l, "tok_per_s", (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9));
+		double rate = (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9);
+		put_real(&l, "tok_per_s", rate);
+		put_real(&l, "flop_per_s", rate * (per.teacher + per.student));
+		if (s->peak > 0)
+			put_real(&l, "peak_share", rate * (per.teacher + per.student) / s->peak);
 	}
 	for (int i = 0; i < s->mix->n && s->mix->n > 1; i++)
 		put(&l, ",\"data/%s\":%lld", s->mix->d[i].name, (long long)s->mix->taken[i]);

@@ -1,13 +1,15 @@
 /*
  * session.h - a run from its first (or next) step to its last: data, rate, metrics, validation, checkpoints, stopping
  *
- * Everything that a step writes is a function of (settings, step) except the fields tok_per_s and seconds.  A request to
+ * Everything that a step writes is a function of (settings, step) except the fields tok_per_s,
+ * flop_per_s, peak_share and seconds.  A request to
  * stop is honoured between micro-batches: the unfinished step is given up and the last whole one is checkpointed.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef ADZE_SESSION_H
 #define ADZE_SESSION_H
+#include "account.h"
 #include "checkpoint.h"
 #include "schedule.h"
 
@@ -22,6 +24,7 @@ struct session {
 	int64_t valid_every;           /* 0: only before the first and after the last step; else new weights of a dynamic mix too */
 	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
 	int64_t stop_at;               /* leave after this step, having validated there; 0: never */
+	double peak;                   /* FLOP/s of the machine; 0: unknown */
 	double max_seconds;            /* leave when the next step would end later; 0: never */
 	struct progress_state at;      /* out: where it is */
 	struct step_result last;

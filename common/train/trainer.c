@@ -118,11 +118,6 @@ static int get(const struct trainer *t, void *slot, size_t bytes, const char *wh
 	return 0;
 }
 
-static size_t master_bytes(const struct trainer *t)
-{
-	return (size_t)(t->o.dtype == DT_BF16 ? t->trained : t->elems) * 4;
-}
-
 static void attach(struct trainer *t, struct pass *s, int grads)
 {
 	s->f.base[SP_PARAM] = t->wb ? (char *)t->wb : (char *)t->w;
@@ -134,14 +129,15 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
 	size_t n = (size_t)t->trained * 4;
 	t->g = g;
-	if (get(t, &t->w, master_bytes(t), "master weights", e) || get(t, &t->m, n, "first moments", e) ||
+	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, n, "first moments", e) ||
 	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
 		return -1;
 	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
 		return -1;
-	if (frame_new(&t->train.f, g, t->train.p, e) || frame_new(&t->eval.f, g, t->eval.p, e))
+	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
+	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
 		return -1;
 	attach(t, &t->train, 1);
 	attach(t, &t->eval, 0);
@@ -152,8 +148,9 @@ void trainer_free(struct trainer *t)
 {
 	size_t n = (size_t)t->trained * 4;
 	const struct { void *p; size_t bytes; } own[] = {
-		{ t->w, master_bytes(t) }, { t->m, n }, { t->v, n }, { t->grad, n }, { t->wb, (size_t)t->elems * 2 },
+		{ t->w, trainer_master_bytes(t) }, { t->m, n }, { t->v, n }, { t->grad, n }, { t->wb, (size_t)t->elems * 2 },
 		{ t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
+		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 	};
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i].p)
@@ -171,56 +168,6 @@ void trainer_free(struct trainer *t)
 	ptable_free(t->student);
 	ptable_free(t->teacher);
 	*t = (struct trainer){ 0 };
-}
-
-int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS])
-{
-	double n = (double)t->trained;
-	int k = 0;
-	row[k++] = (struct mem_row){ "student weights", (double)master_bytes(t) + (t->o.dtype == DT_BF16 ? 2 * (double)t->elems : 0) };
-	if (t->teacher)
-		row[k++] = (struct mem_row){ "teacher weights", (double)t->teacher->elems * (double)dtype_size(t->o.dtype) };
-	row[k++] = (struct mem_row){ "optimizer", n * 8 };
-	row[k++] = (struct mem_row){ "gradients", n * 4 };
-	row[k++] = (struct mem_row){ "activations", (double)t->train.p->bytes[SP_ACT] };
-	row[k++] = (struct mem_row){ "validation", (double)t->eval.p->bytes[SP_ACT] };
-	row[k++] = (struct mem_row){ "inputs and constants",
-		2 * (double)(t->train.p->bytes[SP_INPUT] + t->train.p->bytes[SP_CONST] + t->train.p->bytes[SP_STAT]) };
-	if (t->g && t->g->k->held_bytes)
-		row[k++] = (struct mem_row){ "backend", (double)t->g->k->held_bytes(t->g->d) };
-	return k;
-}
-
-/* Of the adapters' forward and the student's backward pass, a token: the products that are recorded, and twice the attention
- * of the blocks that it reaches; blocks: forward without the head and adapters */
-static double backward_flops(const struct trainer *t, double blocks)
-{
-	const struct prog *p = t->train.p;
-	const struct ptable *s = t->student;
-	double back = 0, linear = 0, attn = 0;
-	for (int i = 0; i < s->n; i++)
-		linear += s->p[i].layer >= 0 && !row_is_vector(s->p[i].row) ? 2 * (double)(s->p[i].rows * s->p[i].cols) : 0;
-	for (int i = 0; i < t->n_adapter; i++)
-		back += 2 * (double)(t->adapter[i].a.rows * t->adapter[i].a.cols + t->adapter[i].b.rows * t->adapter[i].b.cols);
-	for (int i = 0; i < p->n; i++) {
-		const struct op *o = &p->op[i];
-		int32_t w = o->code == OP_LINEAR_DW ? o->out[0].id : o->in[1].id;
-		double n = w ? 2 * (double)p->v[w].rows * (double)p->v[w].cols : 0;
-		if (o->code == OP_KD_HEAD)
-			back += n * ((o->out[1].id > 0) + (o->out[2].id > 0));
-		if (o->block < 0)
-			continue;
-		back += o->code == OP_LINEAR_DX || o->code == OP_LINEAR_DW ? n : 0;
-		attn += o->code == OP_ATTN_BWD;
-	}
-	return back + 2 * (blocks - linear) * attn / (double)s->arch.layers;
-}
-
-double trainer_token_flops(const struct trainer *t)
-{
-	double blocks = arch_forward_flops(&t->student->arch, t->o.seq, 0);
-	double f = arch_forward_flops(&t->student->arch, t->o.seq, 1) + backward_flops(t, blocks);
-	return t->teacher ? f + arch_forward_flops(&t->teacher->arch, t->o.seq, 1) : f;
 }
 
 /* ---- the step ---- */

@@ -74,6 +74,7 @@ struct trainer {
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	void *tw;                      /* device, teacher->elems of dtype */
 	struct pass train, eval;
+	void *act;                     /* activations of the one that runs */
 	struct span *span;             /* runs of parameters with equal decay */
 	int n_span;
 	const int32_t *best_ids;       /* [batch*seq, cached] and [batch*seq, cached+1]: of the next step, set by the owner */
@@ -89,6 +90,16 @@ struct step_result {
 	int skipped;
 };
 
+/* Of w; of act */
+static inline size_t trainer_master_bytes(const struct trainer *t)
+{
+	return (size_t)(t->o.dtype == DT_BF16 ? t->trained : t->elems) * 4;
+}
+static inline size_t trainer_act_bytes(const struct trainer *t)
+{
+	int64_t a = t->train.p->bytes[SP_ACT], b = t->eval.p->bytes[SP_ACT];
+	return (size_t)(a > b ? a : b);
+}
 static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }
 /* The weights of both models from their directories (teacher NULL: none); trainer_sync is left to the caller. */
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e);
@@ -118,14 +129,4 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
 void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);
 
-/* Training FLOPs of a token: teacher's forward and three times the student's, less what frozen parameters save (recomputation
- * is not counted). */
-double trainer_token_flops(const struct trainer *t);
-struct mem_row {
-	const char *word;
-	double bytes;
-};
-enum { MEM_ROWS = 8 };
-/* Bytes by kind, planned (before trainer_alloc) or real; returns the number of rows. */
-int trainer_memory(const struct trainer *t, struct mem_row row[MEM_ROWS]);
 #endif

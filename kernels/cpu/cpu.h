@@ -32,9 +32,12 @@ struct dev {
 	struct gemm_cache *gemm;
 	void *slot[S_COUNT];
 	size_t slot_bytes[S_COUNT];
+	int planning;            /* kernels.h plan(): what calls would take goes here, nothing is computed */
+	size_t noted[S_COUNT];
 };
 
-/* At least `bytes` of scratch, 64-byte aligned, contents undefined; valid until the next larger request of the slot. */
+/* At least `bytes` of scratch, 64-byte aligned, contents undefined; valid until the next larger request of the slot.
+ * While planning: the address means nothing. */
 void *scratch(struct dev *d, enum slot s, size_t bytes);
 
 /* A factor of a product: element (i,j) is p[i*ld + j], or p[j*ld + i] when trans. */

@@ -54,6 +54,8 @@ void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct att
 	c.v = scratch(d, S_ATTN_V, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
 	size_t mine = a->fwd_bytes(&c);
 	char *tmp = scratch(d, S_ATTN_THREAD, mine * (size_t)d->threads);
+	if (d->planning)
+		return;
 #pragma omp parallel num_threads(d->threads)
 	{
 		char *t = tmp + mine * (size_t)omp_get_thread_num();
@@ -78,6 +80,8 @@ void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 	size_t mine = a->bwd_bytes(&c), sums = c.parts > 1 ? (size_t)(nbg * c.parts * c.Tp * c.Dp) * sizeof(float) : 0;
 	char *tmp = scratch(d, S_ATTN_THREAD, mine * (size_t)d->threads);
 	float *k = c.k = scratch(d, S_ATTN_K, sums), *v = c.v = scratch(d, S_ATTN_V, sums);
+	if (d->planning)
+		return;
 #pragma omp parallel num_threads(d->threads)
 	{
 #pragma omp for schedule(dynamic)

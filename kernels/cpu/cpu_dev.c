@@ -21,15 +21,20 @@ static size_t round_up(size_t n, size_t to)
 	return (n + to - 1) / to * to;
 }
 
+static size_t block_bytes(size_t bytes)
+{
+	return bytes >= 8 * BIG ? round_up(bytes, BIG) : bytes >= BIG ? round_up(bytes, 4096) : bytes;
+}
+
 static void *block_new(size_t bytes)
 {
 	if (bytes > SIZE_MAX / 2)
 		return NULL;
 	if (bytes >= BIG) {
-		void *p = mmap(NULL, round_up(bytes, BIG), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *p = mmap(NULL, block_bytes(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (p == MAP_FAILED)
 			return NULL;
-		madvise(p, round_up(bytes, BIG), MADV_HUGEPAGE);
+		madvise(p, block_bytes(bytes), MADV_HUGEPAGE);
 		return p;
 	}
 	size_t n = round_up(bytes ? bytes : 1, 64);
@@ -42,13 +47,17 @@ static void *block_new(size_t bytes)
 static void block_free(void *p, size_t bytes)
 {
 	if (bytes >= BIG)
-		munmap(p, round_up(bytes, BIG));
+		munmap(p, block_bytes(bytes));
 	else
 		free(p);
 }
 
 void *scratch(struct dev *d, enum slot s, size_t bytes)
 {
+	if (d->planning) {
+		d->noted[s] = d->noted[s] < bytes ? bytes : d->noted[s];
+		return d->noted;
+	}
 	if (d->slot_bytes[s] < bytes) {
 		if (d->slot[s])
 			block_free(d->slot[s], d->slot_bytes[s]);
@@ -140,12 +149,24 @@ static void cpu_weights_changed(struct dev *d)
 	(void)d;
 }
 
-static size_t cpu_held_bytes(const struct dev *d)
+static enum held held_part(int s)
+{
+	return s <= S_GEMM_BIAS ? HELD_PRODUCTS : s <= S_PART ? HELD_OTHER : s <= S_INDEX ? HELD_HEAD : HELD_ATTENTION;
+}
+
+static size_t cpu_held_bytes(const struct dev *d, enum held part)
 {
 	size_t n = 0;
 	for (int s = 0; s < S_COUNT; s++)
-		n += d->slot_bytes[s];
+		if (part == HELD_PARTS || part == held_part(s))
+			n += block_bytes(d->planning ? d->noted[s] : d->slot_bytes[s]);
 	return n;
+}
+
+static void cpu_plan(struct dev *d, int on)
+{
+	d->planning = on;
+	memset(d->noted, 0, sizeof d->noted);
 }
 
 extern const struct kernels adze_kernels;
@@ -157,10 +178,12 @@ const struct kernels adze_kernels = {
 	.dev_close = cpu_dev_close,
 	.mem_alloc = cpu_mem_alloc,
 	.mem_free = cpu_mem_free,
+	.mem_bytes = block_bytes,
 	.upload = cpu_upload,
 	.download = cpu_download,
 	.weights_changed = cpu_weights_changed,
 	.held_bytes = cpu_held_bytes,
+	.plan = cpu_plan,
 	.embed = cpu_embed,
 	.embed_dw = cpu_embed_dw,
 	.norm = cpu_norm,

@@ -213,6 +213,8 @@ static void direct(struct dev *d, const struct product *q)
 	k.ldres = k.res >= 0 ? q->res.cols : 0;
 	struct prim *p = lookup(d, &k);
 	const void *ptr[N_MEM] = { q->A.p, q->B.p, q->C, scratch(d, S_DNNL, p->pad) };
+	if (d->planning)
+		return;
 	int n = 4;
 	if (k.bias >= 0)
 		ptr[n++] = q->bias.p;
@@ -232,6 +234,8 @@ static struct factor as_f32(struct dev *d, enum slot s, struct factor f, int64_t
 	float *out = scratch(d, s, (size_t)(rows * cols) * sizeof *out);
 	const uint16_t *in = f.p;
 	int64_t ld = f.ld;
+	if (d->planning)
+		return (struct factor){ out, DT_F32, f.trans, cols };
 #pragma omp parallel for num_threads(d->threads) schedule(static)
 	for (int64_t r = 0; r < rows; r++)
 		d->simd->cvt(out + r * cols, DT_F32, in + r * ld, DT_BF16, 1.0f, cols);
@@ -280,10 +284,12 @@ static void converted(struct dev *d, const struct product *q)
 		t.res.p = NULL;
 		if (q->bias.p) {
 			t.bias = (mat){ scratch(d, S_GEMM_BIAS, (size_t)n * sizeof(float)), 1, n, DT_F32, 0 };
-			d->simd->cvt(t.bias.p, DT_F32, elem_at(q->bias, n0), q->bias.dtype, 1.0f, n);
+			if (!d->planning)
+				d->simd->cvt(t.bias.p, DT_F32, elem_at(q->bias, n0), q->bias.dtype, 1.0f, n);
 		}
 		direct(d, &t);
-		settle(d, q, t.C, n0, n);
+		if (!d->planning)
+			settle(d, q, t.C, n0, n);
 	}
 }
 

@@ -20,6 +20,8 @@ static void few_rows(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 	enum { STEP = 64 };
 	struct few_call c = { .N = x.rows, .K = x.cols, .y = y, .w = W, .bias = bias, .res = res };
 	float *dense = x.dtype == DT_F32 ? x.p : scratch(d, S_GEMM_A, (size_t)(x.rows * x.cols) * sizeof *dense);
+	if (d->planning)
+		return;
 	if (x.dtype != DT_F32)
 		d->simd->cvt(dense, DT_F32, x.p, x.dtype, 1.0f, x.rows * x.cols);
 	c.x = dense;
@@ -52,6 +54,8 @@ static void column_sums(struct dev *d, mat dbias, mat dy)
 	int nb = row_blocks(dy.rows);
 	int64_t O = dy.cols;
 	float *part = scratch(d, S_PART, (size_t)(nb * O) * sizeof *part);
+	if (d->planning)
+		return;
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 	for (int b = 0; b < nb; b++) {
 		float *s = part + b * O;

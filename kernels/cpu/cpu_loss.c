@@ -33,6 +33,8 @@ static int64_t gather_index(struct dev *d, mat label, int64_t **index)
 	const int32_t *l = label.p;
 	int64_t n = 0;
 	*index = scratch(d, S_INDEX, (size_t)(label.rows + 1) * sizeof **index);
+	if (d->planning)
+		return 0;
 	for (int64_t i = 0; i < label.rows; i++)
 		if (l[i] >= 0)
 			(*index)[n++] = i;
@@ -65,6 +67,12 @@ static int64_t rows_in(int64_t bytes, int64_t budget, int64_t top)
 	int64_t n = budget / bytes;
 	n = n > top ? top : n;
 	return n >= 16 ? n / 16 * 16 : n > 1 ? n : 1;
+}
+
+/* Of a chunk: no more than a call has */
+static int64_t most_rows(mat h)
+{
+	return h.rows < MAX_ROWS ? (h.rows + 15) / 16 * 16 : MAX_ROWS;
 }
 
 /* Losses and logit gradients of rows [c0, c0+n) of the call, whose hidden states are hs, ht */
@@ -109,6 +117,25 @@ static void chunk_grads(struct head *h, mat hs, int64_t c0, int64_t n)
 		cpu_linear_dw(h->d, h->dWs, (mat){ 0 }, g, hs);
 }
 
+/* While planning: the products and buffers of a whole chunk; labels may stand anywhere */
+static void note_chunk(const struct head *h, int teacher)
+{
+	int64_t n = h->chunk < h->hs.rows ? h->chunk : h->hs.rows, few = h->few < n ? h->few : n, C = h->hs.cols;
+	mat x = { h->hs.p, n, C, h->hs.dtype, 0 }, g = { h->g, n, h->Ws.rows, h->g_dtype, 0 }, dx = { h->g, n, C, DT_F32, 0 };
+	scratch(h->d, S_HEAD_S, (size_t)(MAX_ROWS * C) * dtype_size(h->hs.dtype));
+	logits(h->d, h->s, x, 0, few, h->Ws);
+	if (teacher) {
+		scratch(h->d, S_HEAD_T, (size_t)(MAX_ROWS * h->ht.cols) * dtype_size(h->ht.dtype));
+		logits(h->d, h->t, h->ht, 0, few, h->Wt);
+	}
+	if (h->grad && h->dhs.p) {
+		scratch(h->d, S_HEAD_D, (size_t)(MAX_ROWS * C) * sizeof(float));
+		cpu_linear_dx(h->d, dx, g, h->Ws, 0);
+	}
+	if (h->grad && h->dWs.p)
+		cpu_linear_dw(h->d, h->dWs, (mat){ 0 }, g, x);
+}
+
 void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *a)
 {
@@ -117,14 +144,16 @@ void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 	h.n = gather_index(d, label, &h.index);
 	h.grad = dhs.p || dWs.p;
 	h.g_dtype = hs.dtype == DT_BF16 && Ws.dtype == DT_BF16 && d->bf16_gemm ? DT_BF16 : DT_F32;
-	h.chunk = rows_in(V * (int64_t)dtype_size(h.g_dtype), GRAD_BYTES, MAX_ROWS);
+	h.chunk = rows_in(V * (int64_t)dtype_size(h.g_dtype), GRAD_BYTES, most_rows(hs));
 	h.K = ht.p && ht.dtype == DT_I32 ? ht.cols : 0;
 	int teacher = ht.p && !h.K;
 	h.few = rows_in(V * (teacher ? 8 : 4), LOGIT_BYTES, h.chunk);
 	h.s = scratch(d, S_LOGIT_S, (size_t)(h.few * V) * sizeof *h.s);
 	h.t = teacher ? scratch(d, S_LOGIT_T, (size_t)(h.few * V) * sizeof *h.t) : NULL;
 	h.g = h.grad ? scratch(d, S_DLOGIT, (size_t)(h.chunk * V) * dtype_size(h.g_dtype)) : NULL;
-	if (dhs.p && !a->acc && h.n < hs.rows)
+	if (d->planning)
+		note_chunk(&h, teacher);
+	else if (dhs.p && !a->acc && h.n < hs.rows)
 		cpu_zero(d, dhs);
 	for (int64_t c0 = 0; c0 < h.n; c0 += h.chunk) {
 		int64_t n = h.n - c0 < h.chunk ? h.n - c0 : h.chunk;
@@ -142,9 +171,14 @@ void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 
 void cpu_logprob(struct dev *d, mat out, mat h, mat W, mat label)
 {
-	int64_t *index, n = gather_index(d, label, &index), V = W.rows, few = rows_in(V * 4, LOGIT_BYTES, MAX_ROWS);
+	int64_t *index, n = gather_index(d, label, &index), V = W.rows, few = rows_in(V * 4, LOGIT_BYTES, most_rows(h));
 	float *s = scratch(d, S_LOGIT_S, (size_t)(few * V) * sizeof *s), *o = out.p;
 	const int32_t *l = label.p;
+	if (d->planning) {
+		scratch(d, S_HEAD_S, (size_t)(MAX_ROWS * h.cols) * dtype_size(h.dtype));
+		logits(d, s, h, 0, few < h.rows ? few : h.rows, W);
+		return;
+	}
 	memset(o, 0, (size_t)(2 * out.rows) * sizeof *o);
 	for (int64_t c0 = 0; c0 < n; c0 += few) {
 		int64_t m = n - c0 < few ? n - c0 : few;
@@ -158,8 +192,13 @@ void cpu_logprob(struct dev *d, mat out, mat h, mat W, mat label)
 
 void cpu_topk(struct dev *d, mat ids, mat logp, mat h, mat W, mat label, float tau)
 {
-	int64_t *index, n = gather_index(d, label, &index), V = W.rows, few = rows_in(V * 4, LOGIT_BYTES, MAX_ROWS);
+	int64_t *index, n = gather_index(d, label, &index), V = W.rows, few = rows_in(V * 4, LOGIT_BYTES, most_rows(h));
 	float *s = scratch(d, S_LOGIT_S, (size_t)(few * V) * sizeof *s);
+	if (d->planning) {
+		scratch(d, S_HEAD_T, (size_t)(MAX_ROWS * h.cols) * dtype_size(h.dtype));
+		logits(d, s, h, 0, few < h.rows ? few : h.rows, W);
+		return;
+	}
 	cpu_zero(d, ids);
 	cpu_zero(d, logp);
 	for (int64_t c0 = 0; c0 < n; c0 += few) {

@@ -44,6 +44,11 @@ static void ref_mem_free(struct dev *d, void *p, size_t bytes)
 	free(p);
 }
 
+static size_t ref_mem_bytes(size_t bytes)
+{
+	return bytes;
+}
+
 static void ref_upload(struct dev *d, void *dst, const void *host, size_t bytes)
 {
 	(void)d;
@@ -61,9 +66,10 @@ static void ref_weights_changed(struct dev *d)
 	(void)d;
 }
 
-static size_t ref_held_bytes(const struct dev *d)
+static size_t ref_held_bytes(const struct dev *d, enum held part)
 {
 	(void)d;
+	(void)part;
 	return 0;
 }
 
@@ -102,6 +108,7 @@ const struct kernels kernels_ref = {
 	.dev_close = ref_dev_close,
 	.mem_alloc = ref_mem_alloc,
 	.mem_free = ref_mem_free,
+	.mem_bytes = ref_mem_bytes,
 	.upload = ref_upload,
 	.download = ref_download,
 	.weights_changed = ref_weights_changed,

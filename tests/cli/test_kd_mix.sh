@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
 make_tokens() { "$B/tests/train/test_batches" --make "$@"; }
-metrics() { sed 's/,"tok_per_s":[^,}]*//; s/,"seconds":[^,}]*//' "$1/metrics.jsonl"; }
+metrics() { sed 's/,"tok_per_s":[^,}]*//; s/,"flop_per_s":[^,}]*//; s/,"peak_share":[^,}]*//; s/,"seconds":[^,}]*//' "$1/metrics.jsonl"; }
 # value RUN LINE KEY
 value() { sed -n "$2p" "$1/metrics.jsonl" | sed "s|.*\"$3\":\([^,}]*\).*|\1|"; }
 # holds NAME EXPRESSION
@@ -23,7 +23,7 @@ dynamic() { train --loss ce --weights easy:0.5,hard:0.5 --mix dynamic --mix-refe
 # --- fixed weights
 works fixed train --loss ce --weights easy:3,hard:1 -o "$t/fixed"
 same fields "$(sed -n 11p "$t/fixed/metrics.jsonl" | tr ',' '\n' | sed 's/^{*"\([^"]*\)".*/\1/' | tr '\n' ' ')" \
-	"step tokens flops lr loss lm/ce grad_norm skipped tok_per_s data/easy data/hard valid/easy/loss valid/easy/lm/ce valid/hard/loss valid/hard/lm/ce valid/loss valid/lm/ce valid/ppl seconds "
+	"step tokens flops lr loss lm/ce grad_norm skipped tok_per_s flop_per_s peak_share data/easy data/hard valid/easy/loss valid/easy/lm/ce valid/hard/loss valid/hard/lm/ce valid/loss valid/lm/ce valid/ppl seconds "
 same all-drawn "$(($(value "$t/fixed" 101 data/easy) + $(value "$t/fixed" 101 data/hard)))" 400
 holds shares "$(value "$t/fixed" 101 data/easy) > 265 && $(value "$t/fixed" 101 data/easy) < 335"
 holds each-and-all "($(value "$t/fixed" 51 valid/easy/lm/ce) + $(value "$t/fixed" 51 valid/hard/lm/ce)) / 2 - $(value "$t/fixed" 51 valid/lm/ce) < 1e-6"

@@ -45,7 +45,7 @@ static int setup(void **s)
 	(void)s;
 	counting = kernels_ref;
 	counting.attn = count_attn;
-	g = (struct engine){ &counting, counting.dev_open(1) };
+	g = (struct engine){ .k = &counting, .d = counting.dev_open(1), .threads = 1 };
 	for (int k = 0; k < BATCHES; k++) {
 		size_t n = (size_t)(B[k] * T[k]);
 		batch[k] = (struct ablate_batch){ B[k], T[k], xcalloc(n, sizeof(int32_t)), xcalloc(n, sizeof(int32_t)) };
