@@ -12,7 +12,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../io/text.h"
-#include "pyliteral.h"
+#include "../io/pyliteral.h"
 #include "rules.h"
 #include <stdlib.h>
 #include <string.h>

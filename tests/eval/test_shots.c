@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../../common/eval/items.h"
-#include "../../common/eval/pyliteral.h"
+#include "../../common/io/pyliteral.h"
 #include "../../common/io/text.h"
 #include <math.h>
 #include <setjmp.h>
