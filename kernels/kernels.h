@@ -147,6 +147,12 @@ struct kernels {
 	void (*attn)(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
 	void (*attn_bwd)(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
 
+	/* attn_tree attention of rows packed as a forest in depth-first order: texts with a common start, the start once.
+	 *           node [N,2] i32: position of the row in its text, and the end of its subtree: row j is seen by rows
+	 *           [j, end) within the window.  o, qkv, rope as attn with B 1, T N; nothing is kept for a gradient.
+	 *           NULL where a backend has none. */
+	void (*attn_tree)(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
+
 	/* attn_kv   attention of rows that stand anywhere in the sequences of a cache, which it extends.  at [N,2] i32: slot and
 	 *           position of each row (slot < 0: no row, its o is 0); qkv [N,(H+2G)*D] unrotated; rope [T,rot] f32;
 	 *           kv [B, 2*G*D*T]: a row is a slot of T positions, a multiple of KV_BLOCK; its inner order is the

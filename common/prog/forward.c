@@ -121,6 +121,8 @@ static val heads(const struct ctx *c, val h, int64_t l)
 	val rope = window ? c->local : c->rope;
 	if (c->b->at.id)
 		return p_attn_kv(c->p, qkv, rope, c->b->at, &g, c->b->dtype, c->b->dtype);
+	if (c->b->node.id)
+		return p_attn_tree(c->p, qkv, rope, c->b->node, &g, c->b->dtype);
 	return p_attn(c->p, qkv, rope, &g, c->b->dtype);
 }
 

@@ -89,6 +89,7 @@ struct build {
 	int n_adapter;
 	float adapter_scale;
 	int layer_stats;       /* block, attention and MLP cosines */
+	val node;              /* [N,2] rows packed as a forest (kernels.h, attn_tree), or NONE; B is 1 then */
 	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
 	int64_t slots, kv_len;
 	int group_stats;       /* what each query group adds to the residual stream */
@@ -128,6 +129,7 @@ val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g,
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
 val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale);
 val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
+val p_attn_tree(struct prog *p, val qkv, val rope, val node, const struct attn_geom *g, int dtype);
 /* Rows anywhere in the sequences of a cache (g->B slots of g->T positions); the cache is new state of type kv_dtype. */
 val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype);
 val p_act(struct prog *p, val x, int kind, int dtype);

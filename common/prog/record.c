@@ -246,6 +246,20 @@ val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dty
 	return y;
 }
 
+val p_attn_tree(struct prog *p, val qkv, val rope, val node, const struct attn_geom *g, int dtype)
+{
+	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
+	SHAPE(node, g->T, 2);
+	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, &qkv, 1);
+	struct op *o = prog_op(p, OP_ATTN_TREE);
+	o->in[0] = qkv;
+	o->in[1] = rope;
+	o->in[2] = node;
+	o->out[0] = y;
+	o->geom = geometry(p, g);
+	return y;
+}
+
 val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype)
 {
 	if (g->T % KV_BLOCK)

@@ -45,10 +45,11 @@ static const struct attn_ops *ops_for(const struct dev *d, mat qkv)
 	return qkv.dtype == DT_BF16 && d->bf16_dot ? d->simd->attn_bf16 : d->simd->attn_f32;
 }
 
-void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+static void forward(struct dev *d, const struct attn_call *call)
 {
-	struct attn_call c = call_of(g, o, lse, qkv, rope);
-	const struct attn_ops *a = ops_for(d, qkv);
+	struct attn_call c = *call;
+	const struct attn_geom *g = &c.g;
+	const struct attn_ops *a = ops_for(d, c.qkv);
 	int64_t nbg = g->B * g->G, nk = c.Tp / KEY_BLOCK;
 	c.k = scratch(d, S_ATTN_K, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
 	c.v = scratch(d, S_ATTN_V, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
@@ -66,6 +67,19 @@ void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct att
 		for (int64_t i = 0; i < nbg * c.nq; i++) /* long rows first */
 			a->fwd(&c, i % nbg, c.nq - 1 - i / nbg, t);
 	}
+}
+
+void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+{
+	struct attn_call c = call_of(g, o, lse, qkv, rope);
+	forward(d, &c);
+}
+
+void cpu_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
+{
+	struct attn_call c = call_of(g, o, (mat){ 0 }, qkv, rope);
+	c.node = node.p;
+	forward(d, &c);
 }
 
 void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)

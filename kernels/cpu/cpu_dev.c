@@ -195,6 +195,7 @@ const struct kernels adze_kernels = {
 	.linear_dw = cpu_linear_dw,
 	.attn = cpu_attn,
 	.attn_bwd = cpu_attn_bwd,
+	.attn_tree = cpu_attn_tree,
 	.attn_kv = cpu_attn_kv,
 	.act = cpu_act,
 	.act_dx = cpu_act_dx,

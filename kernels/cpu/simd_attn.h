@@ -85,7 +85,7 @@ static void ATTN(load)(EL *dst, const struct attn_call *c, mat m, int64_t b, int
 		EACH(i, D)
 			stf(x + i, vld(m.p, m.dtype, at + i, lanes(D - i)), lanes(D - i));
 		if (rope)
-			ATTN(rotate)(x, c, t, 1.0f);
+			ATTN(rotate)(x, c, c->node ? c->node[2 * t] : t, 1.0f);
 	}
 	ATTN(put)(dst, x, c->Dp);
 }
@@ -174,7 +174,7 @@ static int64_t ATTN(key_end)(const struct ATTN(blk) *q) /* key blocks that this 
 
 static int64_t ATTN(key_begin)(const struct ATTN(blk) *q)
 {
-	int64_t w = q->c->g.window, first = w > 0 ? q->q0 - w + 1 : 0;
+	int64_t w = q->c->node ? 0 : q->c->g.window, first = w > 0 ? q->q0 - w + 1 : 0;
 	return first > 0 ? first / KEY_BLOCK : 0;
 }
 
@@ -206,6 +206,32 @@ static void ATTN(hide)(float *S, const struct ATTN(blk) *q, int64_t k0)
 				s[i] = -INFINITY;
 		}
 	}
+}
+
+/* The same for a forest.  Returns 0, without touching S, where no query of the block sees any key of this one: with S NULL
+ * nothing is hidden yet. */
+static int ATTN(hide_tree)(float *S, const struct ATTN(blk) *q, int64_t k0)
+{
+	const struct attn_call *c = q->c;
+	const int32_t *node = c->node;
+	int64_t w = c->g.window, seen = 0;
+	for (int64_t j = 0; j < KEY_BLOCK; j++) {
+		int64_t end = k0 + j < c->g.T ? node[2 * (k0 + j) + 1] : 0, before = k0 + j - q->q0, after = end - q->q0;
+		before = before < 0 ? 0 : before > c->BQ ? c->BQ : before;
+		after = after < before ? before : after > c->BQ ? c->BQ : after;
+		seen |= after > before;
+		for (int r = 0; S && r < c->R; r++) {
+			float *s = S + j * q->Nc + r * c->BQ;
+			for (int64_t i = 0; i < before; i++)
+				s[i] = -INFINITY;
+			for (int64_t i = after; i < c->BQ; i++)
+				s[i] = -INFINITY;
+			for (int64_t i = before; w > 0 && i < after; i++)
+				if (q->q0 + i < c->g.T && node[2 * (q->q0 + i)] - node[2 * (k0 + j)] >= w)
+					s[i] = -INFINITY;
+		}
+	}
+	return seen != 0;
 }
 
 INLINE void *ATTN(take)(char **p, size_t bytes)
@@ -283,13 +309,20 @@ static void ATTN(fwd)(const struct attn_call *c, int64_t bg, int64_t qb, void *t
 		l[n] = 0;
 	}
 	int64_t first = ATTN(key_begin)(&q), end = ATTN(key_end)(&q);
+	int some = 0;
 	for (int64_t kb = first; kb < end; kb++) {
+		if (c->node && !ATTN(hide_tree)(NULL, &q, kb * KEY_BLOCK))
+			continue;
 		const EL *k = (const EL *)c->k + (bg * c->Tp + kb * KEY_BLOCK) * Dp;
 		const EL *v = (const EL *)c->v + (bg * c->Tp + kb * KEY_BLOCK) * Dp;
 		ATTN(mk)(S, N, k, Dp, B, N, KEY_BLOCK, N, Dp, NULL, 0);
-		ATTN(hide)(S, &q, kb * KEY_BLOCK);
+		if (c->node)
+			ATTN(hide_tree)(S, &q, kb * KEY_BLOCK);
+		else
+			ATTN(hide)(S, &q, kb * KEY_BLOCK);
 		ATTN(softmax)(P, S, m, l, alpha, N, c->g.scale);
-		ATTN(mk)(O, N, v, KEY_BLOCK, P, N, Dp, N, KEY_BLOCK, alpha, kb > first);
+		ATTN(mk)(O, N, v, KEY_BLOCK, P, N, Dp, N, KEY_BLOCK, alpha, some);
+		some = 1;
 	}
 	ATTN(transpose32)(out, Dp, O, N, Dp, N);
 	for (int64_t n = 0; n < N; n++) {

@@ -120,6 +120,40 @@ void ref_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 	free(r);
 }
 
+void ref_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
+{
+	(void)d;
+	int64_t W = qkv.cols, N = qkv.rows;
+	double *r = ref_tmp(N * W), *p = ref_tmp(N);
+	for (int64_t n = 0; n < N; n++) {
+		for (int64_t c = 0; c < W; c++)
+			r[n * W + c] = ld(qkv, n * W + c);
+		rotate(r + n * W, rope, ref_int(node, 2 * n), g, 1.0);
+	}
+	for (int64_t n = 0; n < N; n++)
+		for (int h = 0; h < g->H; h++) {
+			const double *q = r + n * W + h * g->D, *k = r + (g->H + h / (g->H / g->G)) * g->D;
+			const double *v = k + g->G * g->D;
+			double top = -INFINITY, sum = 0;
+			for (int64_t j = 0; j <= n; j++) {
+				int64_t far = ref_int(node, 2 * n) - ref_int(node, 2 * j);
+				int seen = n < ref_int(node, 2 * j + 1) && (g->window <= 0 || far < g->window);
+				p[j] = seen ? (double)g->scale * dot(q, k + j * W, g->D) : -INFINITY;
+				top = p[j] > top ? p[j] : top;
+			}
+			for (int64_t j = 0; j <= n; j++)
+				sum += p[j] = exp(p[j] - top);
+			for (int c = 0; c < g->D; c++) {
+				double s = 0;
+				for (int64_t j = 0; j <= n; j++)
+					s += p[j] * v[j * W + c];
+				st(o, n * o.cols + h * g->D + c, s / sum);
+			}
+		}
+	free(p);
+	free(r);
+}
+
 /* A slot of the cache: keys [T, G*D], rotated, then values [T, G*D]. */
 void ref_attn_kv(struct dev *d, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *g)
 {

@@ -124,6 +124,7 @@ const struct kernels kernels_ref = {
 	.linear_dw = ref_linear_dw,
 	.attn = ref_attn,
 	.attn_bwd = ref_attn_bwd,
+	.attn_tree = ref_attn_tree,
 	.attn_kv = ref_attn_kv,
 	.act = ref_act,
 	.act_dx = ref_act_dx,

@@ -133,6 +133,33 @@ JOB(attn)
 	j->bwd = attn_b;
 }
 
+/* attn_tree: 0 qkv, 1 rope, 2 node, 3 o.  A row follows the one before it, or one of that row's ancestors, or starts a text */
+CALL(attn_tree_f) { k->attn_tree(d, m[3], m[0], m[1], m[2], &j->g); }
+JOB(attn_tree)
+{
+	static const struct { int H, G, D, rot, window; } v[] = {
+		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 3 }
+	};
+	static double node[2 * 200];
+	static int64_t parent[200];
+	int64_t W = (v[variant].H + 2 * v[variant].G) * (int64_t)v[variant].D;
+	j->g = (struct attn_geom){ 1, n, v[variant].H, v[variant].G, v[variant].D, v[variant].rot, 0.4f, v[variant].window };
+	for (int64_t i = 0; i < n; i++) {
+		parent[i] = i - 1;
+		for (int64_t up = i % 11 == 7 ? i % 5 : i % 37 == 20 ? n : 0; up > 0 && parent[i] >= 0; up--)
+			parent[i] = parent[parent[i]];
+		node[2 * i] = parent[i] < 0 ? 0 : node[2 * parent[i]] + 1;
+		for (int64_t a = i; a >= 0; a = parent[a])
+			node[2 * a + 1] = (double)(i + 1);
+	}
+	add_operand(j, in(n, W));
+	add_operand(j, when(filled(typed(in(n, j->g.rot ? j->g.rot : 2), DT_F32), F_ROPE, 0), j->g.rot > 0));
+	int at = add_operand(j, filled(typed(in(n, 2), DT_I32), F_GIVEN, 0));
+	j->op[at].given = node;
+	add_operand(j, out(n, j->g.H * (int64_t)j->g.D));
+	j->fwd = attn_tree_f;
+}
+
 /* attn_kv: 0 qkv, 1 rope, 2 at, 3 o; the cache is the backend's own.  Rows of three slots in turn, the last as a second call */
 CALL(attn_kv_f)
 {
@@ -387,7 +414,8 @@ static const struct row {
 } table[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
-	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
+	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
+	{ "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
