@@ -3,7 +3,7 @@
  *
  * Reads a model directory and task files (multiple choice or documents as JSON lines, or plain text), writes one JSON
  * object keyed as lm-evaluation-harness keys its results.  Every item becomes log-likelihood requests; those of all tasks
- * are scored in one sorted pass.
+ * are scored in one sorted pass.  Finished ones are kept in OUT.state until OUT is complete: a run that was killed goes on.
  *
  *	evalharness -m student --task hellaswag=hellaswag.jsonl --text book.txt -o results.json
  *
@@ -14,7 +14,9 @@
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
 #include "../common/comm/comm.h"
+#include "../common/eval/journal.h"
 #include "../common/eval/task.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +24,7 @@ static struct {
 	const char *model, *samples, *artifact;
 	const char *bos;
 	struct opt_list task, text, fewshot, template;
+	bool verify;
 	int64_t limit, shots, fewshot_seed, max_length, batch_tokens;
 } o = { .batch_tokens = 4096, .shots = -1, .fewshot_seed = 1234, .bos = "auto" };
 
@@ -39,6 +42,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "limit", &o.limit, "N", "only the first N items of each task, 0: all", 0, 1e12),
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
+	OPT_FLAG(0, "verify-batch-invariance", &o.verify, "score every request once more, alone, and compare"),
 	OPT_STR(0, "log-samples", &o.samples, "FILE", "write a JSON line per item with its log-likelihoods"),
 	OPT_STR(0, "artifact", &o.artifact, "FILE", "also write the scores as an artifact"),
 	OPT_OUT_ROW("results to write; a table then goes to stdout (default: JSON to stdout)"),
@@ -61,6 +65,8 @@ struct run {
 	struct ll_set set;
 	struct ll_opts ll;
 	struct ll_cost cost;
+	struct journal *journal;
+	struct progress pr;
 	int64_t items;
 };
 
@@ -102,7 +108,7 @@ static int prepare(struct run *r, struct err *e)
 			if (!strcmp(r->u.t[j].name, r->u.t[i].name))
 				return err_set(e, EXIT_USAGE, "two tasks are named '%s'", r->u.t[i].name);
 	}
-	r->ll = (struct ll_opts){ o.batch_tokens };
+	r->ll = (struct ll_opts){ .batch_tokens = o.batch_tokens };
 	return ll_cost(&r->set, r->t, dtype_parse(com.dtype), &r->ll, &r->cost, e);
 }
 
@@ -123,21 +129,92 @@ static void dry_run(const struct run *r)
 		       fmt_count(b3, r->cost.flops));
 }
 
-static void step(void *arg, int64_t padded)
+static int step(void *arg, const int64_t *req, int64_t n, int64_t tokens, struct err *e)
 {
-	progress_step(arg, (double)padded);
+	struct run *r = arg;
+	progress_step(&r->pr, (double)tokens);
+	return r->journal ? journal_add(r->journal, &r->set, req, n, e) : 0;
 }
 
-static int score(struct run *r, struct engine *g, struct err *e)
+/* Digest of all that shapes the results, so that the state of another run is not taken for this one's. */
+static void make_key(const struct run *r, const struct engine *g, const char *model, char key[33])
+{
+	char ids[33], places[33];
+	struct ll_req *q = xcalloc((size_t)r->set.n + 1, sizeof *q);
+	for (int64_t i = 0; i < r->set.n; i++)
+		q[i] = (struct ll_req){ .off = r->set.r[i].off, .n = r->set.r[i].n, .n_cont = r->set.r[i].n_cont };
+	digest_hex(r->set.ids, (size_t)r->set.n_ids * sizeof *r->set.ids, ids);
+	digest_hex(q, (size_t)r->set.n * sizeof *q, places);
+	char *text = xasprintf("%s %s %s %s %s %lld %lld", model, ids, places, g->k->name, com.dtype, (long long)o.batch_tokens,
+			       (long long)(com.threads ? com.threads : cpu_count()));
+	digest_hex(text, strlen(text), key);
+	free(text);
+	free(q);
+}
+
+/* Beside -o FILE, until that is complete */
+static int open_journal(struct run *r, const struct engine *g, const char *model, struct err *e)
+{
+	int64_t found;
+	int other;
+	char key[33], *path;
+	if (!com.out || !strcmp(com.out, "-"))
+		return 0;
+	path = xasprintf("%s.state", com.out);
+	make_key(r, g, model, key);
+	r->journal = journal_open(path, key, &r->set, &found, &other, e);
+	if (r->journal && other)
+		log_warn("%s is of another run: starting over", path);
+	if (r->journal && found)
+		log_info("%s: %lld of %lld requests of an earlier run", path, (long long)found, (long long)r->set.n);
+	free(path);
+	return r->journal ? 0 : -1;
+}
+
+/* Every request once more, by itself: what its company changed. */
+static int verify(struct run *r, const struct weights *m, struct err *e)
+{
+	const struct ll_opts alone = { .batch_tokens = o.batch_tokens, .alone = 1 };
+	struct ll_req *first = xcalloc((size_t)r->set.n + 1, sizeof *first);
+	double worst = 0;
+	int64_t at = 0;
+	memcpy(first, r->set.r, (size_t)r->set.n * sizeof *first);
+	for (int64_t i = 0; i < r->set.n; i++)
+		r->set.r[i].done = 0;
+	int rc = ll_score(&r->set, m, &alone, e);
+	for (int64_t i = 0; i < r->set.n && !rc; i++) {
+		double d = fabs(r->set.r[i].sum - first[i].sum) / fmax(1, fabs(first[i].sum));
+		if (!(d <= worst) || r->set.r[i].greedy != first[i].greedy) {
+			worst = r->set.r[i].greedy != first[i].greedy ? INFINITY : d;
+			at = i;
+		}
+	}
+	memcpy(r->set.r, first, (size_t)r->set.n * sizeof *first);
+	free(first);
+	if (rc)
+		return rc;
+	if (!(worst <= (strcmp(com.dtype, "f32") ? 1e-2 : 1e-5)))
+		return err_set(e, EXIT_FAIL, "batch invariance: request %lld alone differs by %.2g of its log-likelihood", (long long)at,
+			       worst);
+	log_info("batch invariance: %lld requests, largest relative difference %.2g", (long long)r->set.n, worst);
+	return 0;
+}
+
+static int score(struct run *r, struct engine *g, const char *model, struct err *e)
 {
 	struct weights m;
-	struct progress pr;
 	if (engine_open(g, com.device, (int)com.threads, e) ||
-	    weights_load(&m, g, o.model, dtype_parse(com.dtype), e))
+	    weights_load(&m, g, o.model, dtype_parse(com.dtype), e) || open_journal(r, g, model, e))
 		return -1;
-	progress_start(&pr, "tokens", (double)r->cost.padded, "tok", 0);
-	int rc = ll_score(&r->set, &m, &r->ll, step, &pr, e);
-	progress_end(&pr);
+	progress_start(&r->pr, "tokens", (double)r->cost.padded, "tok", 0);
+	r->ll.step = step;
+	r->ll.arg = r;
+	int rc = ll_score(&r->set, &m, &r->ll, e);
+	progress_end(&r->pr);
+	if (rc && stop_requested() && r->journal)
+		err_set(e, EXIT_AGAIN, "stopped, run again to go on");
+	if (!rc && o.verify)
+		rc = verify(r, &m, e);
 	weights_free(&m);
 	return rc;
 }
@@ -177,10 +254,11 @@ static int score_and_write(struct run *r, struct err *e)
 	};
 	if (model_fingerprint(o.model, digest, e) || !(out = outfile_open(com.out, false, com.force, e)) ||
 	    (o.samples && !(samples = outfile_open(o.samples, false, com.force, e))) ||
-	    (o.artifact && !(scores = scores_create(r->u.t, r->u.n, &cfg, o.artifact, com.force, e))) || score(r, &g, e)) {
+	    (o.artifact && !(scores = scores_create(r->u.t, r->u.n, &cfg, o.artifact, com.force, e))) || score(r, &g, digest, e)) {
 		outfile_abort(out);
 		outfile_abort(samples);
 		art_abort(scores);
+		journal_close(r->journal, false);
 		return -1;
 	}
 	cfg.device = g.k->name;
@@ -189,6 +267,7 @@ static int score_and_write(struct run *r, struct err *e)
 	if ((samples && write_samples(r, samples, e)) || (scores && scores_commit(scores, r->u.t, r->u.n, e)) ||
 	    results_write(r->u.t, r->u.n, &cfg, out, e) || outfile_commit(out, e))
 		return -1;
+	journal_close(r->journal, true);
 	if (com.out && strcmp(com.out, "-"))
 		results_table(r->u.t, r->u.n, stdout);
 	engine_close(&g);

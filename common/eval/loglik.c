@@ -1,18 +1,17 @@
 /*
  * loglik.c - requests become batches, batches become programs
  *
- * Requests are taken longest first (a batch that does not fit fails at once, and the remaining time is never
- * underestimated).  Input length is rounded up to a bucket, eight per power of two, so that at most 1/8 is padding;
- * neighbours of one bucket share a batch.  Padding is on the right: attention is causal, so no row that counts
- * sees it, and a result does not depend on what else was in its batch (up to the kernels' own blocking).
+ * Two ways to pack.  A forest (forest.h) for backends that have attn_tree: common starts once, no padding.  Else, and for
+ * programs of whole sequences, padded batches: longest first, input lengths rounded up to a bucket, eight per power of
+ * two, so that at most 1/8 is padding; padding is on the right, where causal attention sees none of it.  Either way a
+ * result does not depend on what else was in its batch (up to the kernels' own blocking).
  *
- * Because the order is sorted, equal shapes follow one another: keeping the last program and frame reuses all of them.
- * Labels are -1 where nothing is scored and OP_LOGPROB skips those rows: the output matrix, a third of a small
- * model's work, is spent on scored rows only.
+ * The largest batch comes first: one that does not fit fails at once.  Equal shapes follow one another, so keeping the last
+ * program and frame reuses nearly all.  The output matrix, a third of a small model's work, is spent on scored places only.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "loglik.h"
+#include "forest.h"
 #include "../base/log.h"
 #include <stdlib.h>
 #include <string.h>
@@ -70,8 +69,7 @@ void ll_add_rolling(struct ll_set *s, uint32_t prefix, const uint32_t *ids, int6
 	}
 }
 
-/* The next multiple of an eighth of the power of two below n, at least 16. */
-static int64_t bucket(int64_t n)
+int64_t ll_bucket(int64_t n)
 {
 	int64_t step = 16;
 	while (step * 16 <= n)
@@ -97,7 +95,7 @@ void ll_batches_make(struct ll_batches *q, const struct ll_set *s, int64_t budge
 		key[i] = (struct by_length){ s->r[i].n, i };
 	qsort(key, (size_t)s->n, sizeof *key, longest_first);
 	for (int64_t i = 0; i < s->n; i++) {
-		int64_t T = bucket(key[i].n - 1);
+		int64_t T = ll_bucket(key[i].n - 1);
 		struct ll_batch *b = q->n ? &q->b[q->n - 1] : NULL;
 		q->order[i] = key[i].i;
 		if (b && b->T == T && (b->n + 1) * T <= budget) {
@@ -137,18 +135,29 @@ void ll_batch_fill(const struct ll_set *s, const struct ll_batches *q, int64_t i
 struct scorer {
 	struct prog *p;
 	struct frame f;
-	val tok, label, out;
-	int32_t *h_tok, *h_label; /* [B*T] */
-	float *h_out;             /* [B*T, 2] */
+	int64_t N, M;             /* tokens read; places scored (a forest's picks, else N) */
+	int tree;
+	val tok, node, pick, label, out;
+	int32_t *h_tok, *h_node;  /* [N], [N, 2] */
+	int32_t *h_pick, *h_label; /* [M] */
+	float *h_out;             /* [M, 2] */
 };
 
-static struct prog *record(struct scorer *q, const struct ptable *t, int dtype, int64_t B, int64_t T)
+/* T: length of the padded sequences, 0 for a forest of N tokens */
+static struct prog *record(struct scorer *q, const struct ptable *t, int dtype, int64_t N, int64_t M, int64_t T)
 {
 	struct build b = { .t = t, .dtype = dtype, .wide = 1, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers };
-	struct prog *p = prog_new(B, T);
-	q->tok = p_input(p, "tok", B * T, 1, DT_I32);
-	q->label = p_input(p, "label", B * T, 1, DT_I32);
+	struct prog *p = T ? prog_new(N / T, T) : prog_new(1, N);
+	*q = (struct scorer){ .p = p, .N = N, .M = M, .tree = !T };
+	q->tok = p_input(p, "tok", N, 1, DT_I32);
+	if (q->tree) {
+		b.node = q->node = p_input(p, "node", N, 2, DT_I32);
+		q->pick = p_input(p, "pick", M, 1, DT_I32);
+	}
+	q->label = p_input(p, "label", M, 1, DT_I32);
 	val h = p_forward(p, &b, q->tok, NONE);
+	if (q->tree) /* rows of h, not of a table: a place that starts several continuations is scored for each */
+		h = p_embed(p, q->pick, h, 1);
 	q->out = p_logprob(p, h, p_head_weight(p, &b), q->label);
 	p_keep(p, q->out);
 	return p;
@@ -159,102 +168,177 @@ static void scorer_free(struct scorer *q)
 	frame_free(&q->f);
 	prog_free(q->p);
 	free(q->h_tok);
+	free(q->h_node);
+	free(q->h_pick);
 	free(q->h_label);
 	free(q->h_out);
 	*q = (struct scorer){ 0 };
 }
 
-static int scorer_fit(struct scorer *q, const struct weights *m, int64_t B, int64_t T, struct err *e)
+static int scorer_fit(struct scorer *q, const struct weights *m, int64_t N, int64_t M, int64_t T, struct err *e)
 {
-	if (q->p && q->p->B == B && q->p->T == T)
+	if (q->p && q->N == N && q->M == M && q->tree == !T && (q->tree || q->p->T == T))
 		return 0;
 	scorer_free(q);
-	q->p = record(q, m->t, m->dtype, B, T);
+	record(q, m->t, m->dtype, N, M, T);
 	if (prog_plan(q->p, e) || frame_new(&q->f, m->g, q->p, e)) {
 		scorer_free(q);
-		return err_wrap(e, "batch of %lld x %lld tokens", (long long)B, (long long)T);
+		return err_wrap(e, "batch of %lld tokens", (long long)N);
 	}
 	q->f.base[SP_PARAM] = m->w;
-	size_t n = (size_t)(B * T);
-	q->h_tok = xcalloc(n, sizeof *q->h_tok);
-	q->h_label = xcalloc(n, sizeof *q->h_label);
-	q->h_out = xcalloc(2 * n, sizeof *q->h_out);
+	q->h_tok = xcalloc((size_t)N, sizeof *q->h_tok);
+	q->h_node = xcalloc(2 * (size_t)N, sizeof *q->h_node);
+	q->h_pick = xcalloc((size_t)M, sizeof *q->h_pick);
+	q->h_label = xcalloc((size_t)M, sizeof *q->h_label);
+	q->h_out = xcalloc(2 * (size_t)M, sizeof *q->h_out);
 	return 0;
 }
 
-static void run_batch(struct scorer *q, struct ll_set *s, const struct ll_batches *all, int64_t k)
+static void scorer_run(struct scorer *q)
 {
-	const struct ll_batch *b = &all->b[k];
-	const int64_t T = b->T, *order = all->order;
-	ll_batch_fill(s, all, k, q->h_tok, q->h_label);
 	frame_set(&q->f, q->tok, q->h_tok);
 	frame_set(&q->f, q->label, q->h_label);
+	if (q->tree) {
+		frame_set(&q->f, q->node, q->h_node);
+		frame_set(&q->f, q->pick, q->h_pick);
+	}
 	prog_run(&q->f);
 	frame_get(&q->f, q->out, q->h_out);
-	for (int64_t i = 0; i < b->n; i++) {
-		struct ll_req *r = &s->r[order[b->first + i]];
-		r->sum = 0;
-		r->greedy = 1;
-		for (int64_t t = r->n - 1 - r->n_cont; t < r->n - 1; t++) {
-			r->sum += (double)q->h_out[2 * (i * T + t)];
-			r->greedy &= q->h_out[2 * (i * T + t) + 1] != 0;
-		}
+}
+
+/* Sums n rows of the output */
+static void take(struct ll_req *r, const float *out)
+{
+	r->sum = 0;
+	r->greedy = 1;
+	for (int64_t t = 0; t < r->n_cont; t++) {
+		r->sum += (double)out[2 * t];
+		r->greedy &= out[2 * t + 1] != 0;
+	}
+	r->done = 1;
+}
+
+/* Either packing, seen from the loop that runs it */
+struct packing {
+	int tree;
+	struct forest f;
+	struct ll_batches q;
+	int64_t n;
+};
+
+static void pack(struct packing *p, const struct ll_set *s, const struct ll_opts *o, int tree)
+{
+	*p = (struct packing){ .tree = tree };
+	if (tree)
+		forest_make(&p->f, s, o->alone ? 1 : o->batch_tokens, !o->alone);
+	else
+		ll_batches_make(&p->q, s, o->alone ? 1 : o->batch_tokens);
+	p->n = tree ? p->f.n : p->q.n;
+}
+
+static void unpack(struct packing *p)
+{
+	if (p->tree)
+		forest_free(&p->f);
+	else
+		ll_batches_free(&p->q);
+}
+
+static const int64_t *requests(const struct packing *p, int64_t i, int64_t *n)
+{
+	*n = p->tree ? p->f.b[i].n : p->q.b[i].n;
+	return p->tree ? p->f.order + p->f.b[i].first : p->q.order + p->q.b[i].first;
+}
+
+static void shape(const struct packing *p, int64_t i, int64_t *N, int64_t *M, int64_t *T)
+{
+	*T = p->tree ? 0 : p->q.b[i].T;
+	if (p->tree)
+		forest_shape(&p->f.b[i], N, M);
+	else
+		*N = *M = p->q.b[i].n * *T;
+}
+
+static void run_batch(struct scorer *sc, struct ll_set *s, const struct packing *p, int64_t i)
+{
+	int64_t n, m = 0;
+	const int64_t *req = requests(p, i, &n);
+	if (p->tree)
+		forest_fill(&p->f, s, i, sc->N, sc->M, sc->h_tok, sc->h_node, sc->h_pick, sc->h_label);
+	else
+		ll_batch_fill(s, &p->q, i, sc->h_tok, sc->h_label);
+	scorer_run(sc);
+	for (int64_t k = 0; k < n; k++) {
+		struct ll_req *r = &s->r[req[k]];
+		if (!p->tree)
+			m = k * p->q.b[i].T + r->n - 1 - r->n_cont;
+		take(r, sc->h_out + 2 * m);
+		m += r->n_cont;
 	}
 }
 
-int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
-	     void (*step)(void *arg, int64_t padded), void *arg, struct err *e)
+static int all_done(const struct ll_set *s, const int64_t *req, int64_t n)
 {
-	struct ll_batches q;
+	while (n > 0 && s->r[req[n - 1]].done)
+		n--;
+	return !n;
+}
+
+int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o, struct err *e)
+{
+	struct packing p;
 	struct scorer sc = { 0 };
-	int64_t done = 0;
+	int64_t tokens = 0, n, N, M, T;
 	int rc = 0;
-	ll_batches_make(&q, s, o->batch_tokens);
-	for (int64_t i = 0; i < q.n && !rc; i++) {
-		if (stop_requested()) {
-			rc = err_set(e, 128 + stop_requested(), "stopped by a signal, nothing written");
-			break;
-		}
-		rc = scorer_fit(&sc, m, q.b[i].n, q.b[i].T, e);
+	pack(&p, s, o, m->g->k->attn_tree != NULL);
+	for (int64_t i = 0; i < p.n && !rc; i++) {
+		const int64_t *req = requests(&p, i, &n);
+		shape(&p, i, &N, &M, &T);
+		tokens += N;
+		if (all_done(s, req, n))
+			continue;
+		if (stop_requested())
+			rc = err_set(e, 128 + stop_requested(), "stopped by a signal");
+		else
+			rc = scorer_fit(&sc, m, N, M, T, e);
 		if (rc)
 			break;
-		run_batch(&sc, s, &q, i);
-		done += q.b[i].n * q.b[i].T;
-		if (step)
-			step(arg, done);
+		run_batch(&sc, s, &p, i);
+		if (o->step)
+			rc = o->step(o->arg, req, n, tokens, e);
 	}
 	scorer_free(&sc);
-	ll_batches_free(&q);
+	unpack(&p);
 	return rc;
 }
 
 int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const struct ll_opts *o, struct ll_cost *c,
 	    struct err *e)
 {
-	struct ll_batches q;
-	int64_t big = 0;
+	struct packing p;
+	int64_t big[3] = { 0 }, N, M, T;
 	*c = (struct ll_cost){ 0 };
-	ll_batches_make(&q, s, o->batch_tokens);
-	for (int64_t i = 0; i < q.n; i++) {
-		int64_t n = q.b[i].n * q.b[i].T;
-		c->padded += n;
-		c->flops += (double)n * arch_forward_flops(&t->arch, q.b[i].T, 0);
-		if (n > q.b[big].n * q.b[big].T)
-			big = i;
+	pack(&p, s, o, 1);
+	for (int64_t i = 0; i < p.n; i++) {
+		shape(&p, i, &N, &M, &T);
+		c->padded += N;
+		if (N > big[0])
+			big[0] = N, big[1] = M, big[2] = T;
 	}
 	for (int64_t i = 0; i < s->n; i++) {
 		c->tokens += s->r[i].n - 1;
 		c->scored += s->r[i].n_cont;
 	}
-	c->flops += 2.0 * (double)c->scored * (double)t->arch.vocab * (double)t->arch.hidden;
+	c->flops = (double)c->padded * arch_forward_flops(&t->arch, s->n ? c->tokens / s->n + 1 : 1, 0) +
+		   2.0 * (double)c->scored * (double)t->arch.vocab * (double)t->arch.hidden;
 	int rc = 0;
-	if (q.n) {
+	if (p.n) {
 		struct scorer sc = { 0 };
-		sc.p = record(&sc, t, dtype, q.b[big].n, q.b[big].T);
+		record(&sc, t, dtype, big[0], big[1], big[2]);
 		rc = prog_plan(sc.p, e);
 		c->act_bytes = sc.p->bytes[SP_ACT] + sc.p->bytes[SP_INPUT] + sc.p->bytes[SP_CONST];
 		scorer_free(&sc);
 	}
-	ll_batches_free(&q);
+	unpack(&p);
 	return rc;
 }

@@ -136,6 +136,37 @@ for b in auto always never; do eval_ --task "mc=$tmp/mc.jsonl" --bos "$b" --log-
 check "bos: this tokenizer puts it, so always is auto" cmp "$tmp/bos-auto" "$tmp/bos-always"
 check "bos: never changes numbers" sh -c '! cmp -s "$1" "$2"' - "$tmp/bos-auto" "$tmp/bos-never"
 
+check "batch invariance" eval_ --task "mc=$tmp/mc.jsonl" --task "ppl=$tmp/ppl.jsonl" --verify-batch-invariance --batch-tokens 32 -f -o "$tmp/pr"
+
+# a run that was killed goes on: what is in the journal is not run again, the files are the same bytes
+i=0
+while [ $i -lt 300 ]; do
+	printf '{"ctx": "Number %d is", "choices": ["even", "odd", "both"], "gold": %d}\n' $i $((i % 2))
+	i=$((i + 1))
+done >"$tmp/many.jsonl"
+many() { evalharness -m "$m" --device ref --dtype f32 --progress none --task "many=$tmp/many.jsonl" --batch-tokens 64 --log-samples "$tmp/$1.log" -f -o "$tmp/$1"; }
+many whole >"$tmp/out" 2>&1
+hit=0
+for try in 1 2 3 4 5; do
+	rm -f "$tmp/cut" "$tmp/cut.log" "$tmp/cut.state"
+	evalharness -q -m "$m" --device ref --dtype f32 --task "many=$tmp/many.jsonl" --batch-tokens 64 --log-samples "$tmp/cut.log" -f -o "$tmp/cut" >"$tmp/out" 2>&1 &
+	pid=$!
+	until [ "$(cat "$tmp/cut.state" 2>/dev/null | wc -l)" -gt $((100 * try)) ] || ! kill -0 $pid 2>/dev/null; do sleep 0.01; done
+	kill -9 $pid 2>/dev/null && [ ! -e "$tmp/cut" ] && hit=1
+	wait $pid 2>/dev/null
+	[ $hit = 1 ] && break
+done
+lines=$(wc -l <"$tmp/cut.state")
+printf '5 0x1.8p' >>"$tmp/cut.state"   # a torn line
+many cut >"$tmp/out" 2>"$tmp/err2"
+check "a killed run left a journal" test $hit = 1
+check "a killed run goes on" grep -q "cut.state: $((lines - 1)) of 900 requests of an earlier run" "$tmp/err2"
+sed 's/cut/whole/' "$tmp/cut" >"$tmp/cut2"
+check "and writes the same bytes" sh -c 'cmp "$1" "$2" && cmp "$3" "$4"' - "$tmp/cut2" "$tmp/whole" "$tmp/cut.log" "$tmp/whole.log"
+check "no journal is left" test ! -e "$tmp/cut.state"
+printf 'adze-eval 1 0123\n0 0x1p0 1 .\n' >"$tmp/cut.state"
+check "the journal of another run" sh -c '"$@" 2>&1 | grep -q "of another run: starting over"' - evalharness -m "$m" --device ref --task "mc=$tmp/mc.jsonl" -f -o "$tmp/cut"
+
 refuses "examples from nowhere" 2 "--fewshot piqa=FILE" eval_ --task "piqa=$tmp/piqa/validation.jsonl" --shots 2
 refuses "too few examples" 65 "6 examples, 9 are needed" eval_ --task "piqa=$tmp/piqa" --shots 8
 refuses "field of a named task" 65 "own.jsonl:1: no field 'goal'" eval_ --task "piqa=$tmp/own.jsonl"

@@ -28,7 +28,7 @@ struct loaded {
 static void load(struct loaded *x, const char *device)
 {
 	struct err e = { 0 };
-	const struct ll_opts o = { 64 };
+	const struct ll_opts o = { .batch_tokens = 64 };
 	*x = (struct loaded){ .want = json_load_file(GOLDEN "expected.json", 0, NULL) };
 	assert_non_null(x->want);
 	int64_t max_length = json_integer_value(json_object_get(x->want, "max_length"));
@@ -38,7 +38,7 @@ static void load(struct loaded *x, const char *device)
 	    encoder_open(&x->enc, x->tok, max_length, x->m.t->arch.vocab, &e) ||
 	    task_open(&x->mc, "mc=" GOLDEN "mc.jsonl", 0, &x->enc, &x->set, &e) ||
 	    task_open(&x->docs, "docs=" GOLDEN "docs.jsonl", 0, &x->enc, &x->set, &e) ||
-	    ll_score(&x->set, &x->m, &o, NULL, NULL, &e))
+	    ll_score(&x->set, &x->m, &o, &e))
 		fail_msg("%s", e.msg);
 }
 
