@@ -222,7 +222,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 6 };
+enum { KERNELS_ABI = 7 };
 
 static inline float bf16_to_f32(uint16_t b)
 {
