@@ -14,6 +14,7 @@
 #include "../common/base/log.h"
 #include "../common/base/opt.h"
 #include "../common/comm/comm.h"
+#include "../common/eval/compare.h"
 #include "../common/eval/journal.h"
 #include "../common/eval/task.h"
 #include <math.h>
@@ -24,9 +25,9 @@ static struct {
 	const char *model, *samples, *artifact;
 	const char *bos;
 	struct opt_list task, text, fewshot, template;
-	bool verify;
-	int64_t limit, shots, fewshot_seed, max_length, batch_tokens;
-} o = { .batch_tokens = 4096, .shots = -1, .fewshot_seed = 1234, .bos = "auto" };
+	bool verify, compare;
+	int64_t resamples, limit, shots, fewshot_seed, max_length, batch_tokens;
+} o = { .batch_tokens = 4096, .resamples = 10000, .shots = -1, .fewshot_seed = 1234, .bos = "auto" };
 
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to score, with its tokenizer"),
@@ -43,6 +44,8 @@ static const struct opt opts[] = {
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
 	OPT_FLAG(0, "verify-batch-invariance", &o.verify, "score every request once more, alone, and compare"),
+	OPT_FLAG(0, "compare", &o.compare, "compare two --log-samples files (or --artifact files) A and B of the same items"),
+	OPT_I64(0, "resamples", &o.resamples, "N", "draws of the comparison's bootstrap", 100, 1e7),
 	OPT_STR(0, "log-samples", &o.samples, "FILE", "write a JSON line per item with its log-likelihoods"),
 	OPT_STR(0, "artifact", &o.artifact, "FILE", "also write the scores as an artifact"),
 	OPT_OUT_ROW("results to write; a table then goes to stdout (default: JSON to stdout)"),
@@ -51,7 +54,7 @@ static const struct opt opts[] = {
 static const struct usage usage = {
 	"evalharness",
 	"Scores a model on multiple choice and perplexity tasks, as lm-evaluation-harness does.",
-	"-m DIR (--task NAME=FILE | --text FILE)... [-o RESULTS]",
+	"-m DIR (--task NAME=FILE | --text FILE)... [-o RESULTS], or --compare A B [-o RESULTS]",
 	"evalharness -m student --task hellaswag=hellaswag.jsonl --limit 100 -o results.json\n"
 	"evalharness -m student --text book.txt --log-samples samples.jsonl",
 	opts,
@@ -69,6 +72,22 @@ struct run {
 	struct progress pr;
 	int64_t items;
 };
+
+static int compare(int operands, char **argv, struct err *e)
+{
+	struct comparisons c = { 0 };
+	struct outfile *out = NULL;
+	if (operands != 2 || o.model || o.task.n || o.text.n)
+		opt_die("--compare takes two files and no model");
+	int rc = compare_files(&c, argv[0], argv[1], o.resamples, (uint64_t)com.seed, e);
+	if (!rc && com.out && strcmp(com.out, "-"))
+		rc = !(out = outfile_open(com.out, false, com.force, e)) || compare_write(&c, argv[0], argv[1], out, e) ||
+		     outfile_commit(out, e) ? -1 : 0;
+	if (!rc)
+		compare_table(&c, stdout);
+	comparisons_free(&c);
+	return rc;
+}
 
 static void check_options(int operands, char **argv)
 {
@@ -279,6 +298,11 @@ int main(int argc, char **argv)
 	struct err e = { 0 };
 	struct run r = { 0 };
 	int n = opt_parse(&usage, argc, argv);
+	if (o.compare) {
+		if (compare(n, argv, &e))
+			die_err(&e);
+		return EXIT_DONE;
+	}
 	check_options(n, argv);
 	comm_alone();
 	log_start();

@@ -167,6 +167,20 @@ check "no journal is left" test ! -e "$tmp/cut.state"
 printf 'adze-eval 1 0123\n0 0x1p0 1 .\n' >"$tmp/cut.state"
 check "the journal of another run" sh -c '"$@" 2>&1 | grep -q "of another run: starting over"' - evalharness -m "$m" --device ref --task "mc=$tmp/mc.jsonl" -f -o "$tmp/cut"
 
+# two evaluations of the same items
+check "another model's scores" eval_ --task "mc=$tmp/many.jsonl" --text "$tmp/book.txt" --task "ppl=$tmp/ppl.jsonl" --log-samples "$tmp/c1" --artifact "$tmp/ca1" -f -o "$tmp/pr"
+check "and with one position less" eval_ --task "mc=$tmp/many.jsonl" --text "$tmp/book.txt" --task "ppl=$tmp/ppl.jsonl" --max-length 12 --log-samples "$tmp/c2" --artifact "$tmp/ca2" -f -o "$tmp/pr"
+check "compare" evalharness -q --compare "$tmp/c1" "$tmp/c2" -o "$tmp/cmp.json"
+cp "$tmp/out" "$tmp/cmp.txt"
+check "compare: a row per task and metric" sh -c '[ "$(wc -l <"$1")" = 5 ] && grep -q "^mc *acc *300 " "$1" && grep -q "^ppl *bits_per_byte *2 " "$1"' - "$tmp/cmp.txt"
+check "compare: keys" sh -c 'for k in difference interval only_a only_b mcnemar_p; do grep -q "\"$k\"" "$1" || exit 1; done' - "$tmp/cmp.json"
+check "compare: a model with itself" sh -c 'evalharness -q --compare "$1" "$1" | grep -q "^mc *acc .* 0.0000  \[0.0000, 0.0000\] *0 *0 *1$"' - "$tmp/c1"
+check "compare: artifacts" sh -c 'evalharness -q --compare "$1" "$2" | grep -q "^mc *acc *300 .* -$"' - "$tmp/ca1" "$tmp/ca2"
+refuses "compare: other items" 65 "not about the same items" evalharness --compare "$tmp/c1" "$tmp/s1"
+refuses "compare: a log and an artifact" 65 "one is a scores artifact" evalharness --compare "$tmp/c1" "$tmp/ca1"
+refuses "compare: no log" 65 "not a line of --log-samples" evalharness --compare "$tmp/mc.jsonl" "$tmp/mc.jsonl"
+refuses "compare: one file" 2 "takes two files" evalharness --compare "$tmp/c1"
+
 refuses "examples from nowhere" 2 "--fewshot piqa=FILE" eval_ --task "piqa=$tmp/piqa/validation.jsonl" --shots 2
 refuses "too few examples" 65 "6 examples, 9 are needed" eval_ --task "piqa=$tmp/piqa" --shots 8
 refuses "field of a named task" 65 "own.jsonl:1: no field 'goal'" eval_ --task "piqa=$tmp/own.jsonl"
