@@ -64,6 +64,7 @@ struct run {
 	struct ll_set set;
 	struct ll_batches q;
 	int64_t seq, samples, tokens;
+	struct comm world;
 	char model[33], key[33]; /* digests: the weights; everything that shapes the result */
 };
 
@@ -215,8 +216,8 @@ static int read_task(struct run *r, struct prov *prov, struct err *e)
 static void make_key(struct run *r, const char *backend)
 {
 	struct ablate_args *a = &r->a;
-	char *text = xasprintf("%s %d %d %d %lld %d %s %s", r->model, a->metric, a->part, a->greedy, (long long)a->count, a->last,
-			       com.dtype, backend);
+	char *text = xasprintf("%s %d %d %d %lld %d %s %s %d of %d", r->model, a->metric, a->part, a->greedy, (long long)a->count, a->last,
+			       com.dtype, backend, r->world.rank, r->world.size);
 	size_t n = strlen(text), L = (size_t)r->t->arch.layers;
 	text = xrealloc(text, n + L, 1);
 	memcpy(text + n, r->protect, L);
@@ -260,7 +261,7 @@ static void step(void *arg, double runs)
 static int measure(struct run *r, struct art_w *w, const struct ablate_plan *p, struct err *e)
 {
 	int to_file = com.out && strcmp(com.out, "-"), other = 0;
-	char *path = to_file ? xasprintf("%s.state", com.out) : NULL;
+	char *path = !to_file ? NULL : comm_first(&r->world) ? xasprintf("%s.state", com.out) : xasprintf("%s.state-%d", com.out, r->world.rank);
 	struct engine g;
 	struct weights m;
 	struct stats s;
@@ -286,15 +287,16 @@ static int measure(struct run *r, struct art_w *w, const struct ablate_plan *p, 
 	r->a.batch = r->b;
 	r->a.step = step;
 	r->a.step_arg = &pr;
+	r->a.world = &r->world;
 	stats_init(&s, &r->t->arch, r->model, r->seq);
 	s.samples = r->samples;
 	s.tokens = r->tokens;
-	progress_start(&pr, "blocks", (double)p->runs, "blocks", 0);
-	int rc = ablate_run(&r->a, &s, e) || stats_write(&s, w, e) ? -1 : 0;
+	progress_start(&pr, "blocks", (double)p->runs / r->world.size, "blocks", r->world.size);
+	int rc = ablate_run(&r->a, &s, e) || (w && stats_write(&s, w, e)) ? -1 : 0;
 	progress_end(&pr);
-	if (rc)
+	if (rc && w)
 		art_abort(w);
-	else
+	else if (w)
 		rc = art_commit(w, e);
 	ablate_state_close(r->a.state, !rc);
 	if (!rc)
@@ -317,7 +319,10 @@ int main(int argc, char **argv)
 	int n = opt_parse(&usage, argc, argv);
 	struct prov prov = { .seed = com.seed };
 	check_options(&r, n);
-	comm_alone();
+	if (comm_open(&r.world, &e))
+		die_err(&e);
+	if (r.world.size > 1 && !n && !task_path())
+		opt_die("several processes need the token set as a file: only the first has the standard input");
 	log_start();
 	stop_requested();
 	if (arch_load(&a, o.model, &e) || model_fingerprint(o.model, r.model, &e))
@@ -331,10 +336,11 @@ int main(int argc, char **argv)
 	if (com.dry_run) {
 		dry_run(&r, &plan);
 	} else {
-		struct art_w *w = art_create(com.out, "stats", 1, &prov, com.force, &e);
-		if (!w || measure(&r, w, &plan, &e))
+		struct art_w *w = NULL; /* the first process writes */
+		if ((comm_first(&r.world) && !(w = art_create(com.out, "stats", 1, &prov, com.force, &e))) || measure(&r, w, &plan, &e))
 			die_err(&e);
 	}
+	comm_close(&r.world);
 	for (int64_t k = 0; k < r.a.n_batch; k++)
 		free(r.b[k].ids), free(r.b[k].label);
 	free(r.b);

@@ -412,9 +412,7 @@ int main(int argc, char **argv)
 		die_err(&e);
 	settle(&r, &loss);
 	if (kd.explain || com.dry_run) {
-		if (!comm_first(&r.world))
-			;
-		else if (kd.explain)
+		if (kd.explain)
 			prog_explain(r.t.train.p, stdout);
 		else
 			dry_run(&r);

@@ -46,6 +46,8 @@ int comm_open(struct comm *c, struct err *e)
 		prog_name = xasprintf("%s[%d]", prog_name, c->rank);
 		com.quiet = true;
 		com.events = NULL;
+		if (!freopen("/dev/null", "w", stdout))
+			return err_sys(e, "/dev/null");
 	}
 	return 0;
 }

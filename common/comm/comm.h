@@ -19,8 +19,8 @@ struct comm {
 	const struct comm_backend *b;  /* NULL: alone */
 };
 
-/* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events, and their errors begin
- * with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had. */
+/* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events and
+ * nothing to stdout, and their errors begin with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had. */
 int comm_open(struct comm *c, struct err *e);
 /* For a program that does not share its work: of several processes the first goes on, with a warning, the others end here. */
 void comm_alone(void);

@@ -7,6 +7,9 @@
  *
  *	L + sum_l (L-1-l) = L (L+1) / 2  block executions, (L+1) / 2L of L whole passes.
  *
+ * Several processes share the groups of batches; after each round all have all values, each computed by one of them, so the
+ * result has the bytes of one process's.
+ *
  * Greedy: after each round the ablation that lost least is made permanent.  Results are kept per (round, ablation, batch)
  * and summed in that order, so a resumed run gives the same bytes.  A batch (where weights are read as they are needed:
  * a group of batches) is measured as a whole, so a kill costs at most that.
@@ -131,18 +134,23 @@ static double total(const struct job *j, const double *v)
 static int measure(struct job *j, struct err *e)
 {
 	int64_t at = 0;
+	memset(j->v, 0, (size_t)(j->n_cand * j->n_out) * sizeof *j->v);
 	for (int64_t k0 = 0, k1; k0 < j->a->n_batch; k0 = k1) {
-		int done = 0;
+		int done = 0, mine = comm_mine(j->a->world, k0 / j->q.group);
 		k1 = k0 + j->q.group < j->a->n_batch ? k0 + j->q.group : j->a->n_batch;
-		for (int64_t k = k0; k < k1; k++) {
+		for (int64_t k = k0; k < k1; k++, at += pass_n_out(j->a, k - 1)) {
+			if (!mine)
+				continue;
 			if (unit(j, -1, k, j->round ? NULL : j->v0 + at, k0, k1, &done, e))
 				return -1;
 			for (int64_t i = 0; i < j->n_cand; i++)
 				if (unit(j, i, k, j->v + i * j->n_out + at, k0, k1, &done, e))
 					return -1;
-			at += pass_n_out(j->a, k);
 		}
 	}
+	comm_sum_f64(j->a->world, j->v, j->n_cand * j->n_out);
+	if (!j->round)
+		comm_sum_f64(j->a->world, j->v0, j->n_out);
 	if (!j->round)
 		j->base = total(j, j->v0);
 	return 0;
@@ -227,6 +235,8 @@ int ablate_run(const struct ablate_args *a, struct stats *s, struct err *e)
 	j.cand = xcalloc(L, sizeof *j.cand);
 	j.v0 = xcalloc((size_t)j.n_out, sizeof *j.v0);
 	int rc = pass_open(&j.q, a, e) || rounds(&j, e) ? -1 : 0;
+	if (!rc)
+		comm_sum_i64(a->world, &j.runs, 1);
 	s->block_runs += j.runs;
 	pass_close(&j.q);
 	free(j.mask), free(j.out), free(j.removed), free(j.cand), free(j.v0), free(j.v);

@@ -39,7 +39,8 @@ struct ablate_args {
 	void *arg;
 	int64_t items;                 /* task: of its file */
 	int64_t hidden_budget;         /* bytes of hidden states in memory; more go to a file */
-	struct ablate_state *state;    /* finished ablations, NULL: none kept */
+	struct ablate_state *state;    /* finished ablations, NULL: none kept; of this process alone */
+	struct comm *world;            /* processes that share the batches; NULL: alone */
 	void (*step)(void *arg, double runs); /* progress in block executions */
 	void *step_arg;
 };

@@ -30,6 +30,17 @@ if artdiff -t 1e-9 "$t/few1" "$t/few" >"$t/diff"; then ok "the limit is that of 
 many 2 act-stats -m "$t/m" -o "$t/p" <"$t/c.tok" >"$t/out.txt" 2>"$t/err"
 same "a pipe has one reader" "$? $(grep -c 'need the token set as a file' "$t/err") $([ -e "$t/p" ] && echo left)" "2 2 "
 
+# ---- ablations: the very bytes of one process, also where each round depends on the one before ----
+ablate="ablate -m $t/m $t/c.tok --micro 2 --dtype f32 --threads 1"
+for how in "--metric kl" "--metric loss --mode greedy" "--metric angular --mode block:2" "--metric mse --memory 100k"; do
+	$ablate -q $how -o "$t/a1" -f || exit 1
+	for n in 2 4; do
+		works "ablate $how, $n processes" many $n $ablate $how -o "$t/a$n" -f
+		if artdiff "$t/a1" "$t/a$n" >"$t/diff"; then ok "ablate $how, $n processes, the same bytes"; else no "ablate $how, $n processes, the same bytes" "$(head -n 1 "$t/diff")"; fi
+	done
+done
+same "no state is left" "$(ls "$t" | grep -c state)" 0
+
 # ---- training ----
 mkmodel -q --like "$t/m" --std 0.2 --seed 2 --store f32 -o "$t/s" || exit 1
 calib-sample -q -t "$t/m" --documents paragraph --samples 5 --seq 32 README.md -o "$t/v.tok" || exit 1
