@@ -63,6 +63,15 @@ enum { FEW_ROWS = 32, KV_BLOCK = 64 };
 /* Rows of a width statistic, per unit (see stat_width). */
 enum { STAT_SUM_X, STAT_M, STAT_M2, STAT_L, STAT_L2, STAT_V, STAT_V2, STAT_ROWS };
 
+/* Attention relations (MiniLM-v2, arXiv 2012.15828) of the vectors in columns [a0, a0 + heads da) of a and [b0, ...) of b, each cut
+ * into `heads` pieces whatever number of heads made them.  Row t of a sequence of T rows has, for each piece x,
+ *   R_t = softmax over u <= t of x_t.x_u / sqrt(its columns)          (causal: the pairs that attention sees)
+ *   loss = mean over pieces of KL(R_t(b) || R_t(a)) */
+struct relation {
+	int64_t T, a0, b0, da, db;
+	int32_t heads;
+};
+
 struct adamw_args {
 	float lr, beta1, beta2, eps, weight_decay;
 	float grad_scale;  /* multiplies g first: 1/accumulated micro-batches and the clipping factor */
@@ -207,6 +216,10 @@ struct kernels {
 	 *           Rows with label < 0 (label [N,1] i32 or absent) count for nothing. */
 	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
+
+	/* relation  sums [1,1] f64 += sum over rows of the loss above; a [N,Ca], b [N,Cb];  da [N,Ca] (=, += acc) coef times its
+	 *           gradient, 0 in other columns, or absent.  label as above.  T x T is never formed. */
+	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, const struct relation *, float coef, int acc);
 
 	/* adamw     w, m, v, g [1,n] f32 in place (decoupled weight decay); wb [1,n] bf16 copy of w (nearest even) or
 	 *           absent; decay is skipped when args->weight_decay is 0.    Loshchilov & Hutter 2019 */

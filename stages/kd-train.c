@@ -123,7 +123,7 @@ static void settle(struct run *r, const struct objective *loss)
 #undef LOSS
 		{ "temperature", NULL, kd.tau }, { "jsd-beta", NULL, kd.beta }, { "top-k", NULL, (double)loss->best },
 		{ "tail", kd.tail, 0 }, { "weigh", kd.weigh, 0 }, { "hidden-loss", kd.hidden ? kd.hidden : "none", 0 },
-		{ "hidden-alpha", kd.alpha, 0 }, { "projection", kd.projection, 0 }, { "steps", NULL, (double)r->rate.steps },
+		{ "hidden-alpha", kd.alpha, 0 }, { "projection", kd.projection, 0 }, { "relation-heads", NULL, (double)kd.relation_heads }, { "steps", NULL, (double)r->rate.steps },
 		{ "seq", NULL, (double)r->mix.seq }, { "batch", NULL, (double)kd.batch }, { "lr", NULL, kd.lr },
 		{ "min-lr", NULL, kd.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", kd.schedule, 0 },
 		{ "wsd-decay", NULL, kd.wsd }, { "clip", NULL, kd.clip }, { "weight-decay", NULL, kd.decay },
@@ -400,6 +400,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
+		spec.hidden.heads = kd.relation_heads;
 		spec.hidden.per_pair = !strcmp(kd.projection, "pair");
 		if (hidden_parse(&spec.hidden, kd.hidden, student->arch.layers, teacher->arch.layers, &e))
 			die_err(&e);

@@ -118,6 +118,7 @@ static val heads(const struct ctx *c, val h, int64_t l)
 	if (has(c, l, "attn.qnorm.w"))
 		qkv = p_qknorm(c->p, qkv, weight(c, l, "attn.qnorm.w", 0), weight(c, l, "attn.knorm.w", 0), &g, a->norm,
 			       (float)a->norm_eps, c->p->v[qkv.id].dtype);
+	qkv = p_site(c->p, c->b, qkv, SITE_QKV, l);
 	val rope = window ? c->local : c->rope;
 	if (c->b->at.id)
 		return p_attn_kv(c->p, qkv, rope, c->b->at, &g, c->b->dtype, c->b->dtype);

@@ -140,7 +140,7 @@ static void rule_qknorm(struct grad *g, const struct op *o, val dy)
 static void rule(struct grad *g, const struct op *o)
 {
 	val y = o->out[0];
-	if (o->code == OP_KD_HEAD || o->code == OP_MSE || o->code == OP_COSINE || o->code == OP_LOGPROB ||
+	if (o->code == OP_KD_HEAD || o->code == OP_MSE || o->code == OP_COSINE || o->code == OP_RELATION || o->code == OP_LOGPROB ||
 	    o->code == OP_TOPK)
 		return;        /* losses produced their gradients in the forward pass */
 	if (!y.id || !V(y).train || !V(y).grad)

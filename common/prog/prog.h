@@ -48,7 +48,7 @@ struct op {
 	val in[MAX_IN], out[MAX_OUT];
 	int32_t arg;           /* norm, act kind; unit of a statistic; coefficient slot of a loss */
 	float f;               /* eps, scale */
-	int32_t geom;          /* index of its attention geometry */
+	int32_t geom;          /* index of its attention geometry, or relation */
 };
 
 /* What a stage attaches to a site. */
@@ -103,6 +103,8 @@ struct prog {
 	int n, cap_op;
 	struct attn_geom *geom;
 	int n_geom;
+	struct relation *rel;  /* of relation losses, likewise */
+	int n_rel;
 	int64_t B, T;
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
@@ -148,6 +150,8 @@ val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp);
 /* Inner loss between kept values (same shape) over the rows with a label; weight p->coef[slot], slot -1: the value alone.
  * Returns the f64 sum [1,1]. */
 val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot);
+/* Likewise between relations of rows of a and b */
+val p_relation(struct prog *p, val a, val b, val label, int slot, const struct relation *r);
 val p_logprob(struct prog *p, val h, val W, val label);
 
 void p_keep(struct prog *p, val v);

@@ -33,6 +33,7 @@ void prog_free(struct prog *p)
 	free(p->v);
 	free(p->op);
 	free(p->geom);
+	free(p->rel);
 	arena_free(&p->names);
 	free(p);
 }
@@ -349,13 +350,12 @@ val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp)
 	return ids;
 }
 
-val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
+static val inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
 {
-	SHAPE(b, V(a).rows, V(a).cols);
 	SHAPE(label, V(a).rows, 1);
 	if (slot >= N_COEF)
 		BUG("coefficient %d of %d", slot, N_COEF);
-	val sums = p_stat(p, opcode == OP_MSE ? "loss.mse" : "loss.cosine", 1, 1);
+	val sums = p_stat(p, opcode == OP_MSE ? "loss.mse" : opcode == OP_COSINE ? "loss.cosine" : "loss.relation", 1, 1);
 	val da = NONE;
 	int acc = 0;
 	if (V(a).train && slot >= 0) {
@@ -371,6 +371,24 @@ val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
 	o->out[1] = da;
 	o->acc = (int16_t)acc;
 	o->arg = slot < 0 ? 0 : slot;
+	return sums;
+}
+
+val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
+{
+	SHAPE(b, V(a).rows, V(a).cols);
+	return inner_loss(p, opcode, a, b, label, slot);
+}
+
+val p_relation(struct prog *p, val a, val b, val label, int slot, const struct relation *r)
+{
+	if (r->heads < 1 || r->a0 + r->heads * r->da > V(a).cols || r->b0 + r->heads * r->db > V(b).cols || V(a).rows != V(b).rows ||
+	    V(a).rows % r->T)
+		BUG("relation of %s and %s", V(a).name, V(b).name);
+	val sums = inner_loss(p, OP_RELATION, a, b, label, slot);
+	p->rel = xrealloc(p->rel, (size_t)p->n_rel + 1, sizeof *p->rel);
+	p->rel[p->n_rel] = *r;
+	p->op[p->n - 1].geom = p->n_rel++;
 	return sums;
 }
 

@@ -89,6 +89,9 @@ static void run_loss(struct frame *f, const struct op *o)
 		memcpy(a.coef, p->coef, sizeof a.coef);
 		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->out[2]), M(f, o->in[0]), M(f, o->in[1]),
 			   M(f, o->in[2]), M(f, o->in[3]), M(f, o->in[4]), &a);
+	} else if (o->code == OP_RELATION) {
+		k->relation(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]), M(f, o->in[1]), M(f, o->in[2]), &p->rel[o->geom],
+			    p->coef[o->arg], o->acc);
 	} else {
 		(o->code == OP_MSE ? k->mse : k->cosine)(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]),
 							 M(f, o->in[1]), M(f, o->in[2]), p->coef[o->arg], o->acc);
@@ -117,7 +120,8 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_STAT_COS: k->stat_cos(d, O(0), I(0), I(1)); break;
 	case OP_KD_HEAD:
 	case OP_MSE:
-	case OP_COSINE: run_loss(f, o); break;
+	case OP_COSINE:
+	case OP_RELATION: run_loss(f, o); break;
 	case OP_TOPK: k->topk(d, O(0), O(1), I(0), I(1), I(2), f->p->head.tau); break;
 	case OP_LOGPROB: k->logprob(d, O(0), I(0), I(1), I(2)); break;
 	case OP_EMBED_DW: k->embed_dw(d, O(0), I(0), I(1), o->f); break;

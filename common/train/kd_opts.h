@@ -19,6 +19,7 @@ extern struct kd_opts {
 	int64_t cache_part, seq, batch, micro;
 	/* losses */
 	const char *loss, *tail, *weigh, *hidden, *alpha, *projection;
+	int64_t relation_heads;
 	double tau, beta;
 	int64_t best;
 	/* optimizer */

@@ -15,15 +15,25 @@
 
 /* ---- programs ---- */
 
-/* The student's side of pair i in the teacher's width; *W: the projection of the pair before */
-static val projected(const struct trainer *t, struct prog *p, const struct build *b, int i, val a, val *W)
+/* A student's value in the teacher's width; *W: the projection of the pair before, *k: the number of the next */
+static val projected(const struct trainer *t, struct prog *p, const struct build *b, val a, val *W, int *k)
 {
 	if (!t->n_proj)
 		return a;
-	const struct param *q = &t->proj[t->o.hidden.per_pair ? i : 0];
-	if (!W->id || t->o.hidden.per_pair)
+	if (!W->id || t->o.hidden.per_pair) {
+		const struct param *q = &t->proj[(*k)++];
 		*W = p_param_beside(p, b, q->name, q->rows, q->cols, q->off);
+	}
 	return p_linear(p, a, *W, NONE, NONE, DT_F32);
+}
+
+static val pair_loss(const struct trainer *t, struct pass *s, int i, val a, val ht, int slot)
+{
+	const struct hidden *h = &t->o.hidden;
+	if (hidden_projects(h, i))
+		return p_inner_loss(s->p, h->term[h->pair[i].term].opcode, a, ht, s->label, slot);
+	struct relation r = hidden_relation(h, &h->pair[i], &t->student->arch, &t->teacher->arch, t->o.seq);
+	return p_relation(s->p, a, ht, s->label, slot, &r);
 }
 
 /* With a dynamic alpha the values come first, alone, so that alpha is known where the gradients need it. */
@@ -32,16 +42,18 @@ static void record_hidden(const struct trainer *t, struct pass *s, const struct 
 	const struct hidden *h = &t->o.hidden;
 	struct prog *p = s->p;
 	val a[MAX_PAIRS], ht[MAX_PAIRS], W = NONE;
+	int k = 0;
 	for (int i = 0; i < h->n; i++) {
 		ht[i] = hidden_value(p, &h->pair[i], true);
-		a[i] = projected(t, p, b, i, hidden_value(p, &h->pair[i], false), &W);
+		a[i] = hidden_value(p, &h->pair[i], false);
+		if (hidden_projects(h, i))
+			a[i] = projected(t, p, b, a[i], &W, &k);
 		if (h->dynamic)
-			s->inner[i] = p_inner_loss(p, h->term[h->pair[i].term].opcode, a[i], ht[i], s->label, -1);
+			s->inner[i] = pair_loss(t, s, i, a[i], ht[i], -1);
 	}
 	s->split = p->n;
 	for (int i = 0; i < h->n; i++) {
-		int k = h->pair[i].term;
-		val sums = p_inner_loss(p, h->term[k].opcode, a[i], ht[i], s->label, LOSS_KINDS + k);
+		val sums = pair_loss(t, s, i, a[i], ht[i], LOSS_KINDS + h->pair[i].term);
 		if (!h->dynamic)
 			s->inner[i] = sums;
 	}

@@ -41,8 +41,10 @@ int trainer_layout(struct trainer *t, struct err *e)
 	if (trained_choose(s, &t->o.choice, t->frozen, e))
 		return -1;
 	t->elems = trained_place(s, t->frozen, 0, 0);
-	if (h->n && s->arch.hidden != t->teacher->arch.hidden)
-		for (int i = 0; i < (h->per_pair ? h->n : 1); i++)
+	if (h->n && hidden_settle(&t->o.hidden, &s->arch, &t->teacher->arch, e))
+		return -1;
+	for (int i = 0; i < h->n && s->arch.hidden != t->teacher->arch.hidden; i++)
+		if (hidden_projects(h, i) && (h->per_pair || !t->n_proj))
 			add_projection(t);
 	if (t->o.lora.targets && lora_choose(s, &t->o.lora, t->frozen, &t->adapter, &t->n_adapter, &t->elems, e))
 		return -1;

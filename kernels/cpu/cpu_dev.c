@@ -215,6 +215,7 @@ const struct kernels adze_kernels = {
 	.topk = cpu_topk,
 	.mse = cpu_mse,
 	.cosine = cpu_cosine,
+	.relation = cpu_relation,
 	.adamw = cpu_adamw,
 	.sumsq = cpu_sumsq,
 };

@@ -144,6 +144,7 @@ const struct kernels kernels_ref = {
 	.topk = ref_topk,
 	.mse = ref_mse,
 	.cosine = ref_cosine,
+	.relation = ref_relation,
 	.adamw = ref_adamw,
 	.sumsq = ref_sumsq,
 };

@@ -29,6 +29,14 @@ mkmodel -q --layers 2 --hidden 32 --ffn 48 --heads 4 --vocab 96 --tied --seed 5 
 train -q --student "$t/wide" --hidden-loss "mse@uniform" -o "$t/d"; same equal-widths "$? $(artcat "$t/d/ckpt/step-6/state" | grep -c proj)" "0 0"
 train --hidden-loss "mse@uniform" --student "$t/wide" --dry-run -o "$t/bad" >/dev/null; same dry-run $? 0
 
+rel="relation:0.5@uniform;cosine@last:last"
+train -q --hidden-loss "$rel" --relation-heads 2 -o "$t/r"; same relations $? 0
+train -q --hidden-loss "$rel" --relation-heads 2 --stop-after 5 -o "$t/s"
+train -q --hidden-loss "$rel" --relation-heads 2 --recompute -o "$t/s"
+alike relations-resumed "$t/r/student/model.safetensors" "$t/s/student/model.safetensors"
+if awk "BEGIN { exit !($(value "$t/r" 12 kd/hidden) < $(value "$t/r" 1 kd/hidden)) }"; then ok relations-fall; else no relations-fall "$(value "$t/r" 1 kd/hidden) to $(value "$t/r" 12 kd/hidden)"; fi
+fails relation-heads 2 "--relation-heads 5 does not divide" train -q --hidden-loss "$rel" --relation-heads 5 -o "$t/bad"
+
 fails other-spec 65 "hidden-loss" train -q --hidden-loss "cosine@last:last" -o "$t/a"
 fails no-teacher-block 2 "the teacher has no such block in '0:3'" train -q --hidden-loss "mse@0:3" -o "$t/bad"
 fails no-place 2 "no such place" train -q --hidden-loss "mse@ffn.0:0" -o "$t/bad"

@@ -34,6 +34,7 @@ struct job {
 	float f;
 	struct attn_geom g;
 	struct kd_head_args kd;
+	struct relation rel;
 	struct adamw_args adam;
 	void (*fwd)(const struct kernels *, struct dev *, const struct job *, const mat *m);
 	void (*bwd)(const struct kernels *, struct dev *, const struct job *, const mat *m);

@@ -393,6 +393,26 @@ JOB(pair)
 	j->bwd = pair_b;
 }
 
+/* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label */
+CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], &j->rel, j->f, j->acc); }
+CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], &j->rel, j->f, j->acc); }
+JOB(relation)
+{
+	static const double weight[1] = { 0.75 };
+	j->rel = (struct relation){ .T = n, .a0 = 2, .b0 = 1, .da = 4, .db = variant ? 4 : 6, .heads = variant ? 3 : 2 };
+	j->acc = variant & 1;
+	j->f = 0.75f;
+	add_operand(j, in(2 * n, 15));
+	add_operand(j, in(2 * n, 13));
+	add_operand(j, typed(out(1, 1), DT_F64));
+	int w = add_operand(j, typed(filled(seed(2, 1, 1), F_GIVEN, 0), DT_F64));
+	j->op[w].given = weight;
+	add_operand(j, grad(0, 2 * n, 15));
+	add_operand(j, when(ints(2 * n, F_LABEL, 9), variant >> 1));
+	j->fwd = relation_f;
+	j->bwd = relation_b;
+}
+
 /* adamw: 0 g, 1 w, 2 m, 3 v, 4 wb */
 CALL(adamw_f) { k->adamw(d, m[1], m[2], m[3], m[0], m[4], &j->adam); }
 JOB(adamw)
@@ -419,6 +439,7 @@ static const struct row {
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
+	{ "relation", relation, 4, 2e-5, 2e-2 },
 	{ "adamw", adamw, 2, 4e-3, 4e-3 },
 };
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };

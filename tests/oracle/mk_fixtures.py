@@ -30,7 +30,7 @@ GEMMA = dict(hidden_activation="gelu_pytorch_tanh", sliding_window=5, query_pre_
     "full_attention": dict(rope_type="linear", rope_theta=5000.0, factor=4.0)})
 HALF = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
 
-HIDDEN = {"llama-tied-gqa": ("last", "mixed"), "llama-untied": ("uniform",), "nemotron": ("last",)}   # cases of kd_hidden.py
+HIDDEN = {"llama-tied-gqa": ("last", "mixed", "rel"), "llama-untied": ("uniform",), "nemotron": ("last", "relv")}   # cases of kd_hidden.py
 
 LORA = ("llama-tied-gqa", "nemotron")          # of kd_lora.py
 

@@ -18,12 +18,14 @@ static struct engine eng;
 
 static const struct {
 	const char *model, *word, *spec;
-	int dynamic, per_pair, student, teacher;
+	int dynamic, per_pair, student, teacher, heads, proj;
 } cases[] = {
-	{ "llama-tied-gqa", "last", "cosine:1@last:last,emb", 1, 0, 1, 2 },
-	{ "llama-tied-gqa", "mixed", "mse:0.5@out.0:1,mlp.0:0;cosine:2@in.last:last", 0, 1, 1, 2 },
-	{ "llama-untied", "uniform", "mse@uniform", 1, 0, 2, 3 },
-	{ "nemotron", "last", "cosine@norm.last:last,emb", 1, 0, 2, 2 },
+	{ "llama-tied-gqa", "last", "cosine:1@last:last,emb", 1, 0, 1, 2, 0, 1 },
+	{ "llama-tied-gqa", "mixed", "mse:0.5@out.0:1,mlp.0:0;cosine:2@in.last:last", 0, 1, 1, 2, 0, 3 },
+	{ "llama-tied-gqa", "rel", "relation@last:last;cosine:0.5@last:last", 1, 0, 1, 2, 4, 1 },
+	{ "llama-untied", "uniform", "mse@uniform", 1, 0, 2, 3, 0, 1 },
+	{ "nemotron", "last", "cosine@norm.last:last,emb", 1, 0, 2, 2, 0, 1 },
+	{ "nemotron", "relv", "relation:2@v.0:1,q.0:0", 0, 0, 2, 2, 2, 0 },
 };
 
 static void compare_projections(struct job *j, const char *word)
@@ -50,9 +52,10 @@ static void one(int c, int recompute, float *grad_out)
 	assert_int_equal(objective_parse(&o.loss, "kl", 1, &e), 0);
 	o.hidden.dynamic = cases[c].dynamic;
 	o.hidden.per_pair = cases[c].per_pair;
+	o.hidden.heads = cases[c].heads;
 	assert_int_equal(hidden_parse(&o.hidden, cases[c].spec, cases[c].student, cases[c].teacher, &e), 0);
 	fixture_open(&j, &eng, "hidden", cases[c].model, &o);
-	assert_int_equal(j.t.n_proj, cases[c].per_pair ? o.hidden.n : 1);
+	assert_int_equal(j.t.n_proj, cases[c].proj);
 	for (int k = 0; k < j.t.n_proj; k++) {
 		snprintf(name, sizeof name, "%s.proj.", cases[c].word);
 		snprintf(number, sizeof number, "%d", k);
@@ -97,16 +100,25 @@ static void test_spelling(void **state)
 	assert_int_equal(h.terms, 2);
 	assert_int_equal(h.n, 2 + 2 + 4);
 	static const struct hidden_pair want[] = {
-		{ { SITE_ATTN_IN, 2 }, { SITE_ATTN_IN, 6 }, 0 }, { { SITE_EMBED, -1 }, { SITE_EMBED, -1 }, 0 },
-		{ { SITE_FFN_OUT, 0 }, { SITE_FFN_OUT, 3 }, 1 }, { { SITE_BLOCK_OUT, 1 }, { SITE_EMBED, -1 }, 1 },
-		{ { SITE_BLOCK_OUT, 0 }, { SITE_BLOCK_OUT, 1 }, 1 }, { { SITE_BLOCK_OUT, 1 }, { SITE_BLOCK_OUT, 3 }, 1 },
+		{ { SITE_ATTN_IN, 2 }, { SITE_ATTN_IN, 6 }, 0, 0 }, { { SITE_EMBED, -1 }, { SITE_EMBED, -1 }, 0, 0 },
+		{ { SITE_FFN_OUT, 0 }, { SITE_FFN_OUT, 3 }, 1, 0 }, { { SITE_BLOCK_OUT, 1 }, { SITE_EMBED, -1 }, 1, 0 },
+		{ { SITE_BLOCK_OUT, 0 }, { SITE_BLOCK_OUT, 1 }, 1, 0 }, { { SITE_BLOCK_OUT, 1 }, { SITE_BLOCK_OUT, 3 }, 1, 0 },
 	};
 	assert_memory_equal(h.pair, want, sizeof want);
 	assert_true(h.term[0].opcode == OP_COSINE && h.term[0].weight == 2.0 && h.term[0].pairs == 2);
 	assert_true(h.term[1].opcode == OP_MSE && h.term[1].weight == 1.0 && h.term[1].pairs == 6);
 	assert_int_equal(hidden_parse(&h, "mse@3:7", 4, 8, &e), 0);
 	assert_int_equal(h.pair[0].s.site, SITE_FINAL);
+	assert_int_equal(hidden_parse(&h, "relation:3@q.0:3,1:2;mse@0:0", 4, 8, &e), 0);
+	static const struct hidden_pair related[] = {
+		{ { SITE_QKV, 0 }, { SITE_QKV, 3 }, 0, 0 }, { { SITE_QKV, 1 }, { SITE_QKV, 2 }, 0, 0 },
+		{ { SITE_QKV, 1 }, { SITE_QKV, 2 }, 0, 1 }, { { SITE_QKV, 1 }, { SITE_QKV, 2 }, 0, 2 },
+		{ { SITE_ATTN_IN, 1 }, { SITE_ATTN_IN, 1 }, 1, 0 },
+	};
+	assert_memory_equal(h.pair, related, sizeof related);
+	assert_true(h.term[0].opcode == OP_RELATION && h.term[0].pairs == 4);
 	static const char *const wrong[] = {
+		"relation@emb", "relation@norm.0:0", "mse@q.0:0", "relation@w.0:0",
 		"", ";", "cosine", "cosine@", "hinge@0:0", "mse:0@0:0", "mse:x@0:0", "mse:-1@0:0", "mse@4:0", "mse@0:8", "mse@last-4:0",
 		"mse@last+1:0", "mse@0", "mse@nowhere.0:0", "mse@-1:0", "mse@out.emb", "mse@0:0;;cosine@9:9",
 		"mse@0:0;mse@0:0;mse@0:0;mse@0:0;mse@0:0;mse@0:0;mse@0:0;mse@0:0;mse@0:0",
@@ -116,6 +128,30 @@ static void test_spelling(void **state)
 			fail_msg("accepted '%s'", wrong[i]);
 		assert_int_equal(e.code, EXIT_USAGE);
 	}
+}
+
+/* Relation heads divide the widths of both models: given, or the most that leave 16 columns */
+static void test_relation_heads(void **state)
+{
+	(void)state;
+	static const struct tiny small = { "llama", 1, 2, 96, 20, 6, 3, 16, 23, 1 }, large = { "llama", 1, 2, 128, 20, 8, 4, 24, 23, 1 };
+	struct arch s = tiny_arch(&small), t = tiny_arch(&large);
+	static struct hidden h;
+	struct err e;
+	assert_int_equal(hidden_parse(&h, "relation@q.0:0", 2, 2, &e), 0);
+	h.heads = 0;
+	assert_int_equal(hidden_settle(&h, &s, &t, &e), 0);
+	assert_int_equal(h.heads, 6);          /* 96 and 192 columns */
+	assert_int_equal(hidden_parse(&h, "relation@0:0", 2, 2, &e), 0);
+	h.heads = 0;
+	assert_int_equal(hidden_settle(&h, &s, &t, &e), 0);
+	assert_int_equal(h.heads, 3);          /* keys: 48 and 96 */
+	struct relation r = hidden_relation(&h, &h.pair[2], &s, &t, 5);
+	assert_true(r.T == 5 && r.heads == 3 && r.a0 == 144 && r.da == 16 && r.b0 == 288 && r.db == 32);
+	h.heads = 32;
+	assert_int_equal(hidden_settle(&h, &s, &t, &e), -1);
+	assert_int_equal(e.code, EXIT_USAGE);
+	assert_non_null(strstr(e.msg, "48 columns of k in block 0 of the student"));
 }
 
 /* Rows without a label count for nothing: other tokens there change neither loss nor gradient of what comes before. */
@@ -133,7 +169,7 @@ static void test_masked_rows(void **state)
 		struct err e;
 		int32_t ids[SEQ * BATCH], lab[SEQ * BATCH];
 		assert_int_equal(objective_parse(&o.loss, "kl", 1, &e), 0);
-		assert_int_equal(hidden_parse(&o.hidden, "cosine@uniform;mse@mlp.uniform", 2, 2, &e), 0);
+		assert_int_equal(hidden_parse(&o.hidden, "cosine@uniform;mse@mlp.uniform;relation@uniform", 2, 2, &e), 0);
 		tiny_trainer(&t, &ref, &shape, &shape, &o, 5);
 		tiny_tokens(ids, lab, BATCH, SEQ, 23, 3);
 		for (int i = 0; i < SEQ * BATCH; i++)
@@ -156,7 +192,7 @@ static void test_masked_rows(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_against_autograd), cmocka_unit_test(test_spelling), cmocka_unit_test(test_masked_rows),
+		cmocka_unit_test(test_against_autograd), cmocka_unit_test(test_spelling), cmocka_unit_test(test_relation_heads), cmocka_unit_test(test_masked_rows),
 	};
 	static const char *const backend[] = { "ref", "cpu" };
 	int rc = 0;
