@@ -23,7 +23,8 @@
 
 struct outfile {
 	int fd, slot;          /* slot in the pending table, -1: written in place */
-	bool force, failed;
+	bool force;
+	int failed;            /* errno of the first write that failed */
 	char *path, *tmp;      /* final and temporary name; tmp NULL when written in place */
 	size_t n;
 	char buf[BUF];
@@ -83,7 +84,7 @@ struct outfile *outfile_open(const char *path, bool binary, bool force, struct e
 	struct outfile *o = xmalloc(sizeof *o);
 	o->fd = o->slot = -1;
 	o->force = force;
-	o->failed = false;
+	o->failed = 0;
 	o->tmp = NULL;
 	o->n = 0;
 	if (!path || !strcmp(path, "-")) {
@@ -133,7 +134,7 @@ static int write_all(struct outfile *o, const char *p, size_t n, struct err *e)
 		if (k < 0 && errno == EINTR)
 			continue;
 		if (k < 0) {
-			o->failed = true;
+			o->failed = errno;
 			return err_sys(e, "%s: cannot write", o->path);
 		}
 		p += k;
@@ -149,10 +150,16 @@ static int flush(struct outfile *o, struct err *e)
 	return write_all(o, o->buf, n, e);
 }
 
+static int earlier(const struct outfile *o, struct err *e)
+{
+	errno = o->failed;
+	return err_sys(e, "%s: an earlier write failed", o->path);
+}
+
 int outfile_write(struct outfile *o, const void *p, size_t n, struct err *e)
 {
 	if (o->failed)
-		return err_set(e, EXIT_IO, "%s: an earlier write failed", o->path);
+		return earlier(o, e);
 	if (n > BUF - o->n && flush(o, e))
 		return -1;
 	if (n >= BUF)
@@ -184,8 +191,7 @@ int outfile_printf(struct outfile *o, struct err *e, const char *fmt, ...)
 
 int outfile_fd(struct outfile *o)
 {
-	if (flush(o, NULL))
-		o->failed = true;
+	flush(o, NULL);        /* a failure is remembered */
 	return o->fd;
 }
 
@@ -230,7 +236,7 @@ static int publish(struct outfile *o, struct err *e)
 
 int outfile_commit(struct outfile *o, struct err *e)
 {
-	int rc = o->failed ? err_set(e, EXIT_IO, "%s: an earlier write failed", o->path) : flush(o, e);
+	int rc = o->failed ? earlier(o, e) : flush(o, e);
 	if (!rc && o->tmp)
 		rc = publish(o, e);
 	outfile_abort(o);
