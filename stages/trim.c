@@ -13,13 +13,13 @@
 #include "../common/base/opt.h"
 #include "../common/base/outfile.h"
 #include "../common/model/hfdir.h"
-#include "../common/prune/gather.h"
+#include "../common/prune/compensate.h"
 #include "../common/prune/stream.h"
 #include <stdlib.h>
 #include <string.h>
 
 static struct {
-	const char *model, *rank, *candidate, *config, *drop;
+	const char *model, *rank, *candidate, *config, *drop, *compensate;
 	int64_t layers, hidden, ffn, heads, kv_heads, align;
 	bool add_back, merge, allow_uneven, no_check;
 } o;
@@ -36,6 +36,7 @@ static const struct opt opts[] = {
 	OPT_STR(0, "drop", &o.drop, "LIST", "these blocks go, whatever their rank (16-31 or 3,5,7)"),
 	OPT_I64(0, "align", &o.align, "N", "round hidden and ffn to multiples of N (64, 128, 256), 0: as they are", 0, 1 << 16),
 	OPT_FLAG(0, "add-back", &o.add_back, "add the residual of dropped heads to kept ones"),
+	OPT_STR(0, "compensate", &o.compensate, "STATS", "biases take over what removed heads and neurons added on average (FLAP)"),
 	OPT_FLAG(0, "merge", &o.merge, "add what dropped blocks differ by to the kept block before them (LaCo)"),
 	OPT_FLAG(0, "allow-uneven", &o.allow_uneven, "widths that differ from block to block (rank --scope global); no warning about odd sizes"),
 	OPT_FLAG(0, "no-check", &o.no_check, "leave out the forward pass of a few tokens through what was written"),
@@ -270,6 +271,18 @@ static int write_model(const struct keep *k, const struct st_model *m, const cha
 	return rc;
 }
 
+static int add_biases(struct keep *k, const struct st_model *m, const char *print, struct prov *prov, struct err *e)
+{
+	struct stats s;
+
+	if (stats_read(&s, o.compensate, prov, e))
+		return -1;
+	int rc = strcmp(s.model, print) ? err_set(e, EXIT_DATA, "%s: statistics are of model %.8s, not of %s (%.8s)", o.compensate,
+		s.model, o.model, print) : compensate(k, m, &s, o.compensate, e);
+	stats_free(&s);
+	return rc;
+}
+
 static void check_options(int operands, char **argv)
 {
 	if (operands > 1 || (operands && o.rank))
@@ -330,6 +343,8 @@ int main(int argc, char **argv)
 		die_err(&e);
 	struct keep *k = keep_new(&a, &w, ranked ? &r : NULL, rank_name, &e);
 	if (!k)
+		die_err(&e);
+	if (o.compensate && add_biases(k, m, print, &prov, &e))
 		die_err(&e);
 	if (!o.allow_uneven)
 		warn_uneven(k);

@@ -21,7 +21,7 @@ static struct {
 	const char *like, *family, *tokenizer, *store, *shard;
 	int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocab, positions, bos, eos, window, pattern;
 	double std, rope_theta;
-	bool tied, fast;
+	bool tied, fast, biases;
 	int64_t shard_bytes;
 } o = { .family = "llama", .store = "f32", .layers = 2, .hidden = 64, .heads = 4, .vocab = 256, .positions = 2048,
 	.bos = -1, .eos = -1 };
@@ -44,6 +44,7 @@ static const struct opt opts[] = {
 	OPT_F64(0, "rope-theta", &o.rope_theta, "X", "base of the rotary frequencies, 0 for the family's default", 0, 1e12),
 	OPT_F64(0, "std", &o.std, "X", "deviation of matrix entries, 0 for 1/sqrt(columns)", 0, 1e3),
 	OPT_FLAG(0, "tied", &o.tied, "the output matrix is the embedding"),
+	OPT_FLAG(0, "biases", &o.biases, "biases wherever the family can have them"),
 	OPT_CHOICE(0, "store", &o.store, "f32|bf16|f16", "type of the stored weights"),
 	OPT_FLAG(0, "fast", &o.fast, "repeat a table of random values instead of drawing each: for models of gigabytes"),
 	OPT_STR(0, "shard-bytes", &o.shard, "BYTES", "largest weight file (default: 5G)"),
@@ -96,6 +97,10 @@ static json_t *own_keys(const struct arch *a)
 		json_object_set_new(c, "sliding_window", json_integer(o.window));
 	else if (a->family->hf_null)
 		json_object_set_new(c, a->family->hf_null, json_null());
+	if (o.biases && a->family->biases & BIAS_ATTN)
+		json_object_set_new(c, "attention_bias", json_true());
+	if (o.biases && a->family->biases & BIAS_MLP)
+		json_object_set_new(c, "mlp_bias", json_true());
 	if (o.pattern)
 		json_object_set_new(c, "sliding_window_pattern", json_integer(o.pattern));
 	json_object_set_new(c, "query_pre_attn_scalar", json_integer(a->head_dim));

@@ -269,6 +269,10 @@ json_t *arch_config_new(const struct arch *a)
 	set_list(cfg, "adze_num_attention_heads", a->layer_heads, a->layers);
 	json_object_set_new(cfg, "num_hidden_layers", json_integer(a->layers));
 	json_object_set_new(cfg, "vocab_size", json_integer(a->vocab));
+	if (a->biases & BIAS_ATTN)
+		json_object_set_new(cfg, "attention_bias", json_true());
+	if (a->biases & BIAS_MLP)
+		json_object_set_new(cfg, "mlp_bias", json_true());
 	arch_config_layers(a, cfg);
 	if (a->dtype[0])
 		json_object_set_new(cfg, json_object_get(cfg, "dtype") ? "dtype" : "torch_dtype", json_string(a->dtype));

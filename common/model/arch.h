@@ -14,6 +14,7 @@
 
 enum { ARCH_LAYERS = 4096 };      /* most blocks */
 enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
+enum { BIAS_ATTN = 1, BIAS_MLP = 2 }; /* of q, k, v and o; of all products of the MLP: attention_bias, mlp_bias */
 
 struct family;
 struct arch {
@@ -22,6 +23,7 @@ struct arch {
 	int tied;                 /* the output matrix is the embedding */
 	int norm;                 /* enum norm_kind */
 	int act;                  /* enum act_kind */
+	int biases;               /* BIAS_* that config.json switched on */
 	double norm_eps;
 	double rope_theta, rope_frac; /* fraction of head_dim that is rotated */
 	int rope_scaling;         /* ROPE_* */

@@ -58,6 +58,18 @@ int cfg_refuse_true(const json_t *o, const char *key, struct err *e)
 	return 0;
 }
 
+static const struct { const char *key; int bit; } bias_keys[] = { { "attention_bias", BIAS_ATTN }, { "mlp_bias", BIAS_MLP } };
+
+int cfg_biases(struct arch *a, const json_t *cfg, struct err *e)
+{
+	for (int i = 0; i < 2; i++)
+		if (!(a->family->biases & bias_keys[i].bit) ? cfg_refuse_true(cfg, bias_keys[i].key, e) : 0)
+			return -1;
+		else if (json_is_true(json_object_get(cfg, bias_keys[i].key)))
+			a->biases |= bias_keys[i].bit;
+	return 0;
+}
+
 int cfg_expect_act(const json_t *o, const char *key, const char *want, struct err *e)
 {
 	const json_t *j = json_object_get(o, key);

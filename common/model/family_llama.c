@@ -1,5 +1,6 @@
 /*
- * family_llama.c - Llama's weights: RMSNorm, gated SiLU MLP, grouped-query attention with full rotary, no biases
+ * family_llama.c - Llama's weights: RMSNorm, gated SiLU MLP, grouped-query attention with full rotary, biases where attention_bias
+ * or mlp_bias says so
  *
  * Llama 2 and 3.x, SmolLM2, TinyLlama and everything else that says model_type "llama".
  *
@@ -8,8 +9,9 @@
 #include "rows.h"
 
 const struct prow llama_rows[] = {
-	ROW_EMBED, ROW_NORM("attn.norm.w", "input_layernorm.weight"), ROW_QKV, ROW_O,
-	ROW_NORM("mlp.norm.w", "post_attention_layernorm.weight"), ROW_GATE_UP, ROW_DOWN, ROW_FINAL("w", "weight"), ROW_HEAD,
+	ROW_EMBED, ROW_NORM("attn.norm.w", "input_layernorm.weight"), ROW_QKV, ROW_QKV_BIAS_IF(BIAS_ATTN), ROW_O, ROW_O_BIAS,
+	ROW_NORM("mlp.norm.w", "post_attention_layernorm.weight"), ROW_GATE_UP, ROW_GATE_UP_BIAS, ROW_DOWN, ROW_DOWN_BIAS,
+	ROW_FINAL("w", "weight"), ROW_HEAD,
 	{ 0 }
 };
 
@@ -17,8 +19,7 @@ static int configure(struct arch *a, const json_t *cfg, struct err *e)
 {
 	a->norm = NORM_RMS;
 	a->act = ACT_SWIGLU;
-	if (cfg_expect_act(cfg, "hidden_act", "silu", e) || cfg_refuse_true(cfg, "attention_bias", e) ||
-	    cfg_refuse_true(cfg, "mlp_bias", e))
+	if (cfg_expect_act(cfg, "hidden_act", "silu", e) || cfg_biases(a, cfg, e))
 		return -1;
 	return cfg_real(cfg, "rms_norm_eps", 1e-6, &a->norm_eps, e);
 }
@@ -32,5 +33,6 @@ const struct family family_llama = {
 	.hf_act = "silu",
 	.eps_key = "rms_norm_eps",
 	.hidden_by_heads = true,
+	.biases = BIAS_ATTN | BIAS_MLP,
 	.configure = configure
 };

@@ -20,7 +20,7 @@ int qwen_configure(struct arch *a, const json_t *cfg, struct err *e)
 
 	a->norm = NORM_RMS;
 	a->act = ACT_SWIGLU;
-	if (cfg_expect_act(cfg, "hidden_act", "silu", e) || cfg_refuse_true(cfg, "attention_bias", e) ||
+	if (cfg_expect_act(cfg, "hidden_act", "silu", e) || cfg_biases(a, cfg, e) ||
 	    cfg_int(cfg, "max_window_layers", 28, 0, INT32_MAX, &from, e))
 		return -1;
 	if (json_is_true(json_object_get(cfg, "use_sliding_window")) && cfg_window(a, cfg, 4096, e))

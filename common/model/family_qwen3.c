@@ -6,7 +6,8 @@
 #include "rows.h"
 
 static const struct prow rows[] = {
-	ROW_EMBED, ROW_NORM("attn.norm.w", "input_layernorm.weight"), ROW_QKV, ROWS_QKNORM, ROW_O,
+	ROW_EMBED, ROW_NORM("attn.norm.w", "input_layernorm.weight"), ROW_QKV, ROW_QKV_BIAS_IF(BIAS_ATTN),
+	ROWS_QKNORM, ROW_O, ROW_O_BIAS,
 	ROW_NORM("mlp.norm.w", "post_attention_layernorm.weight"), ROW_GATE_UP, ROW_DOWN, ROW_FINAL("w", "weight"), ROW_HEAD,
 	{ 0 }
 };
@@ -21,5 +22,6 @@ const struct family family_qwen3 = {
 	.eps_key = "rms_norm_eps",
 	.layer_types = true,
 	.head_dim = 128,
+	.biases = BIAS_ATTN,
 	.configure = qwen_configure
 };

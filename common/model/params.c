@@ -53,7 +53,7 @@ static int64_t row_rows(const struct arch *a, const struct prow *r)
 
 static bool row_absent(const struct arch *a, const struct prow *r)
 {
-	return a->tied && !strcmp(r->name, "head");
+	return (a->tied && !strcmp(r->name, "head")) || (r->when & ~a->biases);
 }
 
 /* Appends one parameter; its place is aligned to 32 elements so that f32 and bf16 copies start on a cache line. */
@@ -97,7 +97,8 @@ struct ptable *ptable_new(const struct arch *a)
 			end++;
 		for (int l = 0; l < a->layers; l++)
 			for (const struct prow *q = r; q < end; q++)
-				add(t, q, l);
+				if (!row_absent(a, q))
+					add(t, q, l);
 		r = end;
 	}
 	return t;

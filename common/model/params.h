@@ -23,6 +23,7 @@ struct prow {
 	int decay;             /* weight decay applies (matrices, not norms) */
 	int nseg;
 	struct seg seg[3];
+	int when;              /* BIAS_* that the model must have; 0: all models of the family have the row */
 };
 struct family {
 	const char *model_type;
@@ -36,6 +37,7 @@ struct family {
 	bool layer_types;                  /* config.json may list a kind of attention per block */
 	bool hidden_by_heads;              /* transformers refuses a hidden size that is no multiple of the heads */
 	bool embed_sqrt;                   /* embeddings are multiplied by sqrt(hidden) */
+	int biases;                        /* BIAS_* that config.json may switch on */
 	/* fills norm, act, windows and checks the family's own config keys */
 	int (*configure)(struct arch *a, const json_t *cfg, struct err *e);
 };
@@ -51,6 +53,7 @@ static inline int row_is_vector(const struct prow *r)       /* a norm's weight (
  * be on; the activation by name; sliding_window (null: none) into a->window; layer_types, if any, into a->sliding. */
 int cfg_real(const json_t *o, const char *key, double def, double *v, struct err *e);
 int cfg_refuse_true(const json_t *o, const char *key, struct err *e);
+int cfg_biases(struct arch *a, const json_t *cfg, struct err *e);  /* attention_bias, mlp_bias: into a->biases or refused */
 int cfg_int(const json_t *o, const char *key, int64_t def, int64_t lo, int64_t hi, int64_t *v, struct err *e);
 int cfg_expect_act(const json_t *o, const char *key, const char *want, struct err *e);
 int cfg_window(struct arch *a, const json_t *cfg, int64_t def, struct err *e);

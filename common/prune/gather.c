@@ -3,9 +3,10 @@
  *
  * Rows and columns are lists of units from keep_units(), spread to their width (a head is head_dim rows).  A tensor of
  * which nothing is cut is written as it lies in the file, so an empty cut changes no byte.  Scaled embeddings are multiplied
- * (see gather.h), and two options add to a kept row, in f32 before it is rounded to the stored type:
+ * (see gather.h), biases that the parent lacks begin as 0, and three options add to a kept row, in f32 before it is rounded to the stored type:
  *	merge     theta*_l = theta_l + sum_k (theta_{l+k} - theta_l) over the dropped blocks l+1.. that follow block l (LaCo)
  *	add-back  W_i += W_i - W_{2K-i+1}, i and 2K-i+1 being places in the order of importance (Minitron, section 2.3)
+ *	plus      b_i += what removed columns added on average (compensate.h)
  *
  * Work is cut into pieces of a few MiB of output, which a few threads take in file order, each asking for the pages of the
  * piece that it will do next and letting go of those it has done: the disk is read and written at the same time, and
@@ -22,13 +23,15 @@
 enum { PIECE_BYTES = 8 << 20, THREADS = 4, THREADS_MAX = 64 };
 
 struct cut {                           /* one tensor of the result */
-	const struct st_tensor *x;     /* the parent's */
+	const struct st_tensor *x;     /* the parent's, or NULL: zeros */
+	int dtype;                     /* of the result */
 	const struct st_tensor **more; /* merge: the same tensor of the dropped blocks that follow */
 	int n_more;
 	int64_t src_cols, rows, cols;  /* of the parent's tensor; of the result */
 	int32_t *row, *col;            /* kept indices or NULL */
 	const int64_t *partner;        /* of the rows' heads, or NULL */
 	int64_t width;                 /* rows of a head */
+	const float *plus;             /* [rows] added to a bias, or NULL */
 	double mul, add;               /* x becomes mul x + add: 1, 0 for all but scaled embeddings */
 	int64_t batch;                 /* rows of a piece */
 	int left;                      /* pieces to do */
@@ -144,11 +147,16 @@ static void make_row(char *dst, const struct cut *c, int64_t r, struct scratch *
 {
 	int64_t from = c->row ? c->row[r] : r, other = c->partner ? c->partner[r / c->width] : -1;
 
-	if (!c->n_more && other < 0 && c->mul == 1) {
+	if (c->x && !c->n_more && other < 0 && c->mul == 1 && !c->plus) {
 		pick_row(dst, c, c->x, from);
 		return;
 	}
-	merged_row(s->a, c, from, s->raw, s->add);
+	if (c->x)
+		merged_row(s->a, c, from, s->raw, s->add);
+	else
+		memset(s->a, 0, (size_t)c->cols * sizeof *s->a);
+	if (c->plus)
+		s->a[0] += c->plus[r];
 	if (other >= 0) {
 		merged_row(s->b, c, other * c->width + r % c->width, s->raw, s->add);
 		for (int64_t j = 0; j < c->cols; j++)
@@ -156,7 +164,7 @@ static void make_row(char *dst, const struct cut *c, int64_t r, struct scratch *
 	}
 	for (int64_t j = 0; j < c->cols && c->mul != 1; j++)
 		s->a[j] = s->a[j] * (float)c->mul + (float)c->add;
-	st_from_f32(dst, c->x->dtype, s->a, c->cols);
+	st_from_f32(dst, c->dtype, s->a, c->cols);
 }
 
 /* fn on the source bytes of a piece, in every block that it reads. */
@@ -165,7 +173,7 @@ static void each_source(const struct cut *c, const struct piece *p, void (*fn)(c
 	int64_t lo = c->row ? c->row[p->row0] : p->row0,
 		hi = c->row ? c->row[p->row0 + p->rows - 1] + 1 : p->row0 + p->rows;
 
-	for (int m = -1; m < c->n_more; m++) {
+	for (int m = c->x ? -1 : c->n_more; m < c->n_more; m++) {
 		const struct st_tensor *x = m < 0 ? c->x : c->more[m];
 		size_t row = (size_t)c->src_cols * st_dtype_size(x->dtype);
 		fn((const char *)x->data + (size_t)lo * row, (size_t)(hi - lo) * row);
@@ -175,11 +183,11 @@ static void each_source(const struct cut *c, const struct piece *p, void (*fn)(c
 static int do_piece(struct job *j, const struct piece *p, struct scratch *s, struct err *e)
 {
 	const struct cut *c = &j->cut[p->tensor];
-	size_t row = (size_t)c->cols * st_dtype_size(c->x->dtype);
-	const char *data = (const char *)c->x->data + (size_t)p->row0 * row;
+	size_t row = (size_t)c->cols * st_dtype_size(c->dtype);
+	const char *data = c->x ? (const char *)c->x->data + (size_t)p->row0 * row : NULL;
 
 	each_source(c, p, st_populate_bytes);
-	if (c->row || c->col || c->partner || c->n_more || c->mul != 1) {
+	if (!c->x || c->row || c->col || c->partner || c->n_more || c->mul != 1 || c->plus) {
 		scratch_grow(s, c->cols, (size_t)p->rows * row);
 		for (int64_t i = 0; i < p->rows; i++)
 			make_row(s->buf + (size_t)i * row, c, p->row0 + i, s);
@@ -275,6 +283,9 @@ static void plan_segment(struct cut *c, const struct keep *k, const struct ptabl
 	if (k->partner && (axis == AX_HEAD || (axis == AX_GROUP && mha)))
 		c->partner = k->partner + p->layer * k->to.heads;
 	fold_embed_scale(c, k, p);
+	for (int i = 0; i < KEEP_PARTS; i++)
+		if (k->plus[i] && p->layer >= 0 && !strcmp(p->row->name, i ? "mlp.down.bias" : "attn.o.bias"))
+			c->plus = k->plus[i] + p->layer * k->to.hidden;
 	if (p->layer >= 0)
 		c->n_more = (int)keep_merged(k, p->layer);
 	if (c->n_more)
@@ -283,7 +294,8 @@ static void plan_segment(struct cut *c, const struct keep *k, const struct ptabl
 		q.layer++;
 		c->more[i] = st_find(m, param_hf_name(src, &q, s, name));
 	}
-	size_t row = (size_t)c->cols * st_dtype_size(c->x->dtype);
+	c->dtype = c->x ? c->x->dtype : st_find(m, param_hf_name(src, ptable_find(src, "embed"), 0, name))->dtype;
+	size_t row = (size_t)c->cols * st_dtype_size(c->dtype);
 	c->batch = (int64_t)(PIECE_BYTES / (row ? row : 1)) + 1;
 	c->left = (int)((c->rows + c->batch - 1) / c->batch);
 }
@@ -296,7 +308,7 @@ static void plan(struct job *j, const struct keep *k, const struct ptable *src, 
 	for (int i = 0; i < t->n; i++)
 		for (int s = 0; s < t->p[i].row->nseg; s++, at++) {
 			plan_segment(&j->cut[at], k, src, t, &t->p[i], s, m);
-			spec[at].dtype = j->cut[at].x->dtype;
+			spec[at].dtype = j->cut[at].dtype;
 			n += j->cut[at].left;
 		}
 	j->piece = xcalloc((size_t)n, sizeof *j->piece);

@@ -16,6 +16,7 @@
 #include "../model/params.h"
 #include "ranking.h"
 
+enum { KEEP_PARTS = 2 };               /* attention, MLP */
 struct keep {
 	struct arch from, to;          /* own copies; to.config is rewritten for the new shape */
 	int64_t *layer;                /* [to.layers] block of the parent */
@@ -24,6 +25,7 @@ struct keep {
 	int64_t *ffn;                  /* [to.layers, to.ffn]                             says so */
 	int64_t *partner;              /* [to.layers, to.heads] add-back: head whose residual is added, or -1; may be NULL */
 	bool merge;                    /* dropped blocks are merged into the kept block before them */
+	float *plus[KEEP_PARTS];       /* [to.layers, to.hidden] added to the output bias of the part, or NULL (compensate.h) */
 };
 /* What the user asked for; sizes of 0 mean "as the parent". */
 struct keep_want {

@@ -303,6 +303,8 @@ void keep_free(struct keep *k)
 	free(k->group);
 	free(k->ffn);
 	free(k->partner);
+	for (int i = 0; i < KEEP_PARTS; i++)
+		free(k->plus[i]);
 	free(k);
 }
 

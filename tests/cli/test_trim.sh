@@ -50,6 +50,20 @@ works "candidate with fewer groups" trim -q -m "$t/llama" -r "$t/kv.rank" --cand
 same "candidate gives the same weights" "$(cmp "$t/kv1/model.safetensors" "$t/kv1c/model.safetensors" && echo same)" same
 fails "more heads than the groups have" 2 "heads 6: 1 query groups have 3" trim -q -m "$t/llama" -r "$t/kv.rank" --kv-heads 1 --heads 6 -o "$t/bad"
 
+# biases for what went
+works "compensate" trim -q -m "$t/llama" -r "$t/kv.rank" --ffn 32 --kv-heads 1 --hidden 40 --compensate "$t/kv.st" -o "$t/comp"
+same "the config says so" "$(grep -c -E '"(attention|mlp)_bias": true' "$t/comp/config.json")" 2
+works "it computes" logits -m "$t/comp" --device ref --dtype f32 --ids 1,2,3
+works "it is trimmed again" trim -q -m "$t/comp" --drop 1 -o "$t/comp2"
+fails "compensate nothing" 2 "no heads and no neurons are cut" trim -q -m "$t/llama" --drop 1 --compensate "$t/kv.st" -o "$t/bad"
+fails "compensate with another model's statistics" 65 "statistics are of model" trim -q -m "$t/nemotron" -r "$t/nemotron.rank" --ffn 32 \
+	--compensate "$t/kv.st" -o "$t/bad"
+mkmodel -q --family qwen2 --layers 1 --hidden 16 --ffn 24 --heads 4 --kv-heads 2 --vocab 300 --tokenizer "$t/tok" -o "$t/qwen2"
+act-stats -q --device ref -m "$t/qwen2" "$t/calib" -o "$t/q.st" && rank -q "$t/q.st" -o "$t/q.rank"
+fails "a family without such biases" 2 "qwen2 models have no bias behind the MLP" trim -q -m "$t/qwen2" -r "$t/q.rank" --ffn 12 --compensate "$t/q.st" \
+	-o "$t/bad"
+fails "compensate and merge" 2 "exclude each other" trim -q -m "$t/llama" -r "$t/kv.rank" --drop 2 --ffn 32 --merge --compensate "$t/kv.st" -o "$t/bad"
+
 # sizes from a list and from a config
 candidates -q -m "$t/llama" --layers 2:4 --hidden 40,48 --ffn 32,64 --heads 4,6 --params 1:1e9 -o "$t/cand"
 works "candidate" trim -q -f -m "$t/llama" -r "$t/llama.rank" --candidate "$t/cand#5" -o "$t/c5"

@@ -19,7 +19,8 @@
 #include "../../common/prune/observe.h"
 
 /* the first of them have statistics, the others logits only */
-static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron", "qwen3", "gemma3", "qwen2", "mistral" };
+static const char *const names[] = { "llama-tied-gqa", "llama-untied", "nemotron", "qwen3", "gemma3", "qwen2", "mistral",
+				     "llama-bias" };
 enum { MODELS = sizeof names / sizeof *names, MEASURED = 5 };
 static const char *const devices[] = { "ref", "cpu" };
 

@@ -57,3 +57,34 @@ def fixture(model, ids):
         a = torch.stack([torch.cosine_similarity(h[l], h[l + n], dim=-1).clamp(-1, 1).acos() / math.pi for l in range(L - n + 1)])
         t[f"ablate.angular.{n}"] = torch.stack([a[:, :, -1].sum(1), a.sum((1, 2))], 1)
     return t
+
+
+@torch.no_grad()
+def compensated(model, ids):
+    """compensate.heads, .ffn [layers, kept] units that stay, .logits [B, T, V] with the inputs of o_proj and down_proj that belong to
+    all others replaced by their means over the tokens of ids."""
+    c, t, hooks = model.config, {}, []
+    g, H, F = c.num_attention_heads // c.num_key_value_heads, c.num_attention_heads, c.intermediate_size
+    heads = [[h for h in range(H) if (h % 2 == l % 2 if g == 1 else h % g != l % g)] for l in range(c.num_hidden_layers)]
+    ffn = [sorted((7 * j + l) % F for j in range(F // 2)) for l in range(c.num_hidden_layers)]
+    means = {}
+
+    def see(key):
+        return lambda mod, args: means.update({key: args[0].double().mean((0, 1)).float()})
+
+    def replace(key, kept):
+        z = torch.zeros_like(means[key])
+        z.view(-1, c.head_dim if key[0] == "o" else 1)[kept] = 1
+        return lambda mod, args: (args[0] * z + means[key] * (1 - z),)
+    layers = list(enumerate(model.model.layers))
+    hooks = [m.register_forward_pre_hook(see((k, i))) for i, l in layers for k, m in (("o", l.self_attn.o_proj), ("down", l.mlp.down_proj))]
+    model(ids, use_cache=False)
+    for h in hooks:
+        h.remove()
+    hooks = [m.register_forward_pre_hook(replace((k, i), kept[i])) for i, l in layers
+             for k, m, kept in (("o", l.self_attn.o_proj, heads), ("down", l.mlp.down_proj, ffn))]
+    t["compensate.logits"] = model(ids, use_cache=False).logits
+    for h in hooks:
+        h.remove()
+    t["compensate.heads"], t["compensate.ffn"] = torch.tensor(heads).int(), torch.tensor(ffn).int()
+    return t

@@ -2,7 +2,7 @@
 
 Writes, below OUT (tests/golden):
   models/NAME/            config.json, model.safetensors (weights are bf16-representable whatever they are stored in)
-  NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* METRIC.* of importance.py · ablate.* of ablations.py
+  NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* METRIC.* of importance.py · ablate.*, compensate.* of ablations.py
   kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
   hidden-NAME.safetensors losses between hidden states of kd_hidden.py on the same pair
@@ -11,8 +11,8 @@ Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hi
 rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
 each head rotated.  The last two have the older spelling of config.json.  qwen3 - norms of query and key heads;  gemma3 -
 norms after each part, (1 + w), scaled embeddings, GeGLU, one sliding and one full block, two rotary bases, linear rope
-scaling, the hub's older spelling;  qwen2 - biases of q, k, v, the second block slides;  mistral - all blocks slide (the last two:
-logits only).  Random by seed: run again, get the same bytes.
+scaling, the hub's older spelling;  qwen2 - biases of q, k, v, the second block slides;  mistral - all blocks slide;  llama-bias - a bias
+in every linear (the last three: logits only).  Random by seed: run again, get the same bytes.
 """
 import argparse, json, os, shutil
 import torch
@@ -53,6 +53,7 @@ MODELS = {
     "gemma3-student": (Gemma3TextConfig, shape(2, 8, 10, 2, 2, 6, vocab_size=48, layer_types=["full_attention", "sliding_attention"], **GEMMA), "bfloat16"),
     "qwen2": (Qwen2Config, shape(2, 12, 14, 4, 2, 6, vocab_size=48, use_sliding_window=True, sliding_window=5, max_window_layers=1), "bfloat16"),
     "mistral": (MistralConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, sliding_window=7), "bfloat16"),
+    "llama-bias": (LlamaConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, attention_bias=True, mlp_bias=True), "bfloat16"),
 }
 
 
@@ -107,6 +108,8 @@ def main():
         if name + "-student" in MODELS:
             t.update(importance.fixture(teacher, ids))
             t.update(ablations.fixture(teacher, ids))
+        if name in ("llama-tied-gqa", "nemotron"):
+            t.update(ablations.compensated(teacher, ids))
         save_file({k: v.contiguous() for k, v in t.items()}, os.path.join(out, name + ".safetensors"))
         if name + "-student" in MODELS:
             student = load(os.path.join(out, "models", name + "-student"), attn="eager")

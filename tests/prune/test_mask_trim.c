@@ -50,9 +50,10 @@ static void make_model(int k, struct arch *a)
 {
 	struct err e = { 0 };
 	int64_t kv = 1 + (int64_t)pick(k, 1, 3), per = 1 + (int64_t)pick(k, 2, 3);
-	static const char *const families[] = { "llama", "nemotron", "qwen2", "qwen3", "gemma3_text", "mistral" };
+	static const char *const families[CASES] = { "llama", "nemotron", "qwen2", "qwen3", "gemma3_text", "mistral",
+		"llama --biases", "nemotron --biases", "qwen2", "qwen3 --biases", "gemma3_text", "mistral" };
 	sh("mkmodel -q -f --family %s --window 4 --window-pattern 2 --layers %d --hidden %d --ffn %d --heads %d --kv-heads %d --head-dim %d --vocab %d %s --seed %d "
-	   "-o %s/m%d", families[k % 6], 2 + (int)pick(k, 3, 3), 8 + (int)pick(k, 4, 9), 5 + (int)pick(k, 5, 12),
+	   "-o %s/m%d", families[k], 2 + (int)pick(k, 3, 3), 8 + (int)pick(k, 4, 9), 5 + (int)pick(k, 5, 12),
 	   (int)(kv * per), (int)kv, 4 + 2 * (int)pick(k, 6, 3), 19 + (int)pick(k, 7, 10), (k / 6 + k) & 1 ? "--tied" : "", k, dir, k);
 	char path[128];
 	snprintf(path, sizeof path, "%s/m%d", dir, k);
