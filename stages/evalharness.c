@@ -7,7 +7,7 @@
  *
  *	evalharness -m student --task hellaswag=hellaswag.jsonl --text book.txt -o results.json
  *
- * Kinds of task: common/eval/kinds.def; named tasks: common/eval/tasks.def.
+ * Processes under mpirun or srun share the batches.  Kinds of task: common/eval/kinds.def; named tasks: common/eval/tasks.def.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -71,6 +71,8 @@ struct run {
 	struct journal *journal;
 	struct progress pr;
 	int64_t items;
+	struct comm world;
+	char *state;           /* the journal's path, NULL: none */
 };
 
 static int compare(int operands, char **argv, struct err *e)
@@ -164,8 +166,8 @@ static void make_key(const struct run *r, const struct engine *g, const char *mo
 		q[i] = (struct ll_req){ .off = r->set.r[i].off, .n = r->set.r[i].n, .n_cont = r->set.r[i].n_cont };
 	digest_hex(r->set.ids, (size_t)r->set.n_ids * sizeof *r->set.ids, ids);
 	digest_hex(q, (size_t)r->set.n * sizeof *q, places);
-	char *text = xasprintf("%s %s %s %s %s %lld %lld", model, ids, places, g->k->name, com.dtype, (long long)o.batch_tokens,
-			       (long long)(com.threads ? com.threads : cpu_count()));
+	char *text = xasprintf("%s %s %s %s %s %lld %lld %d of %d", model, ids, places, g->k->name, com.dtype, (long long)o.batch_tokens,
+			       (long long)(com.threads ? com.threads : cpu_count()), r->world.rank, r->world.size);
 	digest_hex(text, strlen(text), key);
 	free(text);
 	free(q);
@@ -176,17 +178,15 @@ static int open_journal(struct run *r, const struct engine *g, const char *model
 {
 	int64_t found;
 	int other;
-	char key[33], *path;
-	if (!com.out || !strcmp(com.out, "-"))
+	char key[33];
+	if (!r->state)
 		return 0;
-	path = xasprintf("%s.state", com.out);
 	make_key(r, g, model, key);
-	r->journal = journal_open(path, key, &r->set, &found, &other, e);
+	r->journal = journal_open(r->state, key, &r->set, &found, &other, e);
 	if (r->journal && other)
-		log_warn("%s is of another run: starting over", path);
+		log_warn("%s is of another run: starting over", r->state);
 	if (r->journal && found)
-		log_info("%s: %lld of %lld requests of an earlier run", path, (long long)found, (long long)r->set.n);
-	free(path);
+		log_info("%s: %lld of %lld requests of an earlier run", r->state, (long long)found, (long long)r->set.n);
 	return r->journal ? 0 : -1;
 }
 
@@ -226,6 +226,7 @@ static int score(struct run *r, struct engine *g, const char *model, struct err 
 	    weights_load(&m, g, o.model, dtype_parse(com.dtype), e) || open_journal(r, g, model, e))
 		return -1;
 	progress_start(&r->pr, "tokens", (double)r->cost.padded, "tok", 0);
+	r->ll.world = &r->world;
 	r->ll.step = step;
 	r->ll.arg = r;
 	int rc = ll_score(&r->set, &m, &r->ll, e);
@@ -293,6 +294,15 @@ static int score_and_write(struct run *r, struct err *e)
 	return 0;
 }
 
+/* Each process keeps its own journal; the first alone writes. */
+static void share(struct run *r)
+{
+	if (com.out && strcmp(com.out, "-"))
+		r->state = comm_first(&r->world) ? xasprintf("%s.state", com.out) : xasprintf("%s.state-%d", com.out, r->world.rank);
+	if (!comm_first(&r->world))
+		com.out = o.samples = o.artifact = NULL;
+}
+
 int main(int argc, char **argv)
 {
 	struct err e = { 0 };
@@ -304,8 +314,10 @@ int main(int argc, char **argv)
 		return EXIT_DONE;
 	}
 	check_options(n, argv);
-	comm_alone();
+	if (comm_open(&r.world, &e))
+		die_err(&e);
 	log_start();
+	share(&r);
 	if (prepare(&r, &e))
 		die_err(&e);
 	if (o.max_length > r.t->arch.max_positions && r.t->arch.max_positions > 0)
@@ -318,6 +330,8 @@ int main(int argc, char **argv)
 	else
 		log_summary("%d tasks, %lld items, %lld requests, %lld tokens", r.u.n, (long long)r.items,
 			    (long long)r.set.n, (long long)r.cost.tokens);
+	comm_close(&r.world);
+	free(r.state);
 	suite_free(&r.u);
 	ll_set_free(&r.set);
 	encoder_close(&r.enc);

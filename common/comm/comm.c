@@ -52,17 +52,6 @@ int comm_open(struct comm *c, struct err *e)
 	return 0;
 }
 
-void comm_alone(void)
-{
-	static const char *const rank[] = { "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK" };
-	if (!launched_by_mpi())
-		return;
-	for (size_t i = 0; i < sizeof rank / sizeof *rank; i++)
-		if (env_int(rank[i]) > 0)
-			exit(EXIT_DONE);
-	log_warn("does not share its work yet: the first process does it all");
-}
-
 void comm_close(struct comm *c)
 {
 	if (c->b)

@@ -22,8 +22,6 @@ struct comm {
 /* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events and
  * nothing to stdout, and their errors begin with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had. */
 int comm_open(struct comm *c, struct err *e);
-/* For a program that does not share its work: of several processes the first goes on, with a warning, the others end here. */
-void comm_alone(void);
 /* All processes must come; then they may end. */
 void comm_close(struct comm *c);
 static inline bool comm_first(const struct comm *c) { return !c || c->rank == 0; }

@@ -284,6 +284,30 @@ static int all_done(const struct ll_set *s, const int64_t *req, int64_t n)
 	return !n;
 }
 
+/* Results of all processes; each request was scored by one of them, zeros of the others change nothing. */
+static void exchange(struct ll_set *s, struct comm *world)
+{
+	if (!world || world->size < 2)
+		return;
+	double *sum = xcalloc((size_t)s->n + 1, sizeof *sum);
+	int64_t *flag = xcalloc((size_t)s->n + 1, sizeof *flag);
+	for (int64_t i = 0; i < s->n; i++)
+		if (s->r[i].done) {
+			sum[i] = s->r[i].sum;
+			flag[i] = 1 + (s->r[i].greedy ? INT64_C(1) << 32 : 0);
+		}
+	comm_sum_f64(world, sum, s->n);
+	comm_sum_i64(world, flag, s->n);
+	for (int64_t i = 0; i < s->n; i++) {
+		int64_t times = flag[i] & INT32_MAX;
+		s->r[i].done = times > 0;
+		s->r[i].sum = times ? sum[i] / (double)times : 0;
+		s->r[i].greedy = flag[i] >> 32 > 0;
+	}
+	free(sum);
+	free(flag);
+}
+
 int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o, struct err *e)
 {
 	struct packing p;
@@ -295,7 +319,7 @@ int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 		const int64_t *req = requests(&p, i, &n);
 		shape(&p, i, &N, &M, &T);
 		tokens += N;
-		if (all_done(s, req, n))
+		if (!comm_mine(o->world, i) || all_done(s, req, n))
 			continue;
 		if (stop_requested())
 			rc = err_set(e, 128 + stop_requested(), "stopped by a signal");
@@ -309,6 +333,8 @@ int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 	}
 	scorer_free(&sc);
 	unpack(&p);
+	if (!rc)
+		exchange(s, o->world);
 	return rc;
 }
 

@@ -12,6 +12,7 @@
  */
 #ifndef ADZE_LOGLIK_H
 #define ADZE_LOGLIK_H
+#include "../comm/comm.h"
 #include "../prog/prog.h"
 
 struct ll_req {
@@ -55,6 +56,7 @@ void ll_batch_fill(const struct ll_set *s, const struct ll_batches *q, int64_t i
 
 struct ll_opts {
 	int64_t batch_tokens;  /* tokens per forward pass; a longer request is a batch of its own */
+	struct comm *world;    /* processes that share the batches; NULL: alone.  All have all results in the end */
 	int alone;             /* every request reads its whole text itself, in a pass of its own */
 	/* After each batch, unless NULL: the requests that it finished, and all tokens run so far.  -1 ends the scoring. */
 	int (*step)(void *arg, const int64_t *req, int64_t n, int64_t tokens, struct err *e);

@@ -94,9 +94,17 @@ same "one is killed: it is named and the others end" "$([ $rc -ne 0 ] && grep -c
 victim STOP
 same "one is stopped: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'process 1 on .* did not come' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
 
-many 2 evalharness -m "$t/m" --text LICENSE -o "$t/x" >"$t/out.txt" 2>"$t/err"
-same "what cannot share its work runs once" "$? $(grep -c 'does not share its work' "$t/err") $([ -e "$t/x" ] && echo written)" "0 1 written"
-rm -f "$t/x"
+# ---- scores: the very bytes of one process ----
+awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"query\":\"item %d says that\",\"choices\":[\"one is %d\",\"two\",\"three and so on\"],\"gold\":%d}\n", i, i, i % 3 }' >"$t/mc.jsonl"
+eval="evalharness -m $t/m --task q:mc=$t/mc.jsonl --text LICENSE --batch-tokens 256 --threads 1 --dtype f32"
+$eval -q -o "$t/e1" --log-samples "$t/l1" >"$t/out.txt" || exit 1
+for n in 2 4; do
+	works "$n processes score" many $n $eval -o "$t/e$n" --log-samples "$t/l$n"
+	sed "s/log-samples l$n/log-samples l1/" "$t/e$n" >"$t/e"
+	alike "$n processes, the same results" "$t/e" "$t/e1"
+	alike "$n processes, the same log" "$t/l$n" "$t/l1"
+done
+same "no journal is left" "$(ls "$t" | grep -c state)" 0
 
 env -u OMPI_COMM_WORLD_SIZE WORLD_SIZE=4 act-stats -m "$t/m" "$t/c.tok" -o "$t/x" >"$t/out.txt" 2>"$t/err"
 same "torchrun needs NCCL" "$? $(grep -c 'WORLD_SIZE=4' "$t/err")" "69 1"
