@@ -74,11 +74,15 @@ static void use_cache(struct run *r, struct objective *loss)
 	const char *path = r->mix.d[0].cache.dir;
 	if (kd.teacher && strcmp(h->teacher, r->teacher))
 		die(EXIT_DATA, "%s: made by teacher %.8s, but %s is %.8s", path, h->teacher, kd.teacher, r->teacher);
+	memcpy(r->teacher, h->teacher, sizeof r->teacher);
+	if (h->width && !kd.teacher)
+		die(EXIT_USAGE, "%s: holds hidden states: --teacher is needed for its output matrix", path);
+	if (h->width)
+		return;
 	if (kd.best && kd.best != h->best)
 		die(EXIT_DATA, "%s: holds the best %lld tokens, not --top-k %lld", path, (long long)h->best, (long long)kd.best);
 	if (kd.tau != 1 && loss->tail == TAIL_GHOST && h->best < h->vocab)
 		die(EXIT_USAGE, "%s: what lies outside of the best tokens is known at temperature 1 only: --tail renorm or zero", path);
-	memcpy(r->teacher, h->teacher, sizeof r->teacher);
 	loss->best = h->best;
 	if (objective_check(loss, &e))
 		die_err(&e);
@@ -315,12 +319,19 @@ static int make_cache(struct run *r)
 	j.data = &r->mix.d[0].data;
 	memcpy(j.head.teacher, r->teacher, sizeof j.head.teacher);
 	snprintf(j.head.dtype, sizeof j.head.dtype, "%s", kd.cache_dtype);
-	j.head.best = kd.best ? kd.best : 64;
+	if (!strcmp(kd.cache_what, "hidden")) {
+		if (kd.best)
+			opt_die("--top-k is no part of --cache-what hidden");
+		snprintf(j.head.dtype, sizeof j.head.dtype, "bf16");
+		j.head.width = t->arch.hidden;
+	} else {
+		j.head.best = kd.best ? kd.best : 64;
+	}
 	j.head.per_part = kd.cache_part;
 	j.micro = kd.micro ? kd.micro : auto_micro(kd.batch, r->mix.seq);
 	if (com.dry_run) {
-		printf("%lld windows of %lld tokens, at most %lld best tokens of each\n", (long long)r->mix.windows,
-		       (long long)r->mix.seq, (long long)j.head.best);
+		printf("%lld windows of %lld tokens, %lld %s of each\n", (long long)r->mix.windows,
+		       (long long)r->mix.seq, (long long)(j.head.width + j.head.best), j.head.width ? "channels" : "best tokens");
 		return EXIT_DONE;
 	}
 	if (engine_open(&g, com.device, (int)com.threads, &e) || weights_load(&w, &g, kd.teacher, dtype_parse(com.dtype), &e))
@@ -374,6 +385,7 @@ int main(int argc, char **argv)
 	struct objective loss;
 	struct rundir dir;
 	enum run_state state;
+	int64_t width = 0; /* of cached hidden states */
 	int rc = EXIT_DONE;
 	if (opt_parse(&kd_usage, argc, argv))
 		opt_die("unexpected operand '%s'", argv[0]);
@@ -392,11 +404,14 @@ int main(int argc, char **argv)
 	plan_rate(&r);
 	if (kd.cache.n) {
 		use_cache(&r, &loss);
+		width = r.mix.d[0].cache.head.width;
+	}
+	if (kd.cache.n && !width) {
 		ptable_free(teacher);
 		teacher = NULL;
 	}
 	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze, kd.lora.targets != NULL }, .lora = kd.lora, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
-				     .cached = loss.best && kd.cache.n ? loss.best : 0, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
+				     .cached = kd.cache.n && !width ? loss.best : 0, .cached_width = width, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");

@@ -97,7 +97,8 @@ struct token_flops account_flops(const struct trainer *t)
 	double blocks = arch_forward_flops(&t->student->arch, t->o.seq, 0);
 	struct token_flops f = { .student = arch_forward_flops(&t->student->arch, t->o.seq, 1) + backward_flops(t, blocks) };
 	if (t->teacher)
-		f.teacher = arch_forward_flops(&t->teacher->arch, t->o.seq, 1);
+		f.teacher = arch_forward_flops(&t->teacher->arch, t->o.seq, 1) -
+			    (t->o.cached_width ? arch_forward_flops(&t->teacher->arch, t->o.seq, 0) : 0);
 	return f;
 }
 

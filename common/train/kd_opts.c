@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct kd_opts kd = {
-	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
+	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1, .per_node = 8, .lora = { NULL, 16, 32 },
@@ -16,8 +16,9 @@ struct kd_opts kd = {
 
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
-	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data (the best tokens, --top-k of them, 64 by default) and leave; goes on where it was stopped"),
-	OPT_LIST(0, "teacher-cache", &kd.cache, "[NAME=]PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two; one for each --data"),
+	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data and leave; goes on where it was stopped"),
+	OPT_CHOICE(0, "cache-what", &kd.cache_what, "best|hidden", "the best tokens (--top-k of them, 64 by default), or the last hidden states in bf16: all logits, 2 bytes a channel"),
+	OPT_LIST(0, "teacher-cache", &kd.cache, "[NAME=]PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two, but of a cache of hidden states reads the output matrix; one for each --data"),
 	OPT_CHOICE(0, "cache-dtype", &kd.cache_dtype, "f16|f32", "of the log-probabilities that --cache-teacher writes"),
 	OPT_I64(0, "cache-part", &kd.cache_part, "N", "sequences of a part of the cache, 0 for about 64 MiB", 0, 1 << 24),
 	OPT_STR(0, "student", &kd.student, "DIR", "model to train"),
@@ -130,8 +131,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	loss->wsl = !strcmp(kd.weigh, "wsl");
 	if (objective_check(loss, &e))
 		opt_die("%s", e.msg);
-	if (kd.cache.n && (kd.hidden || loss->wsl))
-		opt_die("--teacher-cache holds the teacher's best tokens: not enough for %s", kd.hidden ? "--hidden-loss" : "--weigh wsl");
+	if (kd.cache.n && kd.hidden)
+		opt_die("--teacher-cache holds the teacher's output: not enough for --hidden-loss");
 	if (!taught && objective_needs_teacher(loss))
 		opt_die("--loss %s needs --teacher or --teacher-cache; conventional training is --loss ce", kd.loss);
 	if (kd.hidden && !kd.teacher)

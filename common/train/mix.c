@@ -110,7 +110,7 @@ static int open_caches(struct mix *m, const struct mix_spec *o, struct err *e)
 		const struct tcache *c = &m->d[k].cache;
 		if (!c->dir)
 			return err_set(e, EXIT_USAGE, "--teacher-cache: none for --data %s", m->d[k].name);
-		if (strcmp(c->head.teacher, first->head.teacher) || c->head.best != first->head.best)
+		if (strcmp(c->head.teacher, first->head.teacher) || c->head.best != first->head.best || c->head.width != first->head.width)
 			return err_set(e, EXIT_DATA, "%s: the best %lld tokens of teacher %.8s, but %s the best %lld of %.8s", c->dir,
 				       (long long)c->head.best, c->head.teacher, first->dir, (long long)first->head.best, first->head.teacher);
 	}

@@ -21,6 +21,7 @@ struct loop {
 	int32_t *ids, *labels;         /* one step */
 	int32_t *best;                 /* and the cached teacher's tokens, [batch*seq, K] */
 	float *logp;                   /* [batch*seq, K+1] */
+	uint16_t *hidden;              /* or its hidden states [batch*seq, width] */
 	double began, before;          /* clock at the start; seconds of earlier sessions */
 	double slowest;                /* seconds of the longest step */
 	int64_t first, saved;          /* step at the start; step of the newest checkpoint */
@@ -162,25 +163,35 @@ static void measure(struct loop *o)
 		r->mean[k] /= (double)r->labels;
 	r->loss = objective_total(&s->t->o.loss, r->mean);
 	log_info("step %lld: held out: ce %.4f, ppl %.3f", (long long)s->at.step, r->mean[LOSS_CE], exp(r->mean[LOSS_CE]));
-	if (s->t->teacher)
+	if (trainer_runs_teacher(s->t))
 		log_info("step %lld: held out: kl %.4f, loss %.4f", (long long)s->at.step, r->mean[LOSS_KL], r->loss);
+}
+
+/* What the cached teacher says about sequence j of the step */
+static int from_cache(struct loop *o, struct domain *d, int64_t j, struct err *e)
+{
+	const struct trainer_spec *t = &o->s->t->o;
+	int64_t w = batches_at(&d->data, o->s->mix->at[j]), seq = t->seq, K = t->cached;
+	if (t->cached_width)
+		return tcache_hidden(&d->cache, w, o->hidden + j * seq * t->cached_width, e);
+	return tcache_get(&d->cache, w, t->loss.tau, o->best + j * seq * K, o->logp + j * seq * (K + 1), e);
 }
 
 /* Tokens of the step that begins at position k of the run, and what the cached teacher says about them */
 static int fetch(struct loop *o, int64_t k, struct err *e)
 {
 	struct session *s = o->s;
-	int64_t seq = s->t->o.seq, K = s->t->o.cached;
+	int64_t seq = s->t->o.seq;
 	mix_draw(s->mix, k);
 	for (int64_t j = 0; j < s->t->o.batch; j++) {
 		struct domain *d = &s->mix->d[s->mix->from[j]];
 		batches_get(&d->data, s->mix->at[j], o->ids + j * seq, o->labels + j * seq);
-		if (d->cache.dir && tcache_get(&d->cache, batches_at(&d->data, s->mix->at[j]), s->t->o.loss.tau,
-					       o->best + j * seq * K, o->logp + j * seq * (K + 1), e))
+		if (d->cache.dir && from_cache(o, d, j, e))
 			return -1;
 	}
 	s->t->best_ids = o->best;
 	s->t->best_logp = o->logp;
+	s->t->cached_hidden = o->hidden;
 	return 0;
 }
 
@@ -273,7 +284,10 @@ int session_run(struct session *s, struct err *e)
 		o.best = xcalloc((size_t)(n * s->t->o.cached), sizeof *o.best);
 		o.logp = xcalloc((size_t)(n * (s->t->o.cached + 1)), sizeof *o.logp);
 	}
+	if (s->t->o.cached_width)
+		o.hidden = xcalloc((size_t)(n * s->t->o.cached_width), sizeof *o.hidden);
 	int rc = steps(&o, e);
+	free(o.hidden);
 	free(o.best);
 	free(o.logp);
 	free(o.ids);

@@ -23,13 +23,18 @@ int tcache_head_read(const struct art_r *r, struct tcache_head *h, int64_t *part
 	if (obj_str(r, m, "teacher", h->teacher, sizeof h->teacher, e) ||
 	    obj_str(r, m, "tokenizer", h->tokenizer, sizeof h->tokenizer, e) || obj_str(r, m, "data", h->data, sizeof h->data, e) ||
 	    obj_str(r, m, "dtype", h->dtype, sizeof h->dtype, e) || obj_int(r, m, "vocab", &h->vocab, e) ||
-	    obj_int(r, m, "seq", &h->seq, e) || obj_int(r, m, "best", &h->best, e) || obj_int(r, m, "windows", &h->windows, e) ||
+	    obj_int(r, m, "seq", &h->seq, e) || obj_int(r, m, "windows", &h->windows, e) ||
 	    obj_int(r, m, "per_part", &h->per_part, e) || obj_int(r, m, "part", part, e))
 		return -1;
-	if (h->best < 1 || h->best > h->vocab || h->vocab > INT32_MAX || h->seq < 2 || h->windows < 1 || h->per_part < 1 ||
-	    (strcmp(h->dtype, "f16") && strcmp(h->dtype, "f32")))
-		return err_set(e, EXIT_DATA, "%s: best %lld of %lld, seq %lld, %lld windows by %lld in %s make no sense", art_name(r),
-			       (long long)h->best, (long long)h->vocab, (long long)h->seq, (long long)h->windows,
+	h->best = h->width = 0;
+	bool hidden = obj_get(m, "width") != NULL;
+	if (obj_int(r, m, hidden ? "width" : "best", hidden ? &h->width : &h->best, e))
+		return -1;
+	bool sane = hidden ? h->width > 0 && h->width <= 1 << 24 && !strcmp(h->dtype, "bf16") :
+			     h->best > 0 && h->best <= h->vocab && (!strcmp(h->dtype, "f16") || !strcmp(h->dtype, "f32"));
+	if (!sane || h->vocab < 1 || h->vocab > INT32_MAX || h->seq < 2 || h->seq > INT32_MAX || h->windows < 1 || h->per_part < 1)
+		return err_set(e, EXIT_DATA, "%s: best or width %lld, vocabulary %lld, seq %lld, %lld windows by %lld in %s make no sense", art_name(r),
+			       (long long)(h->best + h->width), (long long)h->vocab, (long long)h->seq, (long long)h->windows,
 			       (long long)h->per_part, h->dtype);
 	return 0;
 }
@@ -37,7 +42,7 @@ int tcache_head_read(const struct art_r *r, struct tcache_head *h, int64_t *part
 static bool same_head(const struct tcache_head *a, const struct tcache_head *b)
 {
 	return !strcmp(a->teacher, b->teacher) && !strcmp(a->data, b->data) && !strcmp(a->dtype, b->dtype) &&
-	       !strcmp(a->tokenizer, b->tokenizer) && a->vocab == b->vocab && a->seq == b->seq && a->best == b->best &&
+	       !strcmp(a->tokenizer, b->tokenizer) && a->vocab == b->vocab && a->seq == b->seq && a->best == b->best && a->width == b->width &&
 	       a->windows == b->windows && a->per_part == b->per_part;
 }
 
@@ -141,22 +146,53 @@ static int position(const struct tcache *c, const struct art_view v[3], int64_t 
 	return isnan(logp[K]) || logp[K] > 0.01f ? -1 : 0;
 }
 
+/* The record of window w, or NULL */
+static const msgpack_object *window(struct tcache *c, int64_t w, struct art_r **r, struct err *e)
+{
+	int64_t part = w / c->head.per_part, number;
+	const msgpack_object *rec;
+	*r = part_of(c, part, e);
+	if (!*r || art_seek_record(*r, w - part * c->head.per_part, e))
+		return NULL;
+	int rc = art_next(*r, &rec, e);
+	if (rc == 0)
+		err_set(e, EXIT_DATA, "%s: no window %lld", art_name(*r), (long long)w);
+	if (rc != 1 || obj_int(*r, rec, "i", &number, e))
+		return NULL;
+	if (number != w)
+		err_set(e, EXIT_DATA, "%s: window %lld: not as the header says", art_name(*r), (long long)w);
+	return number == w ? rec : NULL;
+}
+
+int tcache_hidden(struct tcache *c, int64_t w, uint16_t *h, struct err *e)
+{
+	int64_t C = c->head.width, seq = c->head.seq;
+	struct art_r *r;
+	struct art_view v;
+	const msgpack_object *rec = window(c, w, &r, e);
+	if (!rec || view(r, rec, "h", &v, e))
+		return -1;
+	if (v.nd != 2 || v.dims[0] < 0 || v.dims[0] > seq || v.dims[1] != C || v.dtype != ART_BF16)
+		return err_set(e, EXIT_DATA, "%s: window %lld: not as the header says", art_name(r), (long long)w);
+	memset(h, 0, (size_t)(seq * C) * sizeof *h);
+	memcpy(h, v.data, (size_t)v.n * sizeof *h);
+	for (int64_t i = 0; i < v.n; i++)
+		if ((h[i] & 0x7f80) == 0x7f80)
+			return err_set(e, EXIT_DATA, "%s: window %lld, position %lld: a hidden state is not finite", art_name(r),
+				       (long long)w, (long long)(i / C));
+	return 0;
+}
+
 int tcache_get(struct tcache *c, int64_t w, double tau, int32_t *ids, float *logp, struct err *e)
 {
-	int64_t K = c->head.best, seq = c->head.seq, number, part = w / c->head.per_part;
-	struct art_r *r = part_of(c, part, e);
+	int64_t K = c->head.best, seq = c->head.seq;
+	struct art_r *r;
 	struct art_view v[3];
-	const msgpack_object *rec;
-	if (!r || art_seek_record(r, w - part * c->head.per_part, e))
-		return -1;
-	int rc = art_next(r, &rec, e);
-	if (rc != 1)
-		return rc ? -1 : err_set(e, EXIT_DATA, "%s: no window %lld", art_name(r), (long long)w);
-	if (obj_int(r, rec, "i", &number, e) || view(r, rec, "ids", &v[0], e) || view(r, rec, "logp", &v[1], e) ||
-	    view(r, rec, "rest", &v[2], e))
+	const msgpack_object *rec = window(c, w, &r, e);
+	if (!rec || view(r, rec, "ids", &v[0], e) || view(r, rec, "logp", &v[1], e) || view(r, rec, "rest", &v[2], e))
 		return -1;
 	int64_t n = v[0].nd == 2 ? v[0].dims[0] : -1;
-	if (number != w || n < 0 || n > seq || v[0].dims[1] != K || v[1].nd != 2 || v[1].dims[0] != n || v[1].dims[1] != K ||
+	if (n < 0 || n > seq || v[0].dims[1] != K || v[1].nd != 2 || v[1].dims[0] != n || v[1].dims[1] != K ||
 	    v[2].nd != 1 || v[2].n != n || v[0].dtype != (c->head.vocab > 65536 ? ART_U32 : ART_U16) ||
 	    v[1].dtype != (!strcmp(c->head.dtype, "f16") ? ART_F16 : ART_F32) || v[2].dtype != ART_F32)
 		return err_set(e, EXIT_DATA, "%s: window %lld: not as the header says", art_name(r), (long long)w);

@@ -2,7 +2,8 @@
  * tcache.h - what a teacher says about a token set, on disk: training from it needs no teacher
  *
  * A directory of "teacher-cache" artifacts (formats/teacher-cache.md), part-00000 ...: for every labelled position of
- * every window of a token set, in the windows' order, the K best tokens with log-probabilities and the log of the rest.  Each
+ * every window of a token set, in the windows' order, the K best tokens with log-probabilities and the log of the rest, or
+ * the last hidden states in bf16, which with the teacher's output matrix give all its logits.  Each
  * part appears whole, so making a cache again goes on with the first part that is missing.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -15,8 +16,8 @@
 
 struct tcache_head {                   /* the same in every part */
 	char teacher[33], tokenizer[33], data[33];
-	int64_t vocab, seq, best, windows, per_part;
-	char dtype[8];                 /* "f16" | "f32" */
+	int64_t vocab, seq, best, width, windows, per_part; /* width: of hidden states, then best is 0 */
+	char dtype[8];                 /* "f16" | "f32"; "bf16" of hidden states */
 };
 enum { TCACHE_OPEN = 32 };
 struct tcache {
@@ -31,9 +32,12 @@ void tcache_close(struct tcache *c);
 /* Window w: ids [seq, K], logp [seq, K+1] at temperature tau (the rest only at 1, else nothing); positions without a label 0. */
 int tcache_get(struct tcache *c, int64_t w, double tau, int32_t *ids, float *logp, struct err *e);
 
+/* Window w: h [seq, width] bf16; positions without a label 0. */
+int tcache_hidden(struct tcache *c, int64_t w, uint16_t *h, struct err *e);
+
 struct tcache_job {                    /* making one */
 	const char *dir;
-	struct tcache_head head;       /* teacher, best, dtype, per_part (0: about 64 MiB) are given, the rest is filled in */
+	struct tcache_head head;       /* teacher, best or width, dtype, per_part (0: about 64 MiB) are given, the rest is filled in */
 	const struct batches *data;
 	const struct weights *teacher;
 	int64_t micro;                 /* windows at a time */

@@ -20,9 +20,10 @@ struct maker {
 	struct tcache_job *j;
 	struct prog *p;
 	struct frame f;
-	val tok, label, ids, logp;
+	val tok, label, ids, logp, hidden;
 	int32_t *host_tok, *host_label, *host_ids; /* [micro*seq], [micro*seq], [micro*seq, K] */
 	float *host_logp;                          /* [micro*seq, K+1] */
+	void *host_hidden;                         /* [micro*seq, width] of the program's dtype */
 	char *out_ids, *out_logp;                  /* one window, as stored */
 	float *out_rest;
 	struct progress pr;
@@ -38,14 +39,23 @@ static int record(struct maker *m, const struct engine *g, struct err *e)
 	m->tok = p_input(p, "tokens", n, 1, DT_I32);
 	m->label = p_input(p, "labels", n, 1, DT_I32);
 	val h = p_forward(p, &b, m->tok, NONE);
-	m->ids = p_topk(p, h, p_head_weight(p, &b), m->label, K, &m->logp);
-	p_keep(p, m->ids);
-	p_keep(p, m->logp);
+	if (j->head.width) {
+		p_keep(p, m->hidden = h);
+	} else {
+		m->ids = p_topk(p, h, p_head_weight(p, &b), m->label, K, &m->logp);
+		p_keep(p, m->ids);
+		p_keep(p, m->logp);
+	}
 	if (prog_plan(p, e) || frame_new(&m->f, g, p, e))
 		return -1;
 	m->f.base[SP_PARAM_T] = j->teacher->w;
 	m->host_tok = xcalloc((size_t)n, 4);
 	m->host_label = xcalloc((size_t)n, 4);
+	if (j->head.width) {
+		m->host_hidden = xcalloc((size_t)(n * j->head.width), dtype_size(b.dtype));
+		m->out_ids = xcalloc((size_t)(j->data->seq * j->head.width), 2);
+		return 0;
+	}
 	m->host_ids = xcalloc((size_t)(n * K), 4);
 	m->host_logp = xcalloc((size_t)(n * (K + 1)), 4);
 	m->out_ids = xcalloc((size_t)(j->data->seq * K), 4);
@@ -56,7 +66,7 @@ static int record(struct maker *m, const struct engine *g, struct err *e)
 
 static void done(struct maker *m)
 {
-	void *all[] = { m->host_tok, m->host_label, m->host_ids, m->host_logp, m->out_ids, m->out_logp, m->out_rest };
+	void *all[] = { m->host_tok, m->host_label, m->host_ids, m->host_logp, m->out_ids, m->out_logp, m->out_rest, m->host_hidden };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		free(all[i]);
 	frame_free(&m->f);
@@ -90,6 +100,23 @@ static int put_window(struct maker *m, struct art_w *out, int64_t w, int64_t k, 
 	return art_end_record(out, e);
 }
 
+/* Likewise its hidden states */
+static int put_hidden(struct maker *m, struct art_w *out, int64_t w, int64_t k, struct err *e)
+{
+	int64_t C = m->j->head.width, seq = m->j->data->seq, n = 0;
+	while (n < seq && m->host_label[k * seq + n] >= 0)
+		n++;
+	if (m->j->teacher->dtype == DT_BF16)
+		memcpy(m->out_ids, (const uint16_t *)m->host_hidden + k * seq * C, (size_t)(n * C) * 2);
+	else
+		st_from_f32(m->out_ids, ST_BF16, (const float *)m->host_hidden + k * seq * C, n * C);
+	int64_t shape[] = { n, C };
+	art_map(out, 2);
+	art_key(out, "i"), art_int(out, w);
+	art_key(out, "h"), art_array(out, ART_BF16, 2, shape, m->out_ids);
+	return art_end_record(out, e);
+}
+
 static struct art_w *create(const struct maker *m, const char *path, int64_t part, struct prov *prov, struct err *e)
 {
 	const struct tcache_head *h = &m->j->head;
@@ -101,7 +128,7 @@ static struct art_w *create(const struct maker *m, const char *path, int64_t par
 	art_meta_str(w, "data", h->data);
 	art_meta_int(w, "vocab", h->vocab);
 	art_meta_int(w, "seq", h->seq);
-	art_meta_int(w, "best", h->best);
+	art_meta_int(w, h->width ? "width" : "best", h->width ? h->width : h->best);
 	art_meta_str(w, "dtype", h->dtype);
 	art_meta_int(w, "windows", h->windows);
 	art_meta_int(w, "per_part", h->per_part);
@@ -143,10 +170,14 @@ static int make_part(struct maker *m, const char *path, int64_t part, int64_t a,
 		frame_set(&m->f, m->tok, m->host_tok);
 		frame_set(&m->f, m->label, m->host_label);
 		prog_run(&m->f);
-		frame_get(&m->f, m->ids, m->host_ids);
-		frame_get(&m->f, m->logp, m->host_logp);
+		if (j->head.width) {
+			frame_get(&m->f, m->hidden, m->host_hidden);
+		} else {
+			frame_get(&m->f, m->ids, m->host_ids);
+			frame_get(&m->f, m->logp, m->host_logp);
+		}
 		for (int64_t k = 0; !rc && k < n; k++)
-			rc = put_window(m, out, w + k, k, e);
+			rc = (j->head.width ? put_hidden : put_window)(m, out, w + k, k, e);
 		j->made += n;
 		progress_step(&m->pr, (double)(w + n));
 	}
@@ -167,6 +198,7 @@ static int have_part(const struct maker *m, const char *path, struct err *e)
 	if (!rc) {
 		const struct tcache_head *want = &m->j->head;
 		const char *what = strcmp(h.teacher, want->teacher) ? "another teacher" : strcmp(h.data, want->data) ? "another token set" :
+			h.width != want->width ? "another --cache-what" :
 			h.best != want->best || strcmp(h.dtype, want->dtype) ? "another --top-k or --cache-dtype" :
 			h.seq != want->seq || h.per_part != want->per_part ? "another --seq or --cache-part" : NULL;
 		if (what)
@@ -232,7 +264,7 @@ int tcache_make(struct tcache_job *j, const struct engine *g, struct err *e)
 	h->windows = j->data->n;
 	h->best = h->best < h->vocab ? h->best : h->vocab;
 	if (!h->per_part) {
-		int64_t bytes = h->seq * (h->best * (!strcmp(h->dtype, "f16") ? 4 : 6) + 4);
+		int64_t bytes = h->width ? h->seq * h->width * 2 : h->seq * (h->best * (!strcmp(h->dtype, "f16") ? 4 : 6) + 4);
 		h->per_part = PART_BYTES / bytes > 0 ? PART_BYTES / bytes : 1;
 	}
 	int held = mkdir_p(j->dir, e) ? -1 : lock(j->dir, e), rc = held < 0 || record(&m, g, e) ? -1 : 0;

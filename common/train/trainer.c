@@ -64,7 +64,10 @@ static void record_teacher(const struct trainer *t, struct pass *s, const struct
 	struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
 			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n };
 	int64_t best = t->o.loss.best, V = t->teacher->arch.vocab;
-	*ht = p_forward(s->p, &b, s->tok, NONE);
+	if (t->o.cached_width)
+		*ht = s->hidden = p_input(s->p, "t.hidden", t->o.micro * t->o.seq, t->o.cached_width, DT_BF16);
+	else
+		*ht = p_forward(s->p, &b, s->tok, NONE);
 	*Wt = p_head_weight(s->p, &b);
 	if (best)
 		*ht = p_topk(s->p, *ht, *Wt, s->label, best < V ? best : V, Wt);
@@ -81,7 +84,7 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	s->tok = p_input(p, "tokens", n, 1, DT_I32);
 	s->label = p_input(p, "labels", n, 1, DT_I32);
 	objective_head(&t->o.loss, &p->head);
-	if (t->teacher)
+	if (trainer_runs_teacher(t) || (t->teacher && train))
 		record_teacher(t, s, probe[1], nt, &ht, &Wt);
 	if (train && t->o.cached) {
 		ht = s->ids = p_input(p, "best.ids", n, t->o.cached, DT_I32);
@@ -108,6 +111,12 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 	if (teacher && teacher->arch.vocab != student->arch.vocab) {
 		err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
 			(long long)teacher->arch.vocab, (long long)student->arch.vocab);
+		trainer_free(t);
+		return -1;
+	}
+	if (o->cached_width && o->cached_width != teacher->arch.hidden) {
+		err_set(e, EXIT_DATA, "the cached hidden states have %lld channels, the teacher %lld", (long long)o->cached_width,
+			(long long)teacher->arch.hidden);
 		trainer_free(t);
 		return -1;
 	}
@@ -295,6 +304,8 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 			frame_set(&s->f, s->ids, t->best_ids + i * t->o.cached);
 			frame_set(&s->f, s->logp, t->best_logp + i * (t->o.cached + 1));
 		}
+		if (t->o.cached_width)
+			frame_set(&s->f, s->hidden, t->cached_hidden + i * t->o.cached_width);
 		run_micro(t, s, &q, r->labels);
 	}
 	if (comm_stop_requested(t->world))

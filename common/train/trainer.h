@@ -36,6 +36,7 @@ struct trainer_spec {
 	struct lora lora;              /* with targets, only those adapters and what choice.train names */
 	struct hidden hidden;
 	int64_t cached;                /* best tokens of a cached teacher, which stands for the teacher; 0: none */
+	int64_t cached_width;          /* columns of its cached hidden states, of the teacher only the output matrix; 0: none */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
 	int dtype;                     /* of weights and activations in the programs */
 	int recompute;                 /* re-run each block in the backward pass instead of keeping its activations */
@@ -51,6 +52,7 @@ struct pass {                          /* a program with its memory and the hand
 	struct frame f;
 	val tok, label, sums;
 	val ids, logp;                 /* inputs: the cached teacher's best tokens, or none */
+	val hidden;                    /* input: its hidden states, or none */
 	val inner[MAX_PAIRS];          /* sums of the hidden losses */
 	int split;                     /* first op that needs alpha */
 };
@@ -79,6 +81,7 @@ struct trainer {
 	int n_span;
 	const int32_t *best_ids;       /* [batch*seq, cached] and [batch*seq, cached+1]: of the next step, set by the owner */
 	const float *best_logp;
+	const uint16_t *cached_hidden; /* [batch*seq, cached_width] bf16, likewise */
 	int64_t updates;               /* optimizer updates done: AdamW's step count */
 	int64_t skipped, skipped_row;  /* steps without an update because of NaN or Inf: in all, in a row */
 };
@@ -100,6 +103,8 @@ static inline size_t trainer_act_bytes(const struct trainer *t)
 	int64_t a = t->train.p->bytes[SP_ACT], b = t->eval.p->bytes[SP_ACT];
 	return (size_t)(a > b ? a : b);
 }
+/* Whether the teacher itself runs: then held-out text has teacher's terms as well */
+static inline bool trainer_runs_teacher(const struct trainer *t) { return t->teacher && !t->o.cached_width; }
 static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }
 /* The weights of both models from their directories (teacher NULL: none); trainer_sync is left to the caller. */
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e);

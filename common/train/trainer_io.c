@@ -28,10 +28,21 @@ static int load_student(struct trainer *t, const char *dir, struct err *e)
 	return rc;
 }
 
+static int load_head(struct trainer *t, const char *dir, struct err *e)
+{
+	struct st_model *m = st_open(dir, e);
+	int rc = m ? param_read(t->teacher, ptable_find(t->teacher, "head"), m, t->tw, t->o.dtype, e) : -1;
+	if (m)
+		st_close(m);
+	return rc;
+}
+
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
 {
 	if (load_student(t, student, e))
 		return -1;
+	if (teacher && t->o.cached_width)
+		return load_head(t, teacher, e);
 	return teacher ? params_load(t->teacher, teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, e) : 0;
 }
 

@@ -33,10 +33,20 @@ static void find_spans(struct trainer *t)
 	}
 }
 
+/* A table whose arena holds the output matrix and nothing else */
+static void head_alone(struct ptable *t)
+{
+	struct param *p = &t->p[ptable_find(t, "head") - t->p];
+	p->off = 0;
+	t->elems = (p->rows * p->cols + 31) / 32 * 32;
+}
+
 int trainer_layout(struct trainer *t, struct err *e)
 {
 	struct ptable *s = t->student;
 	const struct hidden *h = &t->o.hidden;
+	if (t->o.cached_width)
+		head_alone(t->teacher);
 	t->frozen = xcalloc((size_t)s->n, 1);
 	if (trained_choose(s, &t->o.choice, t->frozen, e))
 		return -1;

@@ -38,6 +38,30 @@ for tail in renorm zero ghost; do
 	near "best-$tail" 2e-3 "$(value "$t/c-$tail" 3 loss)" "$(value "$t/o-$tail" 3 loss)"
 done
 
+# --- hidden states in bf16: any loss at any temperature, of the teacher only its output matrix
+hid() { train --teacher "$t/teacher" --teacher-cache "$t/hidden" "$@"; }
+works hidden cache --cache-what hidden --cache-part 16 --cache-teacher "$t/hidden"
+works hidden-checked artcheck -q "$t"/hidden/part-*
+hid --valid "$t/valid" -o "$t/h16" && train --teacher "$t/teacher" -o "$t/o16"
+hid --dtype f32 -o "$t/h32"
+for i in 1 10 100; do
+	near "hidden-bf16-$i" 2e-4 "$(value "$t/h16" $((i + 1)) loss)" "$(value "$t/o16" $i loss)"
+	near "hidden-f32-$i" 2e-3 "$(value "$t/h32" $i loss)" "$(value "$t/online" $i loss)"
+done
+same hidden-valid "$(sed -n 1p "$t/h16/metrics.jsonl" | grep -c 'valid/kd\|valid/loss') $(grep -c valid/ppl "$t/h16/metrics.jsonl")" "0 2"
+any="--loss rkl:1,jsd:0.5,ce:0.1 --temperature 2 --weigh wsl --dtype f32 --steps 2"
+# shellcheck disable=SC2086
+hid $any -o "$t/any" && train --teacher "$t/teacher" $any -o "$t/any-online"
+near hidden-any-loss 2e-3 "$(value "$t/any" 2 loss)" "$(value "$t/any-online" 2 loss)"
+hid --stop-after 35 -o "$t/h-resumed"; hid -o "$t/h-resumed"
+alike hidden-resumed "$t/h16/student/model.safetensors" "$t/h-resumed/student/model.safetensors"
+held() { "$@" --dry-run=json -o "$t/bad" | sed 's/.*"teacher weights":\([0-9]*\).*/\1/'; }
+same hidden-memory "$(held hid) $(($(held train --teacher "$t/teacher") > 4 * $(held hid)))" "$((96 * 32 * 2)) 1"
+fails hidden-no-teacher 2 "--teacher is needed for its output matrix" train --teacher-cache "$t/hidden" -o "$t/bad"
+fails hidden-other-teacher 65 "made by teacher" train --teacher "$t/stranger" --teacher-cache "$t/hidden" -o "$t/bad"
+fails hidden-top-k 2 "no part of --cache-what hidden" cache -q --cache-what hidden --top-k 4 --cache-teacher "$t/bad"
+fails hidden-over-best 65 "another --cache-what" cache -q --cache-what hidden --cache-teacher "$t/best"
+
 # --- making it again: nothing to do, going on, the same bytes
 cp -r "$t/whole" "$t/again" && rm "$t/whole/part-00001"
 cache --cache-teacher "$t/whole" --top-k 96 --cache-dtype f32 --cache-part 16 --dtype f32 2>"$t/err"
