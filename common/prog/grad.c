@@ -5,7 +5,7 @@
  * needs no copy: the gradient of `res` is the gradient of `y` itself, under another name, because every reader of
  * grad(y) has been emitted by then.  Values that no trainable parameter reaches get nothing.
  *
- * Recomputation: before the first rule of a block, the ops of that block whose results its rules read are emitted again
+ * Recomputation (of everything, or of all but the products and attention): before the first rule of a block, the ops of that block whose results its rules read are emitted again
  * (map[] sends old values to the new ones), so that the originals die in the forward pass.  Bit for bit the same values,
  * because kernels are deterministic.
  *
@@ -234,8 +234,14 @@ static int rule_reads(const struct grad *g, const struct op *o, val *r)
 	}
 }
 
+/* Dear to compute, in bytes kept for a FLOP saved: stays stored unless everything is computed again */
+static int dear(const struct op *o)
+{
+	return o->code == OP_LINEAR || o->code == OP_ATTN;
+}
+
 /* Emits again what the rules of ops [from, to] of one block read and that block computed. */
-static void reemit(struct grad *g, int from, int to)
+static void reemit(struct grad *g, int from, int to, int recompute)
 {
 	struct prog *p = g->p;
 	uint8_t *need = xcalloc((size_t)g->n_map, 1), *made = xcalloc((size_t)g->n_map, 1);
@@ -249,6 +255,7 @@ static void reemit(struct grad *g, int from, int to)
 		int used = 0;
 		for (int k = 0; k < MAX_OUT; k++)
 			used |= o->out[k].id && p->v[o->out[k].id].space == SP_ACT && need[o->out[k].id];
+		used &= recompute == RECOMPUTE_FULL || !dear(o);
 		made[i - from] = (uint8_t)used;
 		for (int k = 0; used && k < MAX_IN; k++)
 			need[o->in[k].id] = 1;
@@ -286,7 +293,7 @@ void prog_grad(struct prog *p, int recompute)
 			int from = i;
 			while (from > 0 && p->op[from - 1].block == o.block)
 				from--;
-			reemit(&g, from, i);
+			reemit(&g, from, i, recompute);
 		}
 		rule(&g, &o);
 	}

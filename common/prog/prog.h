@@ -158,7 +158,9 @@ void p_keep(struct prog *p, val v);
 val prog_find(const struct prog *p, const char *name);     /* NONE when absent */
 
 /* Passes, in this order. */
-void prog_grad(struct prog *p, int recompute);             /* recompute: 0 store all, 1 re-run each block */
+/* What of a block the backward pass computes again instead of finding it stored: nothing, norms and activation functions, all */
+enum recompute { RECOMPUTE_NONE, RECOMPUTE_NORMS, RECOMPUTE_FULL };
+void prog_grad(struct prog *p, int recompute);
 int prog_plan(struct prog *p, struct err *e);
 int prog_check(const struct prog *p, struct err *e);
 void prog_explain(const struct prog *p, FILE *f);

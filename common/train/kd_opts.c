@@ -71,7 +71,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-every", &kd.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
-	OPT_FLAG(0, "recompute", &kd.recompute, "less memory: run each block again in the backward pass"),
+	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "less memory: the backward pass runs each block again (full, also without a word), or only its norms and activation functions; the same bits"),
 	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
@@ -112,6 +112,18 @@ static void validate_data(void)
 		opt_die("--mix-reference teacher measures the weights of --teacher");
 }
 
+/* -1: no such word */
+static int kd_recompute(const char *word, int *kind)
+{
+	static const char *const words[] = { "none", "selective", "full" }; /* as enum recompute */
+	if (!*word)
+		word = "full";
+	for (*kind = 0; *kind < 3; (*kind)++)
+		if (!strcmp(word, words[*kind]))
+			return 0;
+	return -1;
+}
+
 void kd_validate(struct objective *loss, double *max_seconds)
 {
 	struct err e = { 0 };
@@ -147,6 +159,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--batch %lld is not a multiple of --micro %lld", (long long)kd.batch, (long long)kd.micro);
 	if (kd.min_lr > kd.lr)
 		opt_die("--min-lr %g is above --lr %g", kd.min_lr, kd.lr);
+	if (kd.recompute_word && kd_recompute(kd.recompute_word, &kd.recompute))
+		opt_die("--recompute=%s: expected none, selective or full", kd.recompute_word);
 	if (kd.export && !kd.stop_at)
 		opt_die("--export needs --stop-at: the step whose model is meant");
 	if (kd.max_time && parse_duration(kd.max_time, max_seconds))

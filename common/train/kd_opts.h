@@ -28,7 +28,8 @@ extern struct kd_opts {
 	bool lora_adapter;
 	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps, peak;
 	int64_t steps, tokens, warmup;
-	bool recompute;
+	const char *recompute_word;
+	int recompute;                 /* enum recompute, of the word */
 	/* saving, stopping, reporting */
 	const char *max_time, *save_dtype, *export;
 	int64_t save_every, keep, stop_after, stop_at, log_every, valid_every, valid_samples;

@@ -13,9 +13,8 @@
  */
 #ifndef ADZE_LAYOUT_H
 #define ADZE_LAYOUT_H
-#include "../model/params.h"
+#include "../prog/prog.h"
 
-enum recompute { RECOMPUTE_NONE, RECOMPUTE_NORMS, RECOMPUTE_FULL }; /* NORMS: norms and activation products */
 struct layout {
 	int zero;              /* 0..3 */
 	bool sharded_teacher;  /* over the GPUs of a node */

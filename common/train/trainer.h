@@ -39,7 +39,7 @@ struct trainer_spec {
 	int64_t cached_width;          /* columns of its cached hidden states, of the teacher only the output matrix; 0: none */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
 	int dtype;                     /* of weights and activations in the programs */
-	int recompute;                 /* re-run each block in the backward pass instead of keeping its activations */
+	int recompute;                 /* enum recompute */
 	double clip;                   /* of the global norm; 0: none */
 	double beta1, beta2, eps, weight_decay;
 };

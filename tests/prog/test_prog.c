@@ -195,14 +195,18 @@ static void test_recompute(void **s)
 			int32_t tok[B * T], label[B * T];
 			int counted;
 			batch(&shapes[k], tok, label, &counted);
-			struct run a, b;
-			run_ce(&a, &g, t, w, tok, label, 0, counted);
-			run_ce(&b, &g, t, w, tok, label, 1, counted);
+			struct run a, b, c;
+			run_ce(&a, &g, t, w, tok, label, RECOMPUTE_NONE, counted);
+			run_ce(&b, &g, t, w, tok, label, RECOMPUTE_NORMS, counted);
+			run_ce(&c, &g, t, w, tok, label, RECOMPUTE_FULL, counted);
 			assert_memory_equal(a.grad, b.grad, (size_t)t->elems * sizeof *a.grad);
-			assert_true(b.p->n > a.p->n);
+			assert_memory_equal(a.grad, c.grad, (size_t)t->elems * sizeof *a.grad);
+			assert_true(c.p->n > b.p->n && b.p->n > a.p->n);
+			for (int i = b.p->n_forward; i < b.p->n; i++)
+				assert_true(b.p->op[i].code != OP_LINEAR && b.p->op[i].code != OP_ATTN);
 			if (shapes[k].layers > 2)
-				assert_true(b.p->bytes[SP_ACT] < a.p->bytes[SP_ACT]);
-			run_free(&a), run_free(&b);
+				assert_true(b.p->bytes[SP_ACT] < a.p->bytes[SP_ACT] && c.p->bytes[SP_ACT] < b.p->bytes[SP_ACT]);
+			run_free(&a), run_free(&b), run_free(&c);
 			free(w);
 			ptable_free(t);
 		}
