@@ -152,9 +152,12 @@ struct kernels {
 	void (*linear_dw)(struct dev *, mat dW, mat dbias, mat dy, mat x);
 
 	/* attn      o [N,H*D]; lse [N,H] f32 = log-sum-exp of the scaled scores; qkv [N,(H+2G)*D] unrotated; rope f32
-	 *           Never forms T x T for a whole sequence at once. */
-	void (*attn)(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
-	void (*attn_bwd)(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+	 *           Never forms T x T for a whole sequence at once.  start [N,1] i32 or absent, for documents packed into
+	 *           one sequence: row n sees positions from start[n] on, and there its rotation begins (row t - start[n] of
+	 *           rope).  0 <= start[n] <= n mod T, never falling within a sequence. */
+	void (*attn)(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
+	void (*attn_bwd)(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start,
+			 const struct attn_geom *);
 
 	/* attn_tree attention of rows packed as a forest in depth-first order: texts with a common start, the start once.
 	 *           node [N,2] i32: position of the row in its text, and the end of its subtree: row j is seen by rows
@@ -235,7 +238,7 @@ extern const struct kernels kernels_ref;
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 7 };
+enum { KERNELS_ABI = 8 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

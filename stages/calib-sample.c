@@ -204,7 +204,7 @@ struct bar {
 /* samples 0: not known yet */
 static void put_meta(struct art_w *w, const struct tokenizer *t, const struct pack_how *how, int64_t samples, const struct inputs *in)
 {
-	char *names = xstrdup("");
+	char *names = xstrdup(""), strings[33];
 	for (int i = 0; i < in->n && i < 64; i++) {
 		const char *base = strrchr(in->v[i].path, '/') ? strrchr(in->v[i].path, '/') + 1 : in->v[i].path;
 		char *longer = o.sources ? xasprintf("%s%s%s:%g", names, i ? "," : "", base, in->weight[i])
@@ -213,6 +213,8 @@ static void put_meta(struct art_w *w, const struct tokenizer *t, const struct pa
 		names = longer;
 	}
 	art_meta_str(w, "tokenizer", tok_digest(t));
+	tok_strings(t, strings);
+	art_meta_str(w, "strings", strings);
 	art_meta_int(w, "vocab", tok_vocab_size(t));
 	art_meta_int(w, "seq", o.seq);
 	if (samples)

@@ -18,6 +18,7 @@
 #include "../common/train/kd_opts.h"
 #include "../common/train/layout.h"
 #include "../common/train/session.h"
+#include "../common/train/vocab.h"
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@
 struct run {
 	struct trainer t;
 	struct mix mix;
+	int64_t vocab;                         /* tokens of both models */
 	struct schedule rate;
 	char teacher[33], student[33];         /* fingerprints */
 	char *settings;
@@ -44,23 +46,27 @@ static struct ptable *open_model(const char *dir, char print[33])
 	return t;
 }
 
-/* Ids mean nothing under another tokenizer; a re-serialised one has another digest, so this is only a warning. */
-static void compare_tokenizer(const char *dir, const char *path, const struct batches *b)
+/* Ids mean nothing under another tokenizer. */
+static void compare_tokens(const struct run *r, const char *dir)
 {
-	char *file = xasprintf("%s/tokenizer.json", dir), digest[33];
-	if (!access(file, R_OK) && !digest_file(file, digest, NULL) && strcmp(digest, b->tokenizer))
-		log_warn("%s was made with another tokenizer.json than that of %s", path, dir);
-	free(file);
+	struct err e = { 0 };
+	const struct mix *m = &r->mix;
+	for (int i = 0; i < m->n + m->n_valid; i++) {
+		const struct batches *b = i < m->n ? &m->d[i].data : &m->v[i - m->n].data;
+		bool new = !i || strcmp(b->tokenizer, m->d[0].data.tokenizer);
+		if (new && vocab_data(dir, i < m->n ? m->d[i].path : m->v[i - m->n].path, b, &e))
+			die_err(&e);
+	}
 }
 
 static void open_data(struct run *r, int64_t vocab)
 {
 	struct err e = { 0 };
 	struct mix_spec o = { .data = &kd.data, .valid = &kd.valid, .cache = &kd.cache, .weights = kd.weights, .seq = kd.seq,
-			      .vocab = vocab, .batch = kd.batch, .valid_samples = kd.valid_samples, .seed = (uint64_t)com.seed };
+			      .vocab = vocab, .batch = kd.batch, .apart = !strcmp(kd.documents, "apart"), .valid_samples = kd.valid_samples, .seed = (uint64_t)com.seed };
 	if (mix_open(&r->mix, &o, &e))
 		die_err(&e);
-	compare_tokenizer(kd.student ? kd.student : kd.teacher, r->mix.d[0].path, &r->mix.d[0].data);
+	compare_tokens(r, kd.student ? kd.student : kd.teacher);
 	bool dynamic = !strcmp(kd.mix, "dynamic"), by_teacher = kd.mix_reference && !strcmp(kd.mix_reference, "teacher");
 	if (dynamic && mix_dynamic(&r->mix, by_teacher ? NULL : kd.mix_reference, kd.mix_rate, kd.mix_floor, &e))
 		die_err(&e);
@@ -121,7 +127,7 @@ static void settle(struct run *r, const struct objective *loss)
 	}
 	const struct setting v[] = {
 		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", kd.cache.n ? r->mix.d[0].cache.head.dtype : "none", 0 },
-		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 },
+		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 }, { "documents", kd.documents, 0 }, { "vocab", NULL, (double)r->vocab },
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
 #include "../common/train/losses.def"
 #undef LOSS
@@ -315,7 +321,9 @@ static int make_cache(struct run *r)
 		opt_die("--cache-teacher: one --data at a time, each has a cache of its own");
 	struct ptable *t = open_model(kd.teacher, r->teacher);
 	struct tcache_job j = { .dir = kd.cache_out, .teacher = &w, .force = com.force };
-	open_data(r, t->arch.vocab);
+	if (vocab_agree((struct vocab_of){ kd.teacher, t->arch.vocab }, (struct vocab_of){ 0 }, &j.head.vocab, &e))
+		die_err(&e);
+	open_data(r, j.head.vocab);
 	j.data = &r->mix.d[0].data;
 	memcpy(j.head.teacher, r->teacher, sizeof j.head.teacher);
 	snprintf(j.head.dtype, sizeof j.head.dtype, "%s", kd.cache_dtype);
@@ -400,7 +408,10 @@ int main(int argc, char **argv)
 	kd_validate(&loss, &r.max_seconds);
 	struct ptable *teacher = kd.teacher ? open_model(kd.teacher, r.teacher) : NULL;
 	struct ptable *student = open_model(kd.student, r.student);
-	open_data(&r, student->arch.vocab);
+	struct vocab_of of_teacher = { kd.teacher, teacher ? teacher->arch.vocab : 0 };
+	if (vocab_agree(of_teacher, (struct vocab_of){ kd.student, student->arch.vocab }, &r.vocab, &e))
+		die_err(&e);
+	open_data(&r, r.vocab);
 	plan_rate(&r);
 	if (kd.cache.n) {
 		use_cache(&r, &loss);
@@ -410,8 +421,11 @@ int main(int argc, char **argv)
 		ptable_free(teacher);
 		teacher = NULL;
 	}
-	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze, kd.lora.targets != NULL }, .lora = kd.lora, .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
-				     .cached = kd.cache.n && !width ? loss.best : 0, .cached_width = width, .recompute = kd.recompute, .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
+	struct trainer_spec spec = { .loss = loss, .choice = { kd.train, kd.freeze, kd.lora.targets != NULL }, .lora = kd.lora,
+				     .cached = kd.cache.n && !width ? loss.best : 0, .cached_width = width, .recompute = kd.recompute,
+				     .apart = r.mix.eos >= 0, .doc_end = r.mix.eos, .vocab = r.vocab,
+				     .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
+				     .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");

@@ -116,9 +116,9 @@ static void bench_attn(int64_t B, int64_t T, int H, int G, int dt)
 	mat qkv = make(B * T, (H + 2 * G) * 64, dt), o = make(B * T, H * 64, dt), lse = make(B * T, H, DT_F32);
 	mat rope = make(T, 64, DT_F32), dq = make(B * T, (H + 2 * G) * 64, dt);
 	snprintf(shape, sizeof shape, "%ld x %ld, %d/%d heads %s", (long)B, (long)T, H, G, dt == DT_BF16 ? "bf16" : "f32");
-	TIME(t1, K->attn(D, o, lse, qkv, rope, &g))
+	TIME(t1, K->attn(D, o, lse, qkv, rope, (mat){ 0 }, &g))
 	flops("attn", shape, t1, f);
-	TIME(t2, K->attn_bwd(D, dq, o, o, lse, qkv, rope, &g))
+	TIME(t2, K->attn_bwd(D, dq, o, o, lse, qkv, rope, (mat){ 0 }, &g))
 	flops("attn_bwd", shape, t2, 2.5 * f);
 	drop(qkv), drop(o), drop(lse), drop(rope), drop(dq);
 }

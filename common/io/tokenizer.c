@@ -213,6 +213,22 @@ const char *tok_spelling(const struct tokenizer *t, uint32_t id)
 	return id < t->bpe.n_ids ? t->bpe.tok[id].spell : NULL;
 }
 
+void tok_strings(const struct tokenizer *t, char digest[33])
+{
+	size_t n = 0, cap = 1 << 16;
+	char *all = xmalloc(cap);
+	for (int64_t id = 0; id < tok_vocab_size(t); id++) {
+		const char *s = tok_spelling(t, (uint32_t)id);
+		size_t k = s ? strlen(s) + 1 : 2; /* an id without a token: NUL and a byte that UTF-8 never has */
+		if (n + k > cap)
+			all = xrealloc(all, cap = 2 * (n + k), 1);
+		memcpy(all + n, s ? s : "\0\xff", k);
+		n += k;
+	}
+	digest_hex(all, n, digest);
+	free(all);
+}
+
 int64_t tok_find(const struct tokenizer *t, const char *spelling)
 {
 	for (int i = 0; i < t->n_added; i++)

@@ -63,5 +63,7 @@ int64_t tok_vocab_size(const struct tokenizer *t);    /* highest id + 1 */
 int64_t tok_bos(const struct tokenizer *t);
 int64_t tok_eos(const struct tokenizer *t);
 const char *tok_digest(const struct tokenizer *t);    /* 32 hex digits: XXH3-128 of tokenizer.json */
+/* 32 hex digits: XXH3-128 of all token spellings in the order of their ids: equal for two files that mean the same tokens */
+void tok_strings(const struct tokenizer *t, char digest[33]);
 const char *tok_path(const struct tokenizer *t);      /* of tokenizer.json */
 #endif

@@ -14,8 +14,12 @@ int tokenset_open(struct tokenset *t, const char *path, int64_t vocab, struct er
 	if (!t->r)
 		return -1;
 	const msgpack_object *m = art_meta(t->r);
+	t->eos = t->pack = -1;
 	if (obj_int(t->r, m, "vocab", &t->vocab, e) || obj_int(t->r, m, "seq", &t->seq, e) ||
 	    (obj_get(m, "samples") && obj_int(t->r, m, "samples", &t->samples, e)) ||
+	    (obj_get(m, "eos") && obj_int(t->r, m, "eos", &t->eos, e)) ||
+	    (obj_get(m, "pack") && obj_int(t->r, m, "pack", &t->pack, e)) ||
+	    (obj_get(m, "strings") && obj_str(t->r, m, "strings", t->strings, sizeof t->strings, e)) ||
 	    obj_str(t->r, m, "tokenizer", t->tokenizer, sizeof t->tokenizer, e))
 		goto bad;
 	if (t->vocab < 1 || t->seq < 1 || t->seq > INT32_MAX || t->samples < 0) {

@@ -10,7 +10,8 @@
 struct tokenset {
 	struct art_r *r;
 	int64_t vocab, seq, samples;   /* from the header; samples INT64_MAX: not known before the end */
-	char tokenizer[33];
+	int64_t eos, pack;             /* id between packed documents, -1: none; 0: one document a sample */
+	char tokenizer[33], strings[33]; /* strings "": not said */
 	int32_t *ids;                  /* the current sample */
 	int64_t n;                     /* its length, 1..seq */
 	int64_t index;

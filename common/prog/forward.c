@@ -124,7 +124,7 @@ static val heads(const struct ctx *c, val h, int64_t l)
 		return p_attn_kv(c->p, qkv, rope, c->b->at, &g, c->b->dtype, c->b->dtype);
 	if (c->b->node.id)
 		return p_attn_tree(c->p, qkv, rope, c->b->node, &g, c->b->dtype);
-	return p_attn(c->p, qkv, rope, &g, c->b->dtype);
+	return p_attn(c->p, qkv, rope, c->b->start, &g, c->b->dtype);
 }
 
 static void cosine_stat(const struct ctx *c, val a, val b, const char *part, int64_t layer)

@@ -162,8 +162,8 @@ static void rule(struct grad *g, const struct op *o)
 		rule_linear(g, o, dy);
 		break;
 	case OP_ATTN: {
-		val in[] = { dy, rd(g, y), rd(g, o->out[1]), rd(g, o->in[0]), o->in[1] };
-		emit_into(g, OP_ATTN_BWD, 5, in, o->in[0])->geom = o->geom;
+		val in[] = { dy, rd(g, y), rd(g, o->out[1]), rd(g, o->in[0]), o->in[1], o->in[2] };
+		emit_into(g, OP_ATTN_BWD, 6, in, o->in[0])->geom = o->geom;
 		break;
 	}
 	case OP_ACT: {

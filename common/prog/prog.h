@@ -30,7 +30,7 @@ enum opcode {
 enum space {
 	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_STATE, SP_COUNT
 };
-enum { MAX_IN = 5, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
+enum { MAX_IN = 6, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
 
 struct value {
 	const char *name;      /* "blk.3.mlp.up"; owned by the program */
@@ -78,6 +78,7 @@ struct build {
 	int space;             /* SP_PARAM or SP_PARAM_T */
 	const char *prefix;    /* of value names, "" or "t." */
 	int64_t blk0, blk1;    /* blocks [blk0, blk1); 0, layers for the whole model */
+	val start;             /* [N,1] i32: first position that each row attends to (packed documents), or NONE */
 	int slice;             /* no embedding before blk0, no final norm after blk1: blocks alone */
 	const uint8_t *drop;   /* [layers] DROP_* bits: what is left out; or NULL */
 	const float *hidden_mask; /* [hidden] 0/1 or NULL: see kernels.h norm */
@@ -106,6 +107,7 @@ struct prog {
 	struct relation *rel;  /* of relation losses, likewise */
 	int n_rel;
 	int64_t B, T;
+	int64_t vocab;         /* rows of the output matrices that are tokens, the others are padding: -inf; 0: all are tokens */
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
 	const struct ptable *table[SP_COUNT]; /* whose parameters PARAM and PARAM_T hold */
@@ -130,7 +132,7 @@ val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, i
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
 val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale);
-val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype);
+val p_attn(struct prog *p, val qkv, val rope, val start, const struct attn_geom *g, int dtype);
 val p_attn_tree(struct prog *p, val qkv, val rope, val node, const struct attn_geom *g, int dtype);
 /* Rows anywhere in the sequences of a cache (g->B slots of g->T positions); the cache is new state of type kv_dtype. */
 val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype);

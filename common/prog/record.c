@@ -232,7 +232,7 @@ val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g,
 	return y;
 }
 
-val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dtype)
+val p_attn(struct prog *p, val qkv, val rope, val start, const struct attn_geom *g, int dtype)
 {
 	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
 	val in[] = { qkv };
@@ -241,6 +241,7 @@ val p_attn(struct prog *p, val qkv, val rope, const struct attn_geom *g, int dty
 	struct op *o = prog_op(p, OP_ATTN);
 	o->in[0] = qkv;
 	o->in[1] = rope;
+	o->in[2] = start;
 	o->out[0] = y;
 	o->out[1] = lse;
 	o->geom = geometry(p, g);

@@ -79,6 +79,14 @@ void frame_zero_stats(struct frame *f)
 			f->g->k->zero(f->g->d, M(f, (val){ i }));
 }
 
+/* An output matrix without its padding */
+static mat tokens_of(const struct frame *f, val W)
+{
+	mat m = M(f, W);
+	m.rows = m.p && f->p->vocab && m.rows > f->p->vocab ? f->p->vocab : m.rows;
+	return m;
+}
+
 static void run_loss(struct frame *f, const struct op *o)
 {
 	const struct kernels *k = f->g->k;
@@ -87,8 +95,9 @@ static void run_loss(struct frame *f, const struct op *o)
 	if (o->code == OP_KD_HEAD) {
 		struct kd_head_args a = p->head;
 		memcpy(a.coef, p->coef, sizeof a.coef);
-		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->out[2]), M(f, o->in[0]), M(f, o->in[1]),
-			   M(f, o->in[2]), M(f, o->in[3]), M(f, o->in[4]), &a);
+		mat ht = M(f, o->in[2]), Wt = ht.dtype == DT_I32 ? M(f, o->in[3]) : tokens_of(f, o->in[3]);
+		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), tokens_of(f, o->out[2]), M(f, o->in[0]), tokens_of(f, o->in[1]), ht, Wt,
+			   M(f, o->in[4]), &a);
 	} else if (o->code == OP_RELATION) {
 		k->relation(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]), M(f, o->in[1]), M(f, o->in[2]), &p->rel[o->geom],
 			    p->coef[o->arg], o->acc);
@@ -109,7 +118,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_NORM: k->norm(d, O(0), O(1), I(0), I(1), I(2), I(3), o->arg, o->f); break;
 	case OP_QKNORM: k->qknorm(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom], o->arg, o->f); break;
 	case OP_LINEAR: k->linear(d, O(0), I(0), I(1), I(2), I(3)); break;
-	case OP_ATTN: k->attn(d, O(0), O(1), I(0), I(1), &f->p->geom[o->geom]); break;
+	case OP_ATTN: k->attn(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
 	case OP_ATTN_TREE: k->attn_tree(d, O(0), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
 	case OP_ATTN_KV: k->attn_kv(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
 	case OP_ACT: k->act(d, O(0), I(0), o->arg); break;
@@ -122,7 +131,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_MSE:
 	case OP_COSINE:
 	case OP_RELATION: run_loss(f, o); break;
-	case OP_TOPK: k->topk(d, O(0), O(1), I(0), I(1), I(2), f->p->head.tau); break;
+	case OP_TOPK: k->topk(d, O(0), O(1), I(0), tokens_of(f, o->in[1]), I(2), f->p->head.tau); break;
 	case OP_LOGPROB: k->logprob(d, O(0), I(0), I(1), I(2)); break;
 	case OP_EMBED_DW: k->embed_dw(d, O(0), I(0), I(1), o->f); break;
 	case OP_NORM_BWD: k->norm_bwd(d, O(0), O(1), O(2), I(0), I(1), I(2), I(3), I(4), o->arg, o->acc); break;
@@ -131,7 +140,7 @@ static void run_op(struct frame *f, const struct op *o)
 		break;
 	case OP_LINEAR_DX: k->linear_dx(d, O(0), I(0), I(1), o->acc); break;
 	case OP_LINEAR_DW: k->linear_dw(d, O(0), O(1), I(0), I(1)); break;
-	case OP_ATTN_BWD: k->attn_bwd(d, O(0), I(0), I(1), I(2), I(3), I(4), &f->p->geom[o->geom]); break;
+	case OP_ATTN_BWD: k->attn_bwd(d, O(0), I(0), I(1), I(2), I(3), I(4), I(5), &f->p->geom[o->geom]); break;
 	case OP_ACT_DX: k->act_dx(d, O(0), I(0), I(1), o->arg); break;
 	case OP_MASK_DZ: k->mask_dz(d, O(0), I(0), I(1)); break;
 	case OP_ADD_COLS: k->add_cols(d, O(0), I(0), I(1), o->arg, o->f); break;

@@ -90,6 +90,7 @@ static int read_all(struct batches *b, struct tokenset *t, int64_t seq, struct e
 	if (b->seq < 2)
 		return err_set(e, EXIT_DATA, "%s: sequences of one token have nothing to predict", name);
 	snprintf(b->tokenizer, sizeof b->tokenizer, "%s", t->tokenizer);
+	snprintf(b->strings, sizeof b->strings, "%s", t->strings);
 	while ((rc = tokenset_next(t, e)) > 0)
 		add_sample(&w, t->ids, t->n);
 	if (rc < 0)
@@ -108,6 +109,8 @@ int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab
 	if (tokenset_open(&t, path, vocab, e))
 		return -1;
 	b->wide = t.vocab > 65536;
+	b->eos = t.pack ? t.eos : -1;
+	b->packed = t.pack != 0;
 	int rc = read_all(b, &t, seq, e);
 	tokenset_close(&t);
 	if (rc)
@@ -117,7 +120,7 @@ int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab
 
 int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed)
 {
-	*b = (struct batches){ .seed = seed, .wide = 1, .seq = seq };
+	*b = (struct batches){ .seed = seed, .wide = 1, .seq = seq, .eos = -1 };
 	struct builder w = { .b = b };
 	reserve(&w, n * len);
 	memcpy(b->ids, ids, (size_t)(n * len) * 4);
@@ -135,12 +138,26 @@ void batches_free(struct batches *b)
 	*b = (struct batches){ 0 };
 }
 
+int batches_apart(struct batches *b, const char *path, struct err *e)
+{
+	if (b->packed && b->eos < 0)
+		return err_set(e, EXIT_DATA, "%s: does not say which token ends a document: documents cannot be kept apart", path);
+	b->apart = b->eos >= 0;
+	return 0;
+}
+
+void document_starts(int32_t *start, const int32_t *ids, int64_t n, int64_t seq, int64_t eos)
+{
+	for (int64_t i = 0; i < n; i++)
+		start[i] = i % seq == 0 ? 0 : ids[i - 1] == eos ? (int32_t)(i % seq) : start[i - 1];
+}
+
 void batches_window(const struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
 {
 	struct window w = b->win[k];
 	for (int64_t i = 0; i < b->seq; i++) {
 		ids[i] = i < w.len ? (int32_t)id_at(b, w.at + i) : 0;
-		labels[i] = i + 1 < w.len ? (int32_t)id_at(b, w.at + i + 1) : -1;
+		labels[i] = i + 1 < w.len && !(b->apart && ids[i] == b->eos) ? (int32_t)id_at(b, w.at + i + 1) : -1;
 	}
 }
 

@@ -6,6 +6,9 @@
  * e = k / n and a fresh permutation each epoch, so a checkpoint needs only the step.  Labels are the next token of the
  * same window; the last position has none (-1).
  *
+ * A packed window may hold several documents, each but the last closed by the set's end id.  Kept apart, the token after an
+ * end id is no label, and document_starts says where each token's own document begins.
+ *
  * Tokens are held in memory, two bytes each where the ids allow.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -27,12 +30,20 @@ struct batches {
 	struct window *win;    /* owned */
 	int64_t *perm;         /* owned: order of `epoch` */
 	int64_t epoch;
+	int64_t eos;           /* id that closes a packed document, -1: none, or the set has one document a sample */
+	bool packed;           /* samples may hold several documents */
+	bool apart;            /* documents are kept apart */
 	char digest[33];       /* of the artifact's content */
 	char tokenizer[33];    /* digest of the tokenizer that made it */
+	char strings[33];      /* of its tokens, "": not said */
 };
 /* seq 0: the stored length.  Refuses a set made with a vocabulary larger than vocab (the model's), and one without a single
  * window that has a label. */
 int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e);
+/* Keeps documents apart; refuses a packed set without an end id. */
+int batches_apart(struct batches *b, const char *path, struct err *e);
+/* start [n]: for each token, the position in its window of seq tokens where its document begins */
+void document_starts(int32_t *start, const int32_t *ids, int64_t n, int64_t seq, int64_t eos);
 /* From tokens in memory, for programs that make their own; n samples of len ids. */
 int batches_from(struct batches *b, const uint32_t *ids, int64_t n, int64_t len, int64_t seq, uint64_t seed);
 void batches_free(struct batches *b);

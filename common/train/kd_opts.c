@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct kd_opts kd = {
-	.mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
+	.documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1, .per_node = 8, .lora = { NULL, 16, 32 },
@@ -25,6 +25,7 @@ static const struct opt opts[] = {
 	OPT_LIST(0, "data", &kd.data, "[NAME=]TOKENS", "token set to train on; several of them are domains, with names"),
 	OPT_LIST(0, "valid", &kd.valid, "[NAME=]TOKENS", "held-out token set, measured before, during and after; with names, also each for itself"),
 	OPT_STR(0, "weights", &kd.weights, "NAME:W,...", "shares of the domains in what is drawn, by their size if not given"),
+	OPT_CHOICE(0, "documents", &kd.documents, "joined|apart", "apart: tokens of a packed sequence attend to their own document only, which begins at position 0"),
 	OPT_CHOICE(0, "mix", &kd.mix, "fixed|dynamic", "dynamic: after each --valid-every steps a domain's weight is multiplied by exp(held-out loss - reference)"),
 	OPT_STR(0, "mix-reference", &kd.mix_reference, "NAME:L,...|teacher", "cross-entropy that each domain should end with, or the teacher's own"),
 	OPT_F64(0, "mix-rate", &kd.mix_rate, "X", "factor of loss - reference in the exponent", 0, 1e6),

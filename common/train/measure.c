@@ -24,8 +24,7 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 				memset(labels + j * seq, 0xff, (size_t)seq * sizeof *labels); /* -1: counts for nothing */
 		for (int64_t i = 0; i < micro * seq; i++)
 			r->labels += labels[i] >= 0;
-		frame_set(&s->f, s->tok, ids);
-		frame_set(&s->f, s->label, labels);
+		pass_feed(t, s, ids, labels);
 		prog_run(&s->f);
 	}
 	comm_sum_i64(t->world, &r->labels, 1);
@@ -47,8 +46,9 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 			       .blk1 = t->teacher->arch.layers };
 	int64_t rows = t->o.micro * t->o.seq;
 	struct pass s = { .p = prog_new(t->o.micro, t->o.seq) };
-	s.tok = p_input(s.p, "tokens", rows, 1, DT_I32);
-	s.label = p_input(s.p, "labels", rows, 1, DT_I32);
+	pass_inputs(t, &s);
+	build.start = s.start;
+	s.p->vocab = t->o.vocab;
 	objective_head(&ce, &s.p->head);
 	val h = p_forward(s.p, &build, s.tok, NONE);
 	s.sums = p_kd_head(s.p, h, p_head_weight(s.p, &build), NONE, NONE, s.label);

@@ -63,6 +63,18 @@ static int find_domain(const struct mix *m, const char *name)
 
 /* ---- opening ---- */
 
+/* All sets of a run have the same end id, as the program that trains knows only one. */
+static int keep_apart(struct mix *m, struct batches *b, const char *path, struct err *e)
+{
+	if (batches_apart(b, path, e))
+		return -1;
+	if (b->apart && m->eos >= 0 && b->eos != m->eos)
+		return err_set(e, EXIT_DATA, "%s: documents end with token %lld, elsewhere with %lld", path, (long long)b->eos,
+			       (long long)m->eos);
+	m->eos = b->apart ? b->eos : m->eos;
+	return 0;
+}
+
 static int open_domain(struct mix *m, int i, const struct mix_spec *o, struct err *e)
 {
 	struct domain *d = &m->d[i];
@@ -74,6 +86,8 @@ static int open_domain(struct mix *m, int i, const struct mix_spec *o, struct er
 	if (i && strcmp(d->data.tokenizer, m->d[0].data.tokenizer))
 		return err_set(e, EXIT_DATA, "%s: made with tokenizer %.8s, %s with %.8s", d->path, d->data.tokenizer, m->d[0].path,
 			       m->d[0].data.tokenizer);
+	if (o->apart && keep_apart(m, &d->data, d->path, e))
+		return -1;
 	m->seq = d->data.seq;
 	m->windows += d->data.n;
 	if (d->data.left_out)
@@ -86,6 +100,8 @@ static int open_held_out(struct mix *m, int i, const struct mix_spec *o, struct 
 	struct held_out *v = &m->v[i];
 	v->path = mix_name(o->valid->v[i], v->name);
 	if (batches_open(&v->data, v->path, m->seq, o->vocab, 0, e))
+		return -1;
+	if (o->apart && keep_apart(m, &v->data, v->path, e))
 		return -1;
 	v->windows = o->valid_samples && o->valid_samples < v->data.n ? o->valid_samples : v->data.n;
 	for (int k = 0; k < m->n; k++)
@@ -169,7 +185,7 @@ static int set_weights(struct mix *m, const char *text, struct err *e)
 int mix_open(struct mix *m, const struct mix_spec *o, struct err *e)
 {
 	int n = o->data->n, rc = 0;
-	*m = (struct mix){ .n = n, .n_valid = o->valid->n, .batch = o->batch, .seed = o->seed };
+	*m = (struct mix){ .n = n, .n_valid = o->valid->n, .batch = o->batch, .eos = -1, .seed = o->seed };
 	m->d = xcalloc((size_t)n, sizeof *m->d);
 	m->v = xcalloc((size_t)(m->n_valid ? m->n_valid : 1), sizeof *m->v);
 	m->w = xcalloc((size_t)n, sizeof *m->w);

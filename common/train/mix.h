@@ -37,6 +37,7 @@ struct mix {
 	struct domain *d;              /* owned */
 	struct held_out *v;            /* owned */
 	int64_t seq, windows, batch;   /* of all domains; batch: sequences of a step */
+	int64_t eos;                   /* documents are kept apart at this id, -1: they are not */
 	uint64_t seed;
 	double *w;                     /* [n] weights, their sum is 1; owned, as all below */
 	int64_t *taken, *before;       /* [n] windows taken so far; before the current step */
@@ -51,6 +52,7 @@ struct mix_spec {
 	const struct opt_list *data, *valid, *cache; /* "[NAME=]PATH" each */
 	const char *weights;           /* "NAME:W,...", NULL: by size */
 	int64_t seq, vocab, batch, valid_samples;
+	bool apart;                    /* documents */
 	uint64_t seed;
 };
 /* A word before '=' is a name if it is made of letters, digits, '_', '-' and '.'; returns the path */

@@ -26,6 +26,9 @@ int tcache_head_read(const struct art_r *r, struct tcache_head *h, int64_t *part
 	    obj_int(r, m, "seq", &h->seq, e) || obj_int(r, m, "windows", &h->windows, e) ||
 	    obj_int(r, m, "per_part", &h->per_part, e) || obj_int(r, m, "part", part, e))
 		return -1;
+	h->apart = -1;
+	if (obj_get(m, "apart") && obj_int(r, m, "apart", &h->apart, e))
+		return -1;
 	h->best = h->width = 0;
 	bool hidden = obj_get(m, "width") != NULL;
 	if (obj_int(r, m, hidden ? "width" : "best", hidden ? &h->width : &h->best, e))
@@ -42,7 +45,7 @@ int tcache_head_read(const struct art_r *r, struct tcache_head *h, int64_t *part
 static bool same_head(const struct tcache_head *a, const struct tcache_head *b)
 {
 	return !strcmp(a->teacher, b->teacher) && !strcmp(a->data, b->data) && !strcmp(a->dtype, b->dtype) &&
-	       !strcmp(a->tokenizer, b->tokenizer) && a->vocab == b->vocab && a->seq == b->seq && a->best == b->best && a->width == b->width &&
+	       !strcmp(a->tokenizer, b->tokenizer) && a->vocab == b->vocab && a->seq == b->seq && a->apart == b->apart && a->best == b->best && a->width == b->width &&
 	       a->windows == b->windows && a->per_part == b->per_part;
 }
 
@@ -69,6 +72,9 @@ static int fits(const struct tcache *c, const struct batches *data, int64_t voca
 	if (h->seq != data->seq || h->windows != data->n)
 		return err_set(e, EXIT_DATA, "%s: made for %lld windows of %lld tokens, not for %lld of %lld", c->dir,
 			       (long long)h->windows, (long long)h->seq, (long long)data->n, (long long)data->seq);
+	if (h->apart != (data->apart ? data->eos : -1))
+		return err_set(e, EXIT_DATA, "%s: made with documents %s, not %s (--documents)", c->dir, h->apart >= 0 ? "apart" : "joined",
+			       data->apart ? "apart" : "joined");
 	if (h->vocab != vocab)
 		return err_set(e, EXIT_DATA, "%s: the teacher's vocabulary has %lld tokens, the student's %lld", c->dir,
 			       (long long)h->vocab, (long long)vocab);

@@ -17,6 +17,7 @@
 struct tcache_head {                   /* the same in every part */
 	char teacher[33], tokenizer[33], data[33];
 	int64_t vocab, seq, best, width, windows, per_part; /* width: of hidden states, then best is 0 */
+	int64_t apart;                 /* documents kept apart at this id, -1: not */
 	char dtype[8];                 /* "f16" | "f32"; "bf16" of hidden states */
 };
 enum { TCACHE_OPEN = 32 };

@@ -20,8 +20,8 @@ struct maker {
 	struct tcache_job *j;
 	struct prog *p;
 	struct frame f;
-	val tok, label, ids, logp, hidden;
-	int32_t *host_tok, *host_label, *host_ids; /* [micro*seq], [micro*seq], [micro*seq, K] */
+	val tok, label, start, ids, logp, hidden;
+	int32_t *host_tok, *host_label, *host_start, *host_ids; /* [micro*seq] each, [micro*seq, K] */
 	float *host_logp;                          /* [micro*seq, K+1] */
 	void *host_hidden;                         /* [micro*seq, width] of the program's dtype */
 	char *out_ids, *out_logp;                  /* one window, as stored */
@@ -36,8 +36,11 @@ static int record(struct maker *m, const struct engine *g, struct err *e)
 			   .blk1 = j->teacher->t->arch.layers };
 	int64_t n = j->micro * j->data->seq, K = j->head.best;
 	struct prog *p = m->p = prog_new(j->micro, j->data->seq);
+	p->vocab = j->head.vocab;
 	m->tok = p_input(p, "tokens", n, 1, DT_I32);
 	m->label = p_input(p, "labels", n, 1, DT_I32);
+	if (j->head.apart >= 0)
+		b.start = m->start = p_input(p, "starts", n, 1, DT_I32);
 	val h = p_forward(p, &b, m->tok, NONE);
 	if (j->head.width) {
 		p_keep(p, m->hidden = h);
@@ -51,6 +54,7 @@ static int record(struct maker *m, const struct engine *g, struct err *e)
 	m->f.base[SP_PARAM_T] = j->teacher->w;
 	m->host_tok = xcalloc((size_t)n, 4);
 	m->host_label = xcalloc((size_t)n, 4);
+	m->host_start = xcalloc((size_t)n, 4);
 	if (j->head.width) {
 		m->host_hidden = xcalloc((size_t)(n * j->head.width), dtype_size(b.dtype));
 		m->out_ids = xcalloc((size_t)(j->data->seq * j->head.width), 2);
@@ -66,7 +70,7 @@ static int record(struct maker *m, const struct engine *g, struct err *e)
 
 static void done(struct maker *m)
 {
-	void *all[] = { m->host_tok, m->host_label, m->host_ids, m->host_logp, m->out_ids, m->out_logp, m->out_rest, m->host_hidden };
+	void *all[] = { m->host_tok, m->host_label, m->host_start, m->host_ids, m->host_logp, m->out_ids, m->out_logp, m->out_rest, m->host_hidden };
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
 		free(all[i]);
 	frame_free(&m->f);
@@ -132,6 +136,8 @@ static struct art_w *create(const struct maker *m, const char *path, int64_t par
 	art_meta_str(w, "dtype", h->dtype);
 	art_meta_int(w, "windows", h->windows);
 	art_meta_int(w, "per_part", h->per_part);
+	if (h->apart >= 0)
+		art_meta_int(w, "apart", h->apart);
 	art_meta_int(w, "part", part);
 	return w;
 }
@@ -169,6 +175,10 @@ static int make_part(struct maker *m, const char *path, int64_t part, int64_t a,
 			take_window(m, w + k, k);
 		frame_set(&m->f, m->tok, m->host_tok);
 		frame_set(&m->f, m->label, m->host_label);
+		if (m->start.id) {
+			document_starts(m->host_start, m->host_tok, j->micro * seq, seq, j->head.apart);
+			frame_set(&m->f, m->start, m->host_start);
+		}
 		prog_run(&m->f);
 		if (j->head.width) {
 			frame_get(&m->f, m->hidden, m->host_hidden);
@@ -200,7 +210,8 @@ static int have_part(const struct maker *m, const char *path, struct err *e)
 		const char *what = strcmp(h.teacher, want->teacher) ? "another teacher" : strcmp(h.data, want->data) ? "another token set" :
 			h.width != want->width ? "another --cache-what" :
 			h.best != want->best || strcmp(h.dtype, want->dtype) ? "another --top-k or --cache-dtype" :
-			h.seq != want->seq || h.per_part != want->per_part ? "another --seq or --cache-part" : NULL;
+			h.seq != want->seq || h.per_part != want->per_part ? "another --seq or --cache-part" :
+			h.apart != want->apart ? "other --documents" : NULL;
 		if (what)
 			rc = err_set(e, EXIT_DATA, "%s: belongs to a cache of %s: --force replaces it", path, what);
 	}
@@ -259,8 +270,8 @@ int tcache_make(struct tcache_job *j, const struct engine *g, struct err *e)
 	struct tcache_head *h = &j->head;
 	snprintf(h->tokenizer, sizeof h->tokenizer, "%s", j->data->tokenizer);
 	snprintf(h->data, sizeof h->data, "%s", j->data->digest);
-	h->vocab = j->teacher->t->arch.vocab;
 	h->seq = j->data->seq;
+	h->apart = j->data->apart ? j->data->eos : -1;
 	h->windows = j->data->n;
 	h->best = h->best < h->vocab ? h->best : h->vocab;
 	if (!h->per_part) {

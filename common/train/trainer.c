@@ -59,11 +59,31 @@ static void record_hidden(const struct trainer *t, struct pass *s, const struct 
 	}
 }
 
+void pass_inputs(const struct trainer *t, struct pass *s)
+{
+	int64_t n = t->o.micro * t->o.seq;
+	s->tok = p_input(s->p, "tokens", n, 1, DT_I32);
+	s->label = p_input(s->p, "labels", n, 1, DT_I32);
+	if (t->o.apart)
+		s->start = p_input(s->p, "starts", n, 1, DT_I32);
+}
+
+void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, const int32_t *labels)
+{
+	int64_t n = t->o.micro * t->o.seq;
+	frame_set(&s->f, s->tok, ids);
+	frame_set(&s->f, s->label, labels);
+	if (!s->start.id)
+		return;
+	document_starts(t->starts, ids, n, t->o.seq, t->o.doc_end);
+	frame_set(&s->f, s->start, t->starts);
+}
+
 static void record_teacher(const struct trainer *t, struct pass *s, const struct probe *probe, int n, val *ht, val *Wt)
 {
 	struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n };
-	int64_t best = t->o.loss.best, V = t->teacher->arch.vocab;
+			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n, .start = s->start };
+	int64_t best = t->o.loss.best, V = t->o.vocab ? t->o.vocab : t->teacher->arch.vocab;
 	if (t->o.cached_width)
 		*ht = s->hidden = p_input(s->p, "t.hidden", t->o.micro * t->o.seq, t->o.cached_width, DT_BF16);
 	else
@@ -81,8 +101,8 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	int hidden = train && t->o.hidden.n, ns = hidden ? hidden_probes(&t->o.hidden, false, probe[0]) : 0;
 	int nt = hidden ? hidden_probes(&t->o.hidden, true, probe[1]) : 0;
 	val ht = NONE, Wt = NONE;
-	s->tok = p_input(p, "tokens", n, 1, DT_I32);
-	s->label = p_input(p, "labels", n, 1, DT_I32);
+	pass_inputs(t, s);
+	p->vocab = t->o.vocab;
 	objective_head(&t->o.loss, &p->head);
 	if (trainer_runs_teacher(t) || (t->teacher && train))
 		record_teacher(t, s, probe[1], nt, &ht, &Wt);
@@ -92,7 +112,8 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	}
 	struct build b = { .t = t->student, .dtype = t->o.dtype, .space = SP_PARAM, .prefix = "",
 			   .blk1 = t->student->arch.layers, .train = train, .frozen = t->frozen,
-			   .adapter = t->adapter, .n_adapter = t->n_adapter, .adapter_scale = t->adapter_scale, .probe = probe[0], .n_probe = ns };
+			   .adapter = t->adapter, .n_adapter = t->n_adapter, .adapter_scale = t->adapter_scale, .probe = probe[0], .n_probe = ns,
+			   .start = s->start };
 	val hs = p_forward(p, &b, s->tok, NONE);
 	s->sums = p_kd_head(p, hs, p_head_weight(p, &b), ht, Wt, s->label);
 	if (hidden)
@@ -108,7 +129,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher };
 	if (o->micro < 1 || o->batch % o->micro)
 		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
-	if (teacher && teacher->arch.vocab != student->arch.vocab) {
+	if (!o->vocab && teacher && teacher->arch.vocab != student->arch.vocab) {
 		err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
 			(long long)teacher->arch.vocab, (long long)student->arch.vocab);
 		trainer_free(t);
@@ -120,6 +141,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 		trainer_free(t);
 		return -1;
 	}
+	t->starts = xcalloc((size_t)(o->micro * o->seq), sizeof *t->starts);
 	if (trainer_layout(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
 		trainer_free(t);
 		return -1;
@@ -184,6 +206,7 @@ void trainer_free(struct trainer *t)
 	free(t->span);
 	free(t->param);
 	free(t->frozen);
+	free(t->starts);
 	free(t->proj);
 	free(t->adapter);
 	ptable_free(t->student);
@@ -298,8 +321,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	for (int64_t i = 0; i < all && !stop_requested(); i += n) {
 		if (!comm_mine(t->world, i / n))
 			continue;
-		frame_set(&s->f, s->tok, ids + i);
-		frame_set(&s->f, s->label, labels + i);
+		pass_feed(t, s, ids + i, labels + i);
 		if (t->o.cached) {
 			frame_set(&s->f, s->ids, t->best_ids + i * t->o.cached);
 			frame_set(&s->f, s->logp, t->best_logp + i * (t->o.cached + 1));

@@ -37,8 +37,11 @@ struct trainer_spec {
 	struct hidden hidden;
 	int64_t cached;                /* best tokens of a cached teacher, which stands for the teacher; 0: none */
 	int64_t cached_width;          /* columns of its cached hidden states, of the teacher only the output matrix; 0: none */
+	int64_t vocab;                 /* tokens of both models, what their matrices have beyond is padding; 0: all, and alike */
 	int64_t seq, micro, batch;     /* sequences of a micro-batch, of a step; micro divides batch */
 	int dtype;                     /* of weights and activations in the programs */
+	bool apart;                    /* packed documents do not see each other; doc_end: the id that closes one */
+	int64_t doc_end;
 	int recompute;                 /* enum recompute */
 	double clip;                   /* of the global norm; 0: none */
 	double beta1, beta2, eps, weight_decay;
@@ -51,6 +54,7 @@ struct pass {                          /* a program with its memory and the hand
 	struct prog *p;
 	struct frame f;
 	val tok, label, sums;
+	val start;                     /* where each token's document begins, or none */
 	val ids, logp;                 /* inputs: the cached teacher's best tokens, or none */
 	val hidden;                    /* input: its hidden states, or none */
 	val inner[MAX_PAIRS];          /* sums of the hidden losses */
@@ -74,6 +78,7 @@ struct trainer {
 	float *w;                      /* device: elems, with wb the trained only */
 	float *m, *v, *grad;           /* device, trained */
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
+	int32_t *starts;               /* host, [micro*seq] */
 	void *tw;                      /* device, teacher->elems of dtype */
 	struct pass train, eval;
 	void *act;                     /* activations of the one that runs */
@@ -130,6 +135,9 @@ void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int3
 /* r [sets]: the same of the teacher alone, CE only */
 int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], const int64_t n[], int sets,
 			    struct step_result *r, struct err *e);
+/* Feeds a micro-batch: ids, labels [micro*seq], and what follows from the ids */
+void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, const int32_t *labels);
+void pass_inputs(const struct trainer *t, struct pass *s); /* records them */
 /* Weights of the losses for gradients that are means over so many labels; means of what has been summed up since */
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
 void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);

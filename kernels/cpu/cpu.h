@@ -83,6 +83,7 @@ static inline void *elem_at(mat a, int64_t i)
 struct attn_call {
 	struct attn_geom g;
 	mat o, lse, qkv, rope, dqkv, dout;
+	const int32_t *start;    /* [B*T] first position that each row sees, or NULL */
 	int R, BQ, Dp;           /* query heads per kv-head; query positions per block; D padded to 16 */
 	int64_t Tp, nq;          /* T padded to KEY_BLOCK; query blocks */
 	int parts;               /* backward: items per (b, kv-head) */
@@ -173,8 +174,8 @@ void cpu_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat w
 void cpu_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
 void cpu_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void cpu_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
-void cpu_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
-void cpu_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+void cpu_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
+void cpu_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
 void cpu_attn_tree(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
 void cpu_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void cpu_act(struct dev *, mat y, mat x, int kind);

@@ -26,9 +26,9 @@ static void check_width(const struct attn_geom *g)
 	}
 }
 
-static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat qkv, mat rope)
+static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat qkv, mat rope, mat start)
 {
-	struct attn_call c = { .g = *g, .o = o, .lse = lse, .qkv = qkv, .rope = rope };
+	struct attn_call c = { .g = *g, .o = o, .lse = lse, .qkv = qkv, .rope = rope, .start = start.p };
 	int64_t bq;
 	check_width(g);
 	c.R = g->H / g->G;
@@ -69,22 +69,22 @@ static void forward(struct dev *d, const struct attn_call *call)
 	}
 }
 
-void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *g)
 {
-	struct attn_call c = call_of(g, o, lse, qkv, rope);
+	struct attn_call c = call_of(g, o, lse, qkv, rope, start);
 	forward(d, &c);
 }
 
 void cpu_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
 {
-	struct attn_call c = call_of(g, o, (mat){ 0 }, qkv, rope);
+	struct attn_call c = call_of(g, o, (mat){ 0 }, qkv, rope, (mat){ 0 });
 	c.node = node.p;
 	forward(d, &c);
 }
 
-void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *g)
 {
-	struct attn_call c = call_of(g, o, lse, qkv, rope);
+	struct attn_call c = call_of(g, o, lse, qkv, rope, start);
 	const struct attn_ops *a = ops_for(d, qkv);
 	c.dqkv = dqkv;
 	c.dout = dout;

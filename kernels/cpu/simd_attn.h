@@ -59,9 +59,10 @@ INLINE void ATTN(put)(EL *dst, const float *src, int64_t n)
 }
 
 /* Row t of one head as f32, zero beyond D and for rows beyond T; rotated when rope is given (sign -1: inverse) */
-INLINE void ATTN(rotate)(float *x, const struct attn_call *c, int64_t t, float sign)
+INLINE void ATTN(rotate)(float *x, const struct attn_call *c, int64_t seq, int64_t t, float sign)
 {
 	int half = c->g.rot / 2;
+	t = c->start ? t - c->start[seq * c->g.T + t] : c->node ? c->node[2 * t] : t;
 	const float *cs = (const float *)c->rope.p + t * c->g.rot, *sn = cs + half;
 	for (int i = 0; i < half; i += W) {
 		int n = lanes(half - i);
@@ -85,7 +86,7 @@ static void ATTN(load)(EL *dst, const struct attn_call *c, mat m, int64_t b, int
 		EACH(i, D)
 			stf(x + i, vld(m.p, m.dtype, at + i, lanes(D - i)), lanes(D - i));
 		if (rope)
-			ATTN(rotate)(x, c, c->node ? c->node[2 * t] : t, 1.0f);
+			ATTN(rotate)(x, c, b, t, 1.0f);
 	}
 	ATTN(put)(dst, x, c->Dp);
 }
@@ -166,17 +167,7 @@ static struct ATTN(blk) ATTN(block)(const struct attn_call *c, int64_t bg, int64
 	return (struct ATTN(blk)){ c, bg / c->g.G, bg % c->g.G, qb * c->BQ, (int64_t)c->R * c->BQ };
 }
 
-static int64_t ATTN(key_end)(const struct ATTN(blk) *q) /* key blocks that this query block sees: [begin, end) */
-{
-	int64_t last = q->q0 + q->c->BQ < q->c->g.T ? q->q0 + q->c->BQ : q->c->g.T;
-	return (last + KEY_BLOCK - 1) / KEY_BLOCK;
-}
-
-static int64_t ATTN(key_begin)(const struct ATTN(blk) *q)
-{
-	int64_t w = q->c->node ? 0 : q->c->g.window, first = w > 0 ? q->q0 - w + 1 : 0;
-	return first > 0 ? first / KEY_BLOCK : 0;
-}
+#include "simd_attn_mask.h"
 
 /* Columns r*BQ + i of a matrix of heads, as rows [Nc][Dp] in A form */
 static void ATTN(load_queries)(EL *dst, const struct ATTN(blk) *q, mat m, int rope)
@@ -185,53 +176,6 @@ static void ATTN(load_queries)(EL *dst, const struct ATTN(blk) *q, mat m, int ro
 	for (int r = 0; r < c->R; r++)
 		for (int i = 0; i < c->BQ; i++)
 			ATTN(load)(dst + (r * c->BQ + i) * c->Dp, c, m, q->b, q->q0 + i, (q->g * c->R + r) * c->g.D, rope);
-}
-
-/* S' [keys][Nc]: -inf where query may not see key (only blocks that touch the diagonal or the window's edge) */
-static void ATTN(hide)(float *S, const struct ATTN(blk) *q, int64_t k0)
-{
-	const struct attn_call *c = q->c;
-	int64_t w = c->g.window;
-	if (k0 + KEY_BLOCK - 1 <= q->q0 && (w <= 0 || k0 > q->q0 + c->BQ - 1 - w))
-		return;
-	for (int64_t j = 0; j < KEY_BLOCK; j++) {
-		int64_t before = k0 + j - q->q0, after = w > 0 ? before + w : c->BQ; /* visible: before <= i < after */
-		before = before < 0 ? 0 : before > c->BQ ? c->BQ : before;
-		after = after < before ? before : after > c->BQ ? c->BQ : after;
-		for (int r = 0; r < c->R; r++) {
-			float *s = S + j * q->Nc + r * c->BQ;
-			for (int64_t i = 0; i < before; i++)
-				s[i] = -INFINITY;
-			for (int64_t i = after; i < c->BQ; i++)
-				s[i] = -INFINITY;
-		}
-	}
-}
-
-/* The same for a forest.  Returns 0, without touching S, where no query of the block sees any key of this one: with S NULL
- * nothing is hidden yet. */
-static int ATTN(hide_tree)(float *S, const struct ATTN(blk) *q, int64_t k0)
-{
-	const struct attn_call *c = q->c;
-	const int32_t *node = c->node;
-	int64_t w = c->g.window, seen = 0;
-	for (int64_t j = 0; j < KEY_BLOCK; j++) {
-		int64_t end = k0 + j < c->g.T ? node[2 * (k0 + j) + 1] : 0, before = k0 + j - q->q0, after = end - q->q0;
-		before = before < 0 ? 0 : before > c->BQ ? c->BQ : before;
-		after = after < before ? before : after > c->BQ ? c->BQ : after;
-		seen |= after > before;
-		for (int r = 0; S && r < c->R; r++) {
-			float *s = S + j * q->Nc + r * c->BQ;
-			for (int64_t i = 0; i < before; i++)
-				s[i] = -INFINITY;
-			for (int64_t i = after; i < c->BQ; i++)
-				s[i] = -INFINITY;
-			for (int64_t i = before; w > 0 && i < after; i++)
-				if (q->q0 + i < c->g.T && node[2 * (q->q0 + i)] - node[2 * (k0 + j)] >= w)
-					s[i] = -INFINITY;
-		}
-	}
-	return seen != 0;
 }
 
 INLINE void *ATTN(take)(char **p, size_t bytes)
@@ -439,7 +383,7 @@ static void ATTN(scores)(struct ATTN(work) *w, int64_t N, float scale)
 static void ATTN(store)(const struct attn_call *c, float *x, int64_t b, int64_t t, int64_t col, int rope)
 {
 	if (rope)
-		ATTN(rotate)(x, c, t, -1.0f);
+		ATTN(rotate)(x, c, b, t, -1.0f);
 	row_cvt(elem_at(c->dqkv, (b * c->g.T + t) * c->dqkv.cols + col), c->dqkv.dtype, x, DT_F32, 1.0f, c->g.D);
 }
 

@@ -61,8 +61,8 @@ void ref_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat w
 void ref_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
 void ref_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void ref_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
-void ref_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
-void ref_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *);
+void ref_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
+void ref_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
 void ref_attn_tree(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
 void ref_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void ref_act(struct dev *, mat y, mat x, int kind);

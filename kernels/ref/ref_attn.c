@@ -1,11 +1,11 @@
 /*
  * ref_attn.c - causal grouped-query attention with rotary positions, forward and backward
  *
- *   q', k' = rope(q), rope(k);   s_ij = scale q'_i . k'_j  (j <= i, j > i - window);   p = softmax_j(s)
+ *   q', k' = rope(q), rope(k);   s_ij = scale q'_i . k'_j  (start_i <= j <= i, j > i - window);   p = softmax_j(s)
  *   o_i = sum_j p_ij v_j         lse_i = log sum_j exp s_ij
  * Backward from lse:  p_ij = exp(s_ij - lse_i);  dv_j += p_ij do_i;  ds_ij = p_ij (do_i . v_j - do_i . o_i);
  *   dq'_i += scale ds_ij k'_j;  dk'_j += scale ds_ij q'_i;  then dq, dk by the inverse rotation.
- * One row of scores at a time; the rotated copy of qkv is kept in double.
+ * With documents (start) positions count from the first row that is seen.  One row of scores at a time; the rotated copy of qkv is kept in double.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -25,14 +25,19 @@ static void rotate(double *row, mat rope, int64_t t, const struct attn_geom *g, 
 		}
 }
 
-static double *rotated(mat qkv, mat rope, const struct attn_geom *g)
+static int64_t start_of(mat start, int64_t n)
+{
+	return start.p ? ((const int32_t *)start.p)[n] : 0;
+}
+
+static double *rotated(mat qkv, mat rope, mat start, const struct attn_geom *g)
 {
 	int64_t W = qkv.cols;
 	double *r = ref_tmp(qkv.rows * W);
 	for (int64_t n = 0; n < qkv.rows; n++) {
 		for (int64_t c = 0; c < W; c++)
 			r[n * W + c] = ld(qkv, n * W + c);
-		rotate(r + n * W, rope, n % g->T, g, 1.0);
+		rotate(r + n * W, rope, n % g->T - start_of(start, n), g, 1.0);
 	}
 	return r;
 }
@@ -45,19 +50,20 @@ static double dot(const double *a, const double *b, int n)
 	return s;
 }
 
-static int64_t first_key(int64_t i, const struct attn_geom *g)
+/* Position i of a document that begins at position `first` */
+static int64_t first_key(int64_t i, int64_t first, const struct attn_geom *g)
 {
-	return g->window > 0 && i >= g->window ? i - g->window + 1 : 0;
+	return g->window > 0 && i - first >= g->window ? i - g->window + 1 : first;
 }
 
-void ref_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+void ref_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *g)
 {
 	(void)d;
 	int64_t W = qkv.cols, T = g->T;
-	double *r = rotated(qkv, rope, g), *p = ref_tmp(T);
+	double *r = rotated(qkv, rope, start, g), *p = ref_tmp(T);
 	for (int64_t n = 0; n < g->B * T; n++)
 		for (int h = 0; h < g->H; h++) {
-			int64_t i = n % T, j0 = first_key(i, g), row0 = n - i;
+			int64_t i = n % T, j0 = first_key(i, start_of(start, n), g), row0 = n - i;
 			int kv = h / (g->H / g->G);
 			const double *q = r + n * W + h * g->D, *k = r + row0 * W + (g->H + kv) * g->D;
 			const double *v = k + g->G * g->D;
@@ -82,7 +88,8 @@ void ref_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct att
 }
 
 /* One query row of one head: adds to dq (row n), dk and dv (rows j) of dr, all in the rotated frame. */
-static void bwd_row(double *dr, const double *r, mat dout, mat o, mat lse, int64_t n, int h, const struct attn_geom *g)
+static void bwd_row(double *dr, const double *r, mat dout, mat o, mat lse, mat start, int64_t n, int h,
+		    const struct attn_geom *g)
 {
 	int64_t W = (g->H + 2 * g->G) * (int64_t)g->D, T = g->T, i = n % T, row0 = n - i;
 	int kv = h / (g->H / g->G), D = g->D;
@@ -90,7 +97,7 @@ static void bwd_row(double *dr, const double *r, mat dout, mat o, mat lse, int64
 	double delta = 0, l = ld(lse, n * g->H + h);
 	for (int c = 0; c < D; c++)
 		delta += ld(dout, oo + c) * ld(o, oo + c);
-	for (int64_t j = first_key(i, g); j <= i; j++) {
+	for (int64_t j = first_key(i, start_of(start, n), g); j <= i; j++) {
 		double p = exp((double)g->scale * dot(r + qo, r + ko + j * W, D) - l), dp = 0;
 		for (int c = 0; c < D; c++)
 			dp += ld(dout, oo + c) * r[vo + j * W + c];
@@ -103,16 +110,17 @@ static void bwd_row(double *dr, const double *r, mat dout, mat o, mat lse, int64
 	}
 }
 
-void ref_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *g)
+void ref_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start,
+		  const struct attn_geom *g)
 {
 	(void)d;
 	int64_t W = qkv.cols;
-	double *r = rotated(qkv, rope, g), *dr = ref_tmp(qkv.rows * W);
+	double *r = rotated(qkv, rope, start, g), *dr = ref_tmp(qkv.rows * W);
 	for (int64_t n = 0; n < g->B * g->T; n++)
 		for (int h = 0; h < g->H; h++)
-			bwd_row(dr, r, dout, o, lse, n, h, g);
+			bwd_row(dr, r, dout, o, lse, start, n, h, g);
 	for (int64_t n = 0; n < g->B * g->T; n++) {
-		rotate(dr + n * W, rope, n % g->T, g, -1.0);
+		rotate(dr + n * W, rope, n % g->T - start_of(start, n), g, -1.0);
 		for (int64_t c = 0; c < W; c++)
 			st(dqkv, n * W + c, dr[n * W + c]);
 	}
@@ -172,7 +180,7 @@ void ref_attn_kv(struct dev *d, mat o, mat kv, mat qkv, mat rope, mat at, const 
 	}
 	for (int64_t n = 0; n < qkv.rows; n++)
 		for (int h = 0; h < g->H; h++) {
-			int64_t slot = ref_int(at, 2 * n), i = ref_int(at, 2 * n + 1), j0 = first_key(i, g);
+			int64_t slot = ref_int(at, 2 * n), i = ref_int(at, 2 * n + 1), j0 = first_key(i, 0, g);
 			int64_t k = slot * kv.cols + h / (g->H / g->G) * g->D, v = k + g->T * GD;
 			double top = -INFINITY, sum = 0;
 			for (int64_t j = j0; slot >= 0 && j <= i; j++) {

@@ -63,7 +63,7 @@ static void pieces(const struct backend *b, struct attn_geom g, int64_t T, int64
 	struct attn_geom whole = g;
 	whole.B = 2;
 	whole.T = T;
-	b->k->attn(b->d, want, (mat){ 0 }, qkv, rope, &whole);
+	b->k->attn(b->d, want, (mat){ 0 }, qkv, rope, (mat){ 0 }, &whole);
 	g.B = 3;
 	g.T = CAP;
 	for (int s = 0; done[0] < len[0] || done[1] < len[1]; s ^= 1) {

@@ -112,15 +112,22 @@ JOB(linear)
 	j->bwd = linear_b;
 }
 
-/* attn: 0 qkv, 1 rope, 2 o, 3 lse, 4 do, 5 dqkv */
-CALL(attn_f) { k->attn(d, m[2], m[3], m[0], m[1], &j->g); }
-CALL(attn_b) { k->attn_bwd(d, m[5], m[4], m[2], m[3], m[0], m[1], &j->g); }
+/* attn: 0 qkv, 1 rope, 2 o, 3 lse, 4 do, 5 dqkv, 6 start */
+CALL(attn_f) { k->attn(d, m[2], m[3], m[0], m[1], m[6], &j->g); }
+CALL(attn_b) { k->attn_bwd(d, m[5], m[4], m[2], m[3], m[0], m[1], m[6], &j->g); }
 JOB(attn)
 {
 	static const struct { int H, G, D, rot, window; } v[] = {
-		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 0 }
+		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 0 },
+		{ 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 } /* with documents */
 	};
+	static const int64_t length[] = { 1, 6, 2, 21, 70, 9, 3 };
+	static double start[2 * 4096];
 	int64_t B = n > 100 ? 1 : 2, T = n, W;
+	for (int64_t i = 0, at = 0, k = 0; i < B * T; i++) {
+		at = i % T == 0 ? 0 : i % T - at >= length[k++ % 7] ? i % T : at;
+		start[i] = (double)at;
+	}
 	j->g = (struct attn_geom){ B, T, v[variant].H, v[variant].G, v[variant].D, v[variant].rot, 0.4f, v[variant].window };
 	W = (j->g.H + 2 * j->g.G) * (int64_t)j->g.D;
 	add_operand(j, in(B * T, W));
@@ -129,6 +136,8 @@ JOB(attn)
 	add_operand(j, typed(out(B * T, j->g.H), DT_F32));
 	add_operand(j, seed(2, B * T, j->g.H * (int64_t)j->g.D));
 	add_operand(j, grad(0, B * T, W));
+	int docs = add_operand(j, when(filled(typed(in(B * T, 1), DT_I32), F_GIVEN, 0), variant > 4));
+	j->op[docs].given = start;
 	j->fwd = attn_f;
 	j->bwd = attn_b;
 }
@@ -434,7 +443,7 @@ static const struct row {
 } table[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
-	{ "attn", attn, 5, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
+	{ "attn", attn, 8, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
 	{ "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },

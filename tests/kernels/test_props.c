@@ -195,6 +195,47 @@ static void chunking_changes_nothing(void **state)
 	backend_close(&cpu);
 }
 
+/* Packed documents with `start` are the documents run alone, forward and backward: bit for bit in the reference */
+static void documents(const struct backend *b)
+{
+	enum { T = 300, H = 4, G = 2, D = 16, W = (H + 2 * G) * D, O = H * D };
+	static const int64_t length[] = { 1, 130, 7, 64, 98 };
+	struct attn_geom all = { 1, T, H, G, D, D, 0.25f, 0 };
+	mat qkv = make(b, T, W, DT_F32, 1, 1), rope = make(b, T, D, DT_F32, 2, 1), o = make(b, T, O, DT_F32, 3, 1);
+	mat lse = make(b, T, H, DT_F32, 4, 1), go = make(b, T, O, DT_F32, 5, 1), dx = make(b, T, W, DT_F32, 6, 1);
+	mat o1 = make(b, T, O, DT_F32, 7, 1), lse1 = make(b, T, H, DT_F32, 8, 1), dx1 = make(b, T, W, DT_F32, 9, 1);
+	mat start = make(b, T, 1, DT_I32, 10, 1);
+	for (int64_t i = 0, at = 0, k = 0; i < T; i++) {
+		if (i == at + length[k])
+			at += length[k++];
+		((int32_t *)start.p)[i] = (int32_t)at;
+	}
+	b->k->attn(b->d, o, lse, qkv, rope, start, &all);
+	b->k->attn_bwd(b->d, dx, go, o, lse, qkv, rope, start, &all);
+	for (int64_t k = 0, at = 0; k < 5; at += length[k++]) {
+		struct attn_geom g = all;
+		int64_t n = g.T = length[k];
+#define ROWS(m) ((mat){ (float *)(m).p + at * (m).cols, n, (m).cols, DT_F32, 0 })
+		b->k->attn(b->d, ROWS(o1), ROWS(lse1), ROWS(qkv), rope, none, &g);
+		b->k->attn_bwd(b->d, ROWS(dx1), ROWS(go), ROWS(o1), ROWS(lse1), ROWS(qkv), rope, none, &g);
+#undef ROWS
+	}
+	int exact = !strcmp(b->k->name, "ref");
+	for (int64_t i = 0; i < T * O; i++)
+		assert_true(exact ? at(o, i) == at(o1, i) : fabs(at(o, i) - at(o1, i)) < 2e-6);
+	for (int64_t i = 0; i < T * W; i++)
+		assert_true(exact ? at(dx, i) == at(dx1, i) : fabs(at(dx, i) - at(dx1, i)) < 2e-5);
+	mat own[] = { qkv, rope, o, lse, go, dx, o1, lse1, dx1, start };
+	for (int i = 0; i < 10; i++)
+		drop(b, own[i]);
+}
+
+static void documents_do_not_meet(void **state)
+{
+	(void)state;
+	both(documents);
+}
+
 /* Attention: later tokens do not reach earlier rows, and sequences of a batch do not reach each other (bitwise) */
 static void attention_is_causal(void **state)
 {
@@ -206,14 +247,14 @@ static void attention_is_causal(void **state)
 		mat qkv = make(&b, 2 * T, W, dt, 1, 1), rope = make(&b, T, 8, DT_F32, 2, 1), o = make(&b, 2 * T, 32, dt, 3, 1);
 		mat o2 = make(&b, 2 * T, 32, dt, 4, 1), lse = make(&b, 2 * T, 4, DT_F32, 5, 1);
 		size_t row = 32 * dtype_size(dt);
-		b.k->attn(b.d, o, lse, qkv, rope, &g);
+		b.k->attn(b.d, o, lse, qkv, rope, (mat){ 0 }, &g);
 		for (int64_t i = 100 * W; i < T * W; i++) { /* rows 100.. of the first sequence */
 			if (dt == DT_F32)
 				((float *)qkv.p)[i] += 1;
 			else
 				((uint16_t *)qkv.p)[i] ^= 0x40;
 		}
-		b.k->attn(b.d, o2, lse, qkv, rope, &g);
+		b.k->attn(b.d, o2, lse, qkv, rope, (mat){ 0 }, &g);
 		assert_memory_equal(o.p, o2.p, 100 * row);
 		assert_memory_not_equal((char *)o.p + 100 * row, (char *)o2.p + 100 * row, row);
 		assert_memory_equal((char *)o.p + T * row, (char *)o2.p + T * row, T * row);
@@ -284,7 +325,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(masked_norm_is_trimmed_norm), cmocka_unit_test(same_teacher_costs_nothing),
 		cmocka_unit_test(extreme_logits_stay_finite),  cmocka_unit_test(chunking_changes_nothing),
-		cmocka_unit_test(attention_is_causal),         cmocka_unit_test(scratch_settles),
+		cmocka_unit_test(attention_is_causal),
+		cmocka_unit_test(documents_do_not_meet),         cmocka_unit_test(scratch_settles),
 		cmocka_unit_test(bf16_rounds_to_even),         cmocka_unit_test(nan_reaches_sumsq),
 		cmocka_unit_test(unknown_backend_says_why),
 	};

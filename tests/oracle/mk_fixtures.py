@@ -5,6 +5,7 @@ Writes, below OUT (tests/golden):
   NAME.safetensors        ids I32 [2,17] · logits F32 [2,17,V] · stat.* score.* order.* METRIC.* of importance.py · ablate.*, compensate.* of ablations.py
   kd-NAME.safetensors     losses, gradients and three optimizer steps of kd_step.py, teacher NAME, student NAME-student
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
+  docs-NAME.safetensors   a step with documents kept apart, of kd_documents.py on the same pair
   hidden-NAME.safetensors losses between hidden states of kd_hidden.py on the same pair
   lora-NAME.safetensors   low-rank adapters of kd_lora.py on the same pair
 Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
@@ -18,7 +19,7 @@ import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, NemotronConfig, Qwen2Config, Qwen3Config
-import ablations, importance, kd_hidden, kd_lora, kd_losses, kd_step
+import ablations, importance, kd_documents, kd_hidden, kd_lora, kd_losses, kd_step
 from common import load
 
 V = 96
@@ -30,6 +31,7 @@ GEMMA = dict(hidden_activation="gelu_pytorch_tanh", sliding_window=5, query_pre_
     "full_attention": dict(rope_type="linear", rope_theta=5000.0, factor=4.0)})
 HALF = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
 
+DOCUMENTS = ("llama-tied-gqa", "nemotron", "gemma3")
 HIDDEN = {"llama-tied-gqa": ("last", "mixed", "rel"), "llama-untied": ("uniform",), "nemotron": ("last", "relv")}   # cases of kd_hidden.py
 
 LORA = ("llama-tied-gqa", "nemotron")          # of kd_lora.py
@@ -115,6 +117,8 @@ def main():
             student = load(os.path.join(out, "models", name + "-student"), attn="eager")
             if name in ("llama-tied-gqa", "nemotron"):
                 save_file(kd_losses.fixture(teacher, student, ids, name != "nemotron"), os.path.join(out, f"losses-{name}.safetensors"))
+            if name in DOCUMENTS:
+                save_file(kd_documents.fixture(teacher, student, ids), os.path.join(out, f"docs-{name}.safetensors"))
             if name in HIDDEN:
                 save_file(kd_hidden.fixture(teacher, student, ids, HIDDEN[name]), os.path.join(out, f"hidden-{name}.safetensors"))
             if name in LORA:

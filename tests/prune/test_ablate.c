@@ -33,10 +33,10 @@ static struct err e;
 static struct ablate_batch batch[BATCHES];
 static const uint8_t nothing[L];
 
-static void count_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, const struct attn_geom *a)
+static void count_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *a)
 {
 	attn_calls++;
-	kernels_ref.attn(d, o, lse, qkv, rope, a);
+	kernels_ref.attn(d, o, lse, qkv, rope, start, a);
 }
 
 static int setup(void **s)

@@ -32,6 +32,7 @@ static void write_set(const char *path, const int64_t *lengths, int64_t n, int64
 	art_meta_int(w, "seq", seq);
 	art_meta_int(w, "samples", n);
 	art_meta_int(w, "pack", pack);
+	art_meta_int(w, "eos", 0);
 	void *ids = xcalloc((size_t)seq, 4);
 	for (int64_t i = 0; i < n; i++) {
 		uint64_t x = rng_below(9, (uint64_t)i, 0, (uint64_t)vocab);
@@ -127,6 +128,34 @@ static void test_windows(void **state)
 	}
 }
 
+/* Kept apart, what follows an end id is no label, and starts are those of the documents. */
+static void test_documents(void **state)
+{
+	static const uint32_t ids[] = { 4, 5, 9, 6, 9, 9, 1, 2 };
+	static const int32_t start[] = { 0, 0, 0, 3, 3, 5, 6, 6 }, want[] = { 5, 9, -1, 9, -1, -1, 2, -1 };
+	int32_t x[8], y[8], s[8];
+	struct batches b;
+	struct err e = { 0 };
+	(void)state;
+	assert_int_equal(batches_from(&b, ids, 1, 8, 8, 1), 0);
+	b.packed = true;
+	assert_int_equal(batches_apart(&b, "x", &e), -1);
+	assert_int_equal(e.code, EXIT_DATA);
+	b.eos = 9;
+	assert_int_equal(batches_apart(&b, "x", &e), 0);
+	batches_window(&b, 0, x, y);
+	document_starts(s, x, 8, 8, 9);
+	for (int i = 0; i < 8; i++) {
+		assert_int_equal(y[i], want[i]);
+		assert_int_equal(s[i], start[i]);
+	}
+	document_starts(s, x, 8, 4, 9); /* two windows of four */
+	assert_int_equal(s[3], 3);
+	assert_int_equal(s[4], 0);
+	assert_int_equal(s[5], 1);
+	batches_free(&b);
+}
+
 static int make(int c, char **v)
 {
 	int64_t n, len, vocab, factor = 5, spread = 2;
@@ -148,6 +177,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_epochs),
 		cmocka_unit_test(test_windows),
+		cmocka_unit_test(test_documents),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
