@@ -49,18 +49,18 @@ half := $(shell echo $$(($(STEPS) / 2)))
 $(eval $(call calib-sample,$(WORK)/second.tok,$(TEACHER),$(TEXT),--samples $(shell echo $$(($(half) * $(BATCH)))) --seq $(SEQ) --seed 3))
 $(eval $(call calib-sample,$(WORK)/calib.tok,$(TEACHER),$(TEXT),--samples $(SAMPLES) --seq $(SEQ) --seed 2))
 
-# ---- models that are cut: $(call cut,NAME,FROM,OPTIONS OF rank,OPTIONS OF trim) ----
+# ---- models that are cut: $(call measure,NAME,MODEL) gives statistics, $(call cut,NAME,MODEL,STATISTICS' NAME,OPTIONS OF rank,OF trim) ----
+measure = $(call act-stats,$(WORK)/$1/stats,$2,$(WORK)/calib.tok,--dtype bf16)
 define cut
-$(call act-stats,$(WORK)/$1/stats,$2,$(WORK)/calib.tok,--dtype bf16)
-$(call rank,$(WORK)/$1/rank,$(WORK)/$1/stats,$3)
-$(call trim,$(WORK)/$1/model,$2,$(WORK)/$1/rank,$4)
+$(call rank,$(WORK)/$1/rank,$(WORK)/$3/stats,$4)
+$(call trim,$(WORK)/$1/model,$2,$(WORK)/$1/rank,$5)
 endef
-$(eval $(call cut,width,$(TEACHER),,$(WIDTH)))
-$(eval $(call cut,random-width,$(TEACHER),--metric random -m $(TEACHER),$(WIDTH)))
-$(eval $(call $(if $(ABLATION),ablate,act-stats),$(WORK)/depth/stats,$(TEACHER),$(WORK)/calib.tok,--dtype bf16 $(ABLATION)))
-$(eval $(call rank,$(WORK)/depth/rank,$(WORK)/depth/stats,))
-$(eval $(call trim,$(WORK)/depth/model,$(TEACHER),$(WORK)/depth/rank,$(DEPTH)))
-$(eval $(call cut,halfway,$(TEACHER),,$(HALFWAY)))
+$(eval $(call measure,teacher,$(TEACHER)))
+$(eval $(call cut,width,$(TEACHER),teacher,,$(WIDTH)))
+$(eval $(call cut,random-width,$(TEACHER),teacher,--metric random -m $(TEACHER),$(WIDTH)))
+$(if $(ABLATION),$(eval $(call ablate,$(WORK)/depth/stats,$(TEACHER),$(WORK)/calib.tok,--dtype bf16 $(ABLATION))))
+$(eval $(call cut,depth,$(TEACHER),$(if $(ABLATION),depth,teacher),,$(DEPTH)))
+$(eval $(call cut,halfway,$(TEACHER),teacher,,$(HALFWAY)))
 $(eval $(call step,$(WORK)/scratch/model/config.json,$(WORK)/scratch/model,$(WORK)/width/model/config.json,,mkmodel --like $(WORK)/width/model --store bf16 --seed $(SEED) -o $(WORK)/scratch/model,-f))
 $(WORK)/teacher/model/config.json: $(TEACHER)/config.json
 	@mkdir -p $(WORK)/teacher && ln -sfn $(abspath $(TEACHER)) $(WORK)/teacher/model
@@ -78,9 +78,11 @@ $(eval $(call train,random-width-kl,$(TEACHER),$(WORK)/random-width/model,--loss
 $(eval $(call train,depth-kl,$(TEACHER),$(WORK)/depth/model,--loss kl))
 $(eval $(call train,depth-kl-hidden,$(TEACHER),$(WORK)/depth/model,--loss kl --hidden-loss '$(HIDDEN)'))
 $(eval $(call train,halfway,$(TEACHER),$(WORK)/halfway/model,--loss kl,$(half)))
-$(eval $(call cut,two-step,$(WORK)/halfway/kd/student,,$(WIDTH)))
+$(eval $(call measure,two-step,$(WORK)/halfway/kd/student))
+$(eval $(call cut,two-step,$(WORK)/halfway/kd/student,two-step,,$(WIDTH)))
 $(eval $(call train,two-step-kl,$(TEACHER),$(WORK)/two-step/model,--loss kl,$(half),second))
-$(eval $(call cut,corrected-width,$c,,$(WIDTH)))
+$(eval $(call measure,corrected-width,$c))
+$(eval $(call cut,corrected-width,$c,corrected-width,,$(WIDTH)))
 $(eval $(call train,corrected-kl,$c,$(WORK)/corrected-width/model,--loss kl))
 
 # ---- scores and the table ----
