@@ -43,12 +43,16 @@ DEPTH := depth-3/4 depth-1/2
 comma := ,
 AGGS := $(foreach b,l2 mean var,$(foreach s,mean l2 var,agg-$b-$s))
 OTHERS := magnitude wanda-sp wifv wnorm-absmean kv-contrib random
-METRICS := $(AGGS) agg-l2-mean-pre agg-l2-mean-norm-first $(OTHERS)
+# wifv-bias: what wifv removes leaves its mean in a bias (families that have one); nothing stands for a hidden channel
+BIASED := $(if $(shell grep -E '"model_type": *"(llama|nemotron)"' $(MODEL)/config.json),wifv-bias)
+METRICS := $(AGGS) agg-l2-mean-pre agg-l2-mean-norm-first $(OTHERS) $(BIASED)
 word_ = $(word $2,$(subst -, ,$1))
 $(foreach m,$(AGGS),$(eval RANK_$m := --agg batch=$(call word_,$m,2)$(comma)seq=$(call word_,$m,3)))
 RANK_agg-l2-mean-pre := --neuron pre
 RANK_agg-l2-mean-norm-first := --head norm-first
 $(foreach m,$(OTHERS),$(eval RANK_$m := --metric $m -m $(MODEL)))
+RANK_wifv-bias := $(RANK_wifv)
+HOW_wifv-bias := --compensate $(WORK)/stats
 # Depth: block importance; the whole model's loss without one layer, without the cheapest again and again, without neighbours;
 # the angle over neighbours; chance.  Half of the layers and a quarter share one greedy run: its order is that of removal.
 LEFT_depth-3/4 := $(call part,$(L),3,4)
@@ -71,7 +75,7 @@ cut = $(call run,$(call cell,$1,$2),$(WORK)/$1.rank $(HELD),trim -q -f -m $(MODE
 $(eval $(call calib-sample,$(WORK)/calib.tok,$(MODEL),$(TEXT),--samples $(SAMPLES) --seq $(SEQ)))
 $(eval $(call act-stats,$(WORK)/stats,$(MODEL),$(WORK)/calib.tok,--dtype bf16))
 $(foreach m,$(METRICS),$(eval $(call rank,$(WORK)/$m.rank,$(WORK)/stats,$(RANK_$m))))
-$(foreach m,$(METRICS),$(foreach c,$(WIDTH),$(eval $(call cut,$m,$c,-r $(WORK)/$m.rank $(CUT_$c)))))
+$(foreach m,$(METRICS),$(foreach c,$(WIDTH),$(eval $(call cut,$m,$c,-r $(WORK)/$m.rank $(CUT_$c) $(if $(filter-out hidden%,$c),$(HOW_$m))))))
 $(foreach m,$(patsubst ABLATE_%,%,$(filter-out %SAMPLES,$(filter ABLATE_%,$(.VARIABLES)))),\
 	$(eval $(call ablate,$(WORK)/$m.stats,$(MODEL),$(WORK)/calib.tok,$(ABLATE_$m) --samples $(ABLATE_SAMPLES)))\
 	$(eval $(call rank,$(WORK)/$m.rank,$(WORK)/$m.stats,)))
