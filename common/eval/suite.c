@@ -212,8 +212,8 @@ static int add_doc(struct task *t, json_t *raw, struct shots *sh, struct encoder
 	return rc;
 }
 
-/* One task of the source: all of its items, or those whose field split_by has the value. */
-static int add_task(struct suite *u, struct source *q, const char *value, struct encoder *c, struct ll_set *s,
+/* One task of the source: all of its items, or those whose field split_by has the value.  part: it is one of several. */
+static int add_task(struct suite *u, struct source *q, const char *value, int part, struct encoder *c, struct ll_set *s,
 		    struct err *e)
 {
 	if (u->n >= u->cap) {
@@ -224,10 +224,10 @@ static int add_task(struct suite *u, struct source *q, const char *value, struct
 	const struct rules *r = q->rules;
 	struct shots sh;
 	*t = (struct task){ .kind = q->kind, .rules = r, .shots = q->shots };
-	t->name = arena_printf(&t->names, value ? "%s_%s" : "%s", q->name, value);
+	t->name = arena_printf(&t->names, part ? "%s_%s" : "%s", q->name, value);
 	t->path = arena_printf(&t->names, "%s", q->path);
 	memcpy(t->digest, q->items.digest, sizeof t->digest);
-	if (value) {
+	if (part) {
 		const char *group = r == rules_named("mmlu") ? mmlu_group(value) : NULL;
 		t->top = arena_printf(&t->names, "%s", q->name);
 		t->group = group ? arena_printf(&t->names, "%s_%s", q->name, group) : NULL;
@@ -245,6 +245,8 @@ static int add_task(struct suite *u, struct source *q, const char *value, struct
 	}
 	if (!value)
 		t->n_file = q->items.n_file;
+	if (!rc && !t->n)
+		rc = err_set(e, EXIT_DATA, "%s: no items of '%s'", q->path, value);
 	if (t->rules && t->rules == &q->own) { /* the template ends with the source: keep what scores need */
 		struct rules *keep = arena_alloc(&t->names, sizeof *keep);
 		*keep = (struct rules){ .version = r->version };
@@ -277,7 +279,7 @@ static int add_parts(struct suite *u, struct source *q, struct encoder *c, struc
 		qsort(v, (size_t)q->items.n, sizeof *v, by_text);
 	for (int64_t i = 0; i < q->items.n && !rc; i++)
 		if (!i || strcmp(v[i], v[i - 1]))
-			rc = add_task(u, q, v[i], c, s, e);
+			rc = add_task(u, q, v[i], 1, c, s, e);
 	free(v);
 	return rc;
 }
@@ -292,8 +294,9 @@ int suite_add(struct suite *u, const char *spec, const struct suite_opts *o, str
 		if (!rc)
 			u->t[u->n - 1].name = arena_printf(&u->t[u->n - 1].names, "%s", q.name);
 	} else if (!rc && !(rc = read_sources(&q, e))) {
-		const int parts = q.rules && q.rules->split_by && strncmp(q.name, "mmlu_", 5);
-		rc = parts ? add_parts(u, &q, c, s, e) : add_task(u, &q, NULL, c, s, e);
+		const char *subject = !strncmp(q.name, "mmlu_", 5) && q.rules == rules_named("mmlu") ? q.name + 5 : NULL;
+		const int parts = q.rules && q.rules->split_by && !(subject && mmlu_group(subject));
+		rc = parts ? add_parts(u, &q, c, s, e) : add_task(u, &q, q.rules ? subject : NULL, 0, c, s, e);
 	}
 	items_free(&q.items);
 	items_free(&q.pool);

@@ -187,6 +187,7 @@ refuses "field of a named task" 65 "own.jsonl:1: no field 'goal'" eval_ --task "
 printf '{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}\n' >"$tmp/gold.jsonl"
 refuses "right answer of a named task" 65 "gold.jsonl:1: the right answer '2' is none of the 2 choices" eval_ --task "piqa=$tmp/gold.jsonl"
 printf '{"question": "x", "subject": "knitting", "choices": ["a", "b", "c", "d"], "answer": 1}\n' >"$tmp/mmlu.jsonl"
+check "one subject of a file of several" sh -c 'evalharness -q -m "$1" --device ref --task "mmlu_virology=$2" --shots 1 -f -o "$3" && tr -d " \n" <"$3" | grep -qF "\"original\":2,\"effective\":2"' - "$m" "$here/tests/golden/tasks/mmlu" "$tmp/pr"
 refuses "unknown subject" 65 "mmlu.jsonl:1: no subject 'knitting'" eval_ --task "mmlu=$tmp/mmlu.jsonl"
 refuses "directory without the split" 74 "test.jsonl" eval_ --task "arc_easy=$tmp/piqa"
 bad_template() { # NAME LINE TEXT
