@@ -26,6 +26,7 @@
 
 struct run {
 	struct trainer t;
+	struct correction correct;             /* used where the teacher is trained too */
 	struct mix mix;
 	int64_t vocab;                         /* tokens of both models */
 	struct schedule rate;
@@ -131,7 +132,7 @@ static void settle(struct run *r, const struct objective *loss)
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
 #include "../common/train/losses.def"
 #undef LOSS
-		{ "temperature", NULL, kd.tau }, { "jsd-beta", NULL, kd.beta }, { "top-k", NULL, (double)loss->best },
+		{ "correct-teacher", NULL, kd.correct_teacher }, { "temperature", NULL, kd.tau }, { "jsd-beta", NULL, kd.beta }, { "top-k", NULL, (double)loss->best },
 		{ "tail", kd.tail, 0 }, { "weigh", kd.weigh, 0 }, { "hidden-loss", kd.hidden ? kd.hidden : "none", 0 },
 		{ "hidden-alpha", kd.alpha, 0 }, { "projection", kd.projection, 0 }, { "relation-heads", NULL, (double)kd.relation_heads }, { "steps", NULL, (double)r->rate.steps },
 		{ "seq", NULL, (double)r->mix.seq }, { "batch", NULL, (double)kd.batch }, { "lr", NULL, kd.lr },
@@ -172,6 +173,8 @@ static void load_weights(struct run *r, const struct engine *g)
 {
 	struct err e = { 0 };
 	struct trainer *t = &r->t;
+	if (t->corrected && correct_load(&r->correct, g, kd.teacher, &e))
+		die_err(&e);
 	if (trainer_alloc(t, g, &e) || trainer_load(t, kd.student, t->teacher ? kd.teacher : NULL, &e))
 		die_err(&e);
 	lora_init(t, (uint64_t)com.seed);
@@ -222,6 +225,20 @@ static void write_student(const struct run *r, const struct session *s, const ch
 	free(notes);
 }
 
+static void write_teacher(const struct run *r, const struct session *s)
+{
+	struct err e = { 0 };
+	char *out = xasprintf("%s/teacher", com.out), *from = xstrdup(kd.teacher);
+	char *notes = xasprintf("Trained on the data of a student's distillation for %lld steps of %lld sequences of %lld tokens.",
+				(long long)s->at.step, (long long)kd.batch, (long long)r->mix.seq);
+	struct model_card card = { .title = "Corrected teacher", .origin = basename(from), .commands = opt_record_line(), .notes = notes };
+	if (trainer_export(&r->correct.t, kd.teacher, out, kd_save_dtype(r->correct.t.student->arch.dtype), &card, &e))
+		die_err(&e);
+	free(out);
+	free(from);
+	free(notes);
+}
+
 /* The run is over, or has reached --stop-at (EXIT_DONE too), or was stopped before (EXIT_AGAIN). */
 static int finish(struct run *r, const struct session *s, struct rundir *dir, int rc)
 {
@@ -246,6 +263,8 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 	if (kd.lora_adapter && lora_save(&r->t, adapter, kd.student, &e))
 		die_err(&e);
 	write_student(r, s, out);
+	if (r->t.corrected)
+		write_teacher(r, s);
 	free(out);
 	free(adapter);
 	if (rundir_mark(dir, r->settings, true, &e))
@@ -265,11 +284,11 @@ static int train(struct run *r, struct rundir *dir)
 	account(r, &g, &m, &peak);
 	if (m.peak > m.room)
 		log_warn("needs %s of memory, and there are %s", fmt_bytes(buf, m.peak), fmt_bytes(room, m.room));
-	r->t.world = &r->world;
+	r->t.world = r->correct.t.world = &r->world;
 	load_weights(r, &g);
 	if (r->mix.dynamic && !strcmp(kd.mix_reference, "teacher"))
 		teacher_references(r);
-	struct session s = { .t = &r->t, .mix = &r->mix, .dir = dir, .rate = r->rate,
+	struct session s = { .t = &r->t, .teacher = r->t.corrected ? &r->correct : NULL, .mix = &r->mix, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = kd.log_every, .save_every = kd.save_every,
 			     .keep = kd.keep, .valid_every = kd.valid_every, .stop_after = kd.stop_after,
 			     .stop_at = kd.stop_at, .peak = peak * r->world.size, .max_seconds = r->max_seconds };
@@ -281,6 +300,7 @@ static int train(struct run *r, struct rundir *dir)
 		log_verbose("memory: %s %s", m.row[i].word, fmt_bytes(buf, m.row[i].bytes));
 	log_verbose("memory: predicted peak %s", fmt_bytes(buf, m.peak));
 	trainer_free(&r->t);
+	trainer_free(&r->correct.t);
 	engine_close(&g);
 	return rc;
 }
@@ -440,6 +460,11 @@ int main(int argc, char **argv)
 			(long long)spec.micro);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);
+	r.correct.rate = r.rate;
+	r.correct.rate.peak = kd.correct_teacher;
+	r.correct.rate.min = kd.min_lr < kd.correct_teacher ? kd.min_lr : kd.correct_teacher;
+	if (kd.correct_teacher > 0 && correct_plan(&r.correct, &r.t, r.t.teacher, &e))
+		die_err(&e);
 	settle(&r, &loss);
 	if (kd.explain || com.dry_run) {
 		if (kd.explain)
@@ -458,6 +483,7 @@ int main(int argc, char **argv)
 	}
 	comm_close(&r.world);
 	trainer_free(&r.t);
+	trainer_free(&r.correct.t);
 	mix_free(&r.mix);
 	free(r.settings);
 	return rc;

@@ -53,7 +53,13 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 	double n = (double)t->trained;
 	*m = (struct memory){ .n = 0 };
 	add(m, "student weights", arena(g, 1, (double)trainer_master_bytes(t)) + (t->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)t->elems) : 0));
-	if (t->teacher)
+	if (t->corrected) {
+		const struct trainer *c = t->corrected;
+		double all = (double)trainer_master_bytes(c), grads = 4 * (double)c->trained;
+		add(m, "teacher weights", arena(g, 1, all) + (c->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)c->elems) : 0));
+		add(m, "teacher's training", arena(g, 3, grads) + arena(g, 1, (double)trainer_act_bytes(c)) +
+		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
+	} else if (t->teacher)
 		add(m, "teacher weights", arena(g, 1, (double)t->teacher->elems * (double)dtype_size(t->o.dtype)));
 	add(m, "optimizer", arena(g, 2, 4 * n));
 	add(m, "gradients", arena(g, 1, 4 * n));
@@ -99,6 +105,8 @@ struct token_flops account_flops(const struct trainer *t)
 	if (t->teacher)
 		f.teacher = arch_forward_flops(&t->teacher->arch, t->o.seq, 1) -
 			    (t->o.cached_width ? arch_forward_flops(&t->teacher->arch, t->o.seq, 0) : 0);
+	if (t->corrected)
+		f.teacher += account_flops(t->corrected).student;
 	return f;
 }
 

@@ -28,7 +28,7 @@ struct memory {
 /* Between trainer_plan and trainer_alloc, on the engine that will be used; everything else is open already. */
 void account_memory(const struct trainer *t, const struct engine *g, struct memory *m);
 
-/* FLOPs of a token: the teacher's forward pass, and three times the student's, less what frozen parameters save
+/* FLOPs of a token: the teacher's forward pass, and its training where it is corrected, and three times the student's, less what frozen parameters save
  * (recomputation is not counted). */
 struct token_flops {
 	double teacher, student;

@@ -160,12 +160,13 @@ static int drop_old(const struct rundir *d, int64_t keep, struct err *e)
 int checkpoint_save(const struct rundir *d, const struct trainer *t, const struct progress_state *s, const char *settings,
 		    int64_t keep, struct err *e)
 {
-	char *dir = xasprintf("%s/ckpt", d->path), *path = step_path(d, s->step), *file = NULL;
+	char *dir = xasprintf("%s/ckpt", d->path), *path = step_path(d, s->step), *file = NULL, *other = NULL;
 	struct outdir *o = mkdir_p(dir, e) ? NULL : outdir_open(path, true, e);
 	int rc = o ? 0 : -1;
 	if (o) {
 		file = xasprintf("%s/state", outdir_tmp(o));
-		rc = write_state(file, t, s, settings, e);
+		other = xasprintf("%s/teacher", outdir_tmp(o));
+		rc = write_state(file, t, s, settings, e) || (s->teacher && write_state(other, s->teacher, s, settings, e)) ? -1 : 0;
 		if (rc)
 			outdir_abort(o);
 		else
@@ -176,6 +177,7 @@ int checkpoint_save(const struct rundir *d, const struct trainer *t, const struc
 	free(dir);
 	free(path);
 	free(file);
+	free(other);
 	return rc;
 }
 
@@ -331,10 +333,11 @@ int checkpoint_load(const struct rundir *d, struct trainer *t, struct progress_s
 	int64_t *v = list_new(d, &n);
 	s->step = s->tokens = 0;
 	for (int i = 0; i < n && rc; i++) {
-		char *p = step_path(d, v[i]), *file = xasprintf("%s/state", p);
-		rc = read_state(file, t, s, settings, e);
+		char *p = step_path(d, v[i]), *file = xasprintf("%s/state", p), *other = xasprintf("%s/teacher", p);
+		rc = read_state(file, t, s, settings, e) || (s->teacher && read_state(other, s->teacher, s, settings, e)) ? -1 : 0;
 		free(p);
 		free(file);
+		free(other);
 		if (rc && e->code == EXIT_USAGE) {
 			e->code = EXIT_DATA;
 			break;

@@ -1,7 +1,7 @@
 /*
  * checkpoint.h - the state of a run on disk: everything that the next step depends on
  *
- * RUNDIR/ckpt/step-N/state is a "checkpoint" artifact (formats/checkpoint.md): the settings, the counters, and per
+ * RUNDIR/ckpt/step-N/state, and teacher beside it where that is trained too, is a "checkpoint" artifact (formats/checkpoint.md): the settings, the counters, and per
  * parameter the f32 master weights and both moments; with several domains their weights and how far each was read.  All
  * randomness is a function of seed and step, so nothing else is needed and a resumed run repeats the uninterrupted one bit
  * for bit.  No wall-clock value
@@ -18,6 +18,7 @@
 struct progress_state {
 	int64_t step, tokens;          /* done so far */
 	int64_t seed;
+	struct trainer *teacher;       /* a teacher that is trained too, or NULL: the file teacher beside state */
 	struct mix *mix;               /* saved and restored where it has several domains */
 };
 /* Writes step-N and removes all but the `keep` newest. */

@@ -54,6 +54,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "micro", &kd.micro, "N", "sequences at a time, 0 for what makes about 2048 tokens", 0, 1 << 24),
 	OPT_F64(0, "lr", &kd.lr, "X", "peak learning rate", 0, 1e3),
 	OPT_F64(0, "min-lr", &kd.min_lr, "X", "learning rate of the last step", 0, 1e3),
+	OPT_F64(0, "correct-teacher", &kd.correct_teacher, "LR", "train the teacher as well, on the cross-entropy of the same batches, with this peak rate (a fifth of what it was trained with); the student follows it as it changes, RUNDIR/teacher is the result", 0, 1e3),
 	OPT_I64(0, "warmup", &kd.warmup, "N", "steps of linear warm-up, -1 for the lesser of 40 and a tenth", -1, 1e12),
 	OPT_CHOICE(0, "schedule", &kd.schedule, SCHEDULE_WORDS, "how the rate falls after warm-up"),
 	OPT_F64(0, "wsd-decay", &kd.wsd, "F", "share of the steps in the final slope of wsd", 0, 1),
@@ -154,6 +155,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--hidden-alpha dynamic compares with the teacher's terms, and --loss %s has none: say fixed", kd.loss);
 	if (kd.lora_adapter && (!kd.lora.targets || kd.train))
 		opt_die("--lora-adapter %s", kd.train ? "holds adapters only, not what --train names" : "needs --lora");
+	if (kd.correct_teacher > 0 && (!kd.teacher || kd.cache.n))
+		opt_die("--correct-teacher trains the weights of --teacher");
 	if (kd.steps && kd.tokens)
 		opt_die("--steps and --tokens exclude each other");
 	if (kd.micro && kd.batch % kd.micro)

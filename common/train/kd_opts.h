@@ -26,7 +26,7 @@ extern struct kd_opts {
 	const char *train, *freeze, *schedule;
 	struct lora lora;
 	bool lora_adapter;
-	double lr, min_lr, wsd, clip, decay, beta1, beta2, eps, peak;
+	double correct_teacher, lr, min_lr, wsd, clip, decay, beta1, beta2, eps, peak;
 	int64_t steps, tokens, warmup;
 	const char *recompute_word;
 	int recompute;                 /* enum recompute, of the word */

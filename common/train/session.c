@@ -113,6 +113,11 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 			put_real(&l, "kd/alpha", r->alpha);
 		}
 		put_real(&l, "grad_norm", r->grad_norm);
+		if (s->teacher) {
+			put_real(&l, "teacher/lr", schedule_lr(&s->teacher->rate, s->at.step));
+			put_real(&l, "teacher/lm/ce", s->teacher->last.loss);
+			put_real(&l, "teacher/grad_norm", s->teacher->last.grad_norm);
+		}
 		put(&l, ",\"skipped\":%lld", (long long)s->t->skipped);
 		double rate = (double)(s->t->o.batch * s->t->o.seq) / (step_seconds > 0 ? step_seconds : 1e-9);
 		put_real(&l, "tok_per_s", rate);
@@ -203,17 +208,22 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	double t0 = now_seconds(), lr = schedule_lr(&s->rate, step);
 	if (fetch(o, (step - 1) * batch, e))
 		return -1;
-	if (trainer_step(s->t, o->ids, o->labels, lr, &s->last)) {
+	struct correction *c = s->teacher;
+	if ((c && trainer_gradients(&c->t, o->ids, o->labels, &c->last)) || trainer_step(s->t, o->ids, o->labels, lr, &s->last)) {
 		mix_undo(s->mix);
 		return 1;
 	}
+	if (c)
+		trainer_apply(&c->t, schedule_lr(&c->rate, step), &c->last);
 	double took = now_seconds() - t0;
 	o->slowest = took > o->slowest ? took : o->slowest;
 	s->at.step = step;
 	s->at.tokens += batch * seq;
 	if (s->last.skipped)
 		log_warn("step %lld: loss or gradient is not finite, weights left as they are", (long long)step);
-	if (s->t->skipped_row >= MAX_SKIPS)
+	if (c && c->last.skipped)
+		log_warn("step %lld: loss or gradient of the teacher is not finite, its weights left as they are", (long long)step);
+	if (s->t->skipped_row >= MAX_SKIPS || (c && c->t.skipped_row >= MAX_SKIPS))
 		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld: lower --lr, raise --warmup or use --dtype f32",
 			       MAX_SKIPS, (long long)step);
 	bool end = step == s->rate.steps;
@@ -267,7 +277,7 @@ int session_run(struct session *s, struct err *e)
 {
 	int64_t n = s->t->o.batch * s->t->o.seq;
 	struct loop o = { .s = s, .began = now_seconds() };
-	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix };
+	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix, .teacher = s->teacher ? &s->teacher->t : NULL };
 	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
 		return -1;
 	if (comm_max(s->t->world, s->at.step) != s->at.step)

@@ -11,11 +11,13 @@
 #define ADZE_SESSION_H
 #include "account.h"
 #include "checkpoint.h"
+#include "correct.h"
 #include "schedule.h"
 
 struct session {
 	struct trainer *t;
 	struct mix *mix;               /* data, what a cached teacher said about it, held-out sets */
+	struct correction *teacher;    /* trained beside the student, or NULL */
 	struct rundir *dir;
 	struct schedule rate;
 	const char *settings;

@@ -177,7 +177,9 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 		return -1;
 	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
-	if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
+	if (t->corrected)
+		t->tw = t->corrected->wb ? (void *)t->corrected->wb : t->corrected->w;
+	else if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
 		return -1;
 	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
 	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
@@ -192,7 +194,7 @@ void trainer_free(struct trainer *t)
 	size_t n = (size_t)t->trained * 4;
 	const struct { void *p; size_t bytes; } own[] = {
 		{ t->w, trainer_master_bytes(t) }, { t->m, n }, { t->v, n }, { t->grad, n }, { t->wb, (size_t)t->elems * 2 },
-		{ t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
+		{ t->corrected ? NULL : t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 	};
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
@@ -359,14 +361,19 @@ static void update(struct trainer *t, double lr, double norm)
 	t->g->k->weights_changed(t->g->d);
 }
 
-int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)
+void trainer_apply(struct trainer *t, double lr, struct step_result *r)
 {
-	if (trainer_gradients(t, ids, labels, r))
-		return 1;
 	r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
 	t->skipped += r->skipped;
 	t->skipped_row = r->skipped ? t->skipped_row + 1 : 0;
 	if (!r->skipped)
 		update(t, lr, r->grad_norm);
+}
+
+int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)
+{
+	if (trainer_gradients(t, ids, labels, r))
+		return 1;
+	trainer_apply(t, lr, r);
 	return 0;
 }

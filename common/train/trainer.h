@@ -65,6 +65,7 @@ struct trainer {
 	struct trainer_spec o;
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
 	const struct engine *g;
+	struct trainer *corrected;     /* whose weights the teacher's are (correct.h), NULL: the teacher stays as it is */
 	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone; set by the owner */
 	uint8_t *frozen;               /* [student->n]; owned */
 	struct param *proj;            /* projections of hidden losses; owned */
@@ -127,8 +128,9 @@ void trainer_free(struct trainer *t);
 void trainer_sync(struct trainer *t);
 /* ids, labels [batch*seq].  1: stop_requested() between micro-batches, nothing was changed. */
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
-/* Forward and backward only, gradients into t->grad.  Returns as trainer_step. */
+/* The two halves of it: forward and backward only, gradients into t->grad, returns as trainer_step; and the update. */
 int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r);
+void trainer_apply(struct trainer *t, double lr, struct step_result *r);
 /* Means over the first n windows of b (n <= b->n), no gradients; ids, labels: scratch [micro*seq] (measure.c). */
 void trainer_measure(struct trainer *t, const struct batches *b, int64_t n, int32_t *ids, int32_t *labels,
 		     struct step_result *r);

@@ -43,7 +43,7 @@ int trainer_load(struct trainer *t, const char *student, const char *teacher, st
 		return -1;
 	if (teacher && t->o.cached_width)
 		return load_head(t, teacher, e);
-	return teacher ? params_load(t->teacher, teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, e) : 0;
+	return teacher && !t->corrected ? params_load(t->teacher, teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, e) : 0;
 }
 
 struct source {
