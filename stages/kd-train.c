@@ -60,6 +60,20 @@ static void compare_tokens(const struct run *r, const char *dir)
 	}
 }
 
+static void only_responses(struct run *r)
+{
+	struct err e = { 0 };
+	struct responses only;
+	struct mix *m = &r->mix;
+	if (vocab_responses(kd.student, kd.response_from, kd.response_to, &only, &e))
+		die_err(&e);
+	for (int i = 0; i < m->n + m->n_valid; i++)
+		if (batches_responses(i < m->n ? &m->d[i].data : &m->v[i - m->n].data, i < m->n ? m->d[i].path : m->v[i - m->n].path, &only, &e))
+			die_err(&e);
+	free(only.from);
+	free(only.to);
+}
+
 static void open_data(struct run *r, int64_t vocab)
 {
 	struct err e = { 0 };
@@ -68,6 +82,8 @@ static void open_data(struct run *r, int64_t vocab)
 	if (mix_open(&r->mix, &o, &e))
 		die_err(&e);
 	compare_tokens(r, kd.student ? kd.student : kd.teacher);
+	if (kd.response_from && !kd.cache_out) /* a cache holds all positions */
+		only_responses(r);
 	bool dynamic = !strcmp(kd.mix, "dynamic"), by_teacher = kd.mix_reference && !strcmp(kd.mix_reference, "teacher");
 	if (dynamic && mix_dynamic(&r->mix, by_teacher ? NULL : kd.mix_reference, kd.mix_rate, kd.mix_floor, &e))
 		die_err(&e);
@@ -128,7 +144,8 @@ static void settle(struct run *r, const struct objective *loss)
 	}
 	const struct setting v[] = {
 		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", kd.cache.n ? r->mix.d[0].cache.head.dtype : "none", 0 },
-		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 }, { "documents", kd.documents, 0 }, { "vocab", NULL, (double)r->vocab },
+		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 }, { "documents", kd.documents, 0 },
+		{ "response-from", kd.response_from ? kd.response_from : "", 0 }, { "response-to", kd.response_to ? kd.response_to : "", 0 }, { "vocab", NULL, (double)r->vocab },
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
 #include "../common/train/losses.def"
 #undef LOSS

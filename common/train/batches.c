@@ -135,6 +135,8 @@ void batches_free(struct batches *b)
 	free(b->ids);
 	free(b->win);
 	free(b->perm);
+	free(b->only.from);
+	free(b->only.to);
 	*b = (struct batches){ 0 };
 }
 
@@ -152,6 +154,46 @@ void document_starts(int32_t *start, const int32_t *ids, int64_t n, int64_t seq,
 		start[i] = i % seq == 0 ? 0 : ids[i - 1] == eos ? (int32_t)(i % seq) : start[i - 1];
 }
 
+/* The tokens that end at ids[i] are these */
+static bool ends_with(const int32_t *ids, int64_t i, const int32_t *v, int64_t n)
+{
+	return n > 0 && i + 1 >= n && !memcmp(ids + i + 1 - n, v, (size_t)n * sizeof *v);
+}
+
+static void drop_prompts(const struct batches *b, const int32_t *ids, int32_t *labels)
+{
+	const struct responses *q = &b->only;
+	bool inside = false;
+	for (int64_t i = 0; i < b->seq; i++) {
+		if (i && !inside)
+			labels[i - 1] = -1;
+		if (inside)
+			inside = !(q->n[1] ? ends_with(ids, i, q->to, q->n[1]) : ids[i] == b->eos);
+		else
+			inside = ends_with(ids, i, q->from, q->n[0]);
+	}
+}
+
+int batches_responses(struct batches *b, const char *path, const struct responses *only, struct err *e)
+{
+	b->only = *only;
+	b->only.from = xcalloc((size_t)only->n[0], sizeof *only->from);
+	b->only.to = xcalloc((size_t)only->n[1] + 1, sizeof *only->to);
+	memcpy(b->only.from, only->from, (size_t)only->n[0] * sizeof *only->from);
+	if (only->n[1])
+		memcpy(b->only.to, only->to, (size_t)only->n[1] * sizeof *only->to);
+	int32_t *ids = xcalloc((size_t)b->seq, sizeof *ids), *labels = xcalloc((size_t)b->seq, sizeof *labels);
+	int64_t left = 0;
+	for (int64_t k = 0; k < b->n && !left; k++) {
+		batches_window(b, k, ids, labels);
+		for (int64_t i = 0; i < b->seq; i++)
+			left += labels[i] >= 0;
+	}
+	free(ids);
+	free(labels);
+	return left ? 0 : err_set(e, EXIT_DATA, "%s: no response in it: the tokens of --response-from do not occur", path);
+}
+
 void batches_window(const struct batches *b, int64_t k, int32_t *ids, int32_t *labels)
 {
 	struct window w = b->win[k];
@@ -159,6 +201,8 @@ void batches_window(const struct batches *b, int64_t k, int32_t *ids, int32_t *l
 		ids[i] = i < w.len ? (int32_t)id_at(b, w.at + i) : 0;
 		labels[i] = i + 1 < w.len && !(b->apart && ids[i] == b->eos) ? (int32_t)id_at(b, w.at + i + 1) : -1;
 	}
+	if (b->only.n[0])
+		drop_prompts(b, ids, labels);
 }
 
 int64_t batches_at(struct batches *b, int64_t k)

@@ -33,6 +33,10 @@ struct batches {
 	int64_t eos;           /* id that closes a packed document, -1: none, or the set has one document a sample */
 	bool packed;           /* samples may hold several documents */
 	bool apart;            /* documents are kept apart */
+	struct responses {     /* labels are only tokens between these, `to` included; n[0] 0: all tokens are labels */
+		int32_t *from, *to; /* owned; to of no token: the end id */
+		int64_t n[2];
+	} only;
 	char digest[33];       /* of the artifact's content */
 	char tokenizer[33];    /* digest of the tokenizer that made it */
 	char strings[33];      /* of its tokens, "": not said */
@@ -42,6 +46,9 @@ struct batches {
 int batches_open(struct batches *b, const char *path, int64_t seq, int64_t vocab, uint64_t seed, struct err *e);
 /* Keeps documents apart; refuses a packed set without an end id. */
 int batches_apart(struct batches *b, const char *path, struct err *e);
+/* Only responses are labels from here on: what follows the tokens `from`, up to and with the tokens `to`.  A window that begins inside of
+ * one has none before the next.  Refuses a set in which no label is left (EXIT_DATA). */
+int batches_responses(struct batches *b, const char *path, const struct responses *only, struct err *e);
 /* start [n]: for each token, the position in its window of seq tokens where its document begins */
 void document_starts(int32_t *start, const int32_t *ids, int64_t n, int64_t seq, int64_t eos);
 /* From tokens in memory, for programs that make their own; n samples of len ids. */

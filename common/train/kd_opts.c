@@ -26,6 +26,8 @@ static const struct opt opts[] = {
 	OPT_LIST(0, "valid", &kd.valid, "[NAME=]TOKENS", "held-out token set, measured before, during and after; with names, also each for itself"),
 	OPT_STR(0, "weights", &kd.weights, "NAME:W,...", "shares of the domains in what is drawn, by their size if not given"),
 	OPT_CHOICE(0, "documents", &kd.documents, "joined|apart", "apart: tokens of a packed sequence attend to their own document only, which begins at position 0"),
+	OPT_STR(0, "response-from", &kd.response_from, "TEXT", "losses count only behind this text, such as '<|im_start|>assistant': the response to a prompt"),
+	OPT_STR(0, "response-to", &kd.response_to, "TEXT", "up to this text and with it, such as '<|im_end|>'; without it, up to the token that ends a document"),
 	OPT_CHOICE(0, "mix", &kd.mix, "fixed|dynamic", "dynamic: after each --valid-every steps a domain's weight is multiplied by exp(held-out loss - reference)"),
 	OPT_STR(0, "mix-reference", &kd.mix_reference, "NAME:L,...|teacher", "cross-entropy that each domain should end with, or the teacher's own"),
 	OPT_F64(0, "mix-rate", &kd.mix_rate, "X", "factor of loss - reference in the exponent", 0, 1e6),
@@ -106,6 +108,8 @@ static void validate_data(void)
 	bool dynamic = !strcmp(kd.mix, "dynamic");
 	if (mix_names(&kd.data, "data", &e) || mix_names(&kd.valid, "valid", &e) || mix_names(&kd.cache, "teacher-cache", &e))
 		opt_die("%s", e.msg);
+	if (kd.response_to && !kd.response_from)
+		opt_die("--response-to needs --response-from");
 	if (!dynamic && kd.mix_reference)
 		opt_die("--mix-reference is for --mix dynamic");
 	if (dynamic && (!kd.mix_reference || !kd.valid_every))

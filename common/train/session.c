@@ -219,13 +219,16 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	o->slowest = took > o->slowest ? took : o->slowest;
 	s->at.step = step;
 	s->at.tokens += batch * seq;
-	if (s->last.skipped)
-		log_warn("step %lld: loss or gradient is not finite, weights left as they are", (long long)step);
+	char batch_digest[33];
+	if (s->last.skipped) {
+		digest_hex(o->ids, (size_t)(batch * seq) * sizeof *o->ids, batch_digest);
+		log_warn("step %lld: loss or gradient is not finite, weights left as they are (batch %s)", (long long)step, batch_digest);
+	}
 	if (c && c->last.skipped)
 		log_warn("step %lld: loss or gradient of the teacher is not finite, its weights left as they are", (long long)step);
 	if (s->t->skipped_row >= MAX_SKIPS || (c && c->t.skipped_row >= MAX_SKIPS))
-		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld: lower --lr, raise --warmup or use --dtype f32",
-			       MAX_SKIPS, (long long)step);
+		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld (batch %s): lower --lr, raise --warmup or use --dtype f32",
+			       MAX_SKIPS, (long long)step, s->last.skipped ? batch_digest : "of the teacher");
 	bool end = step == s->rate.steps;
 	bool regular = s->valid_every && step % s->valid_every == 0;
 	bool due = s->mix->n_valid && (end || step == s->stop_at || regular);

@@ -103,3 +103,26 @@ int vocab_data(const char *dir, const char *path, const struct batches *b, struc
 	free(file);
 	return rc;
 }
+
+static int encode(const struct tokenizer *t, const char *text, int32_t **v_new, int64_t *n, struct err *e)
+{
+	struct tok_scratch *s = tok_scratch_new(t);
+	struct tok_ids ids = { 0 };
+	*n = text ? tok_encode(t, s, text, strlen(text), false, &ids, e) : 0;
+	*v_new = xcalloc((size_t)(*n > 0 ? *n : 1), sizeof **v_new);
+	for (int64_t i = 0; i < *n; i++)
+		(*v_new)[i] = (int32_t)ids.v[i];
+	tok_scratch_free(s);
+	free(ids.v);
+	return *n < 0 ? -1 : 0;
+}
+
+int vocab_responses(const char *dir, const char *from, const char *to, struct responses *r, struct err *e)
+{
+	struct tokenizer *t = tok_load(dir, e);
+	*r = (struct responses){ 0 };
+	int rc = !t || encode(t, from, &r->from, &r->n[0], e) || encode(t, to, &r->to, &r->n[1], e) ? -1 : 0;
+	if (t)
+		tok_free(t);
+	return rc;
+}

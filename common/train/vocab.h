@@ -20,4 +20,6 @@ struct vocab_of {
 int vocab_agree(struct vocab_of teacher, struct vocab_of student, int64_t *tokens, struct err *e);
 /* Refuses a token set made with other tokens than those of dir; a set that does not say is only warned about. */
 int vocab_data(const char *dir, const char *path, const struct batches *b, struct err *e);
+/* The tokens of two texts, newly allocated; to NULL: none */
+int vocab_responses(const char *dir, const char *from, const char *to, struct responses *r, struct err *e);
 #endif

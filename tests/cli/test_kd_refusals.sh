@@ -34,6 +34,20 @@ cp -r "$t/student" "$t/spaced" && sed 's/^{/{ /' "$t/tok/tokenizer.json" >"$t/sp
 kd-train --student "$t/spaced" --teacher "$t/teacher" --data "$t/data" --steps 1 --batch 4 -o "$t/anew" 2>"$t/err"
 same written-anew "$? $(grep -c tokenizer "$t/err")" "0 0"
 
+# --- only responses
+printf '{"text":"Q: in the end A: there and then.\\n"}\n%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 >"$t/qa.jsonl"
+calib-sample -q -t "$t/teacher" --samples 4 --seq 32 "$t/qa.jsonl" -o "$t/qa" || echo "not ok responses: no data"
+qa() { train --teacher "$t/teacher" --data "$t/qa" --valid "$t/qa" --steps 2 "$@"; }
+works responses qa --response-from "A:" --response-to "." -o "$t/answers"
+qa -o "$t/all"
+if [ "$(kl "$t/answers" 1)" != "$(kl "$t/all" 1)" ]; then ok responses-differ; else no responses-differ "the same"; fi
+fails no-response 65 "no response in it" qa --response-from "Z:" -o "$t/bad"
+fails response-to-alone 2 "needs --response-from" qa --response-to "." -o "$t/bad"
+
+# --- a batch that gives no number: left out, named by its digest, and what was saved stays
+fails nan-batch 1 "(batch " train --teacher "$t/teacher" --steps 40 --lr 1e3 --weight-decay 1e3 -o "$t/nan"
+works nan-nothing-lost artcheck -q "$t"/nan/ckpt/*/state
+
 # --- files
 model --vocab 272 --layers 3 --shard-bytes 8000 --tokenizer "$t/tok" -o "$t/shards"
 works shards train --teacher "$t/shards" --steps 1 -o "$t/sharded"

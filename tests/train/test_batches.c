@@ -156,6 +156,38 @@ static void test_documents(void **state)
 	batches_free(&b);
 }
 
+/* Labels are what follows 7 8, up to and with 9; without it, up to the end id. */
+static void test_responses(void **state)
+{
+	static const uint32_t ids[] = { 3, 7, 8, 4, 9, 5, 7, 7, 8, 0, 6, 9, 7, 8, 1, 2, /* next window: */ 1, 9, 7, 8, 4, 4, 7, 8, 9, 9, 1, 1, 1, 1, 1, 7 };
+	static const int32_t want[2][32] = {
+		{ -1, -1, 4, 9, -1, -1, -1, -1, 0, 6, 9, -1, -1, 1, 2, -1, -1, -1, -1, 4, 4, 7, 8, 9, -1, -1, -1, -1, -1, -1, -1, -1 },
+		{ -1, -1, 4, 9, 5, 7, 7, 8, 0, -1, -1, -1, -1, 1, 2, -1, -1, -1, -1, 4, 4, 7, 8, 9, 9, 1, 1, 1, 1, 1, 7, -1 } };
+	int32_t from[] = { 7, 8 }, to[] = { 9 }, x[16], y[16];
+	struct err e = { 0 };
+	(void)state;
+	for (int end = 0; end < 2; end++) {
+		struct responses only = { from, end ? NULL : to, { 2, !end } };
+		struct batches b;
+		assert_int_equal(batches_from(&b, ids, 2, 16, 16, 1), 0);
+		b.eos = 0;
+		assert_int_equal(batches_responses(&b, "x", &only, &e), 0);
+		for (int k = 0; k < 2; k++) {
+			batches_window(&b, k, x, y);
+			for (int i = 0; i < 16; i++)
+				assert_int_equal(y[i], want[end][k * 16 + i]);
+		}
+		batches_free(&b);
+	}
+	int32_t never[] = { 8, 7 };
+	struct responses none = { never, NULL, { 2, 0 } };
+	struct batches b;
+	assert_int_equal(batches_from(&b, ids, 2, 16, 16, 1), 0);
+	assert_int_equal(batches_responses(&b, "x", &none, &e), -1);
+	assert_int_equal(e.code, EXIT_DATA);
+	batches_free(&b);
+}
+
 static int make(int c, char **v)
 {
 	int64_t n, len, vocab, factor = 5, spread = 2;
@@ -178,6 +210,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_epochs),
 		cmocka_unit_test(test_windows),
 		cmocka_unit_test(test_documents),
+		cmocka_unit_test(test_responses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
