@@ -122,7 +122,7 @@ struct kernels {
 	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
 	/* bytes that the backend itself holds now (packed weights, scratch); while planning: would hold */
 	size_t (*held_bytes)(const struct dev *, enum held part);
-	/* plan(1): until plan(0), products, attention and the head only note the scratch that a call would take and do not
+	/* plan(1): until plan(0), products, attention, relations and the head only note the scratch that a call would take and do not
 	 * touch their operands; no other kernel may be called.  NULL: this backend has no scratch */
 	void (*plan)(struct dev *, int on);
 

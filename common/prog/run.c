@@ -162,7 +162,7 @@ void prog_note(const struct prog *p, const struct engine *g)
 	for (int i = 0; i < p->n; i++)
 		switch (p->op[i].code) {
 		case OP_LINEAR: case OP_LINEAR_DX: case OP_LINEAR_DW: case OP_ATTN: case OP_ATTN_BWD:
-		case OP_KD_HEAD: case OP_LOGPROB: case OP_TOPK:
+		case OP_KD_HEAD: case OP_RELATION: case OP_LOGPROB: case OP_TOPK:
 			run_op(&f, &p->op[i]);
 		}
 }

@@ -90,6 +90,14 @@ void cpu_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, cons
 	c.t = scratch(d, S_LOGIT_T, room);
 	c.g = da.p ? scratch(d, S_DLOGIT, room) : NULL;
 	c.dx = da.p ? scratch(d, S_HEAD_D, (size_t)(T * D) * sizeof(float)) : NULL;
+	if (d->planning) {
+		int64_t n = T < TILE ? T : TILE, w = T < WIDE ? T : WIDE;
+		scores(&c, c.s, a, r->a0, r->da, 0, 0, 0, n, w);
+		scores(&c, c.t, b, r->b0, r->db, 0, 0, 0, n, w);
+		if (da.p)
+			gradients(&c, 0, 0, 0, n, w);
+		return;
+	}
 	if (da.p && !acc)
 		cpu_zero(d, da);
 	for (int64_t row0 = 0; row0 < a.rows; row0 += T)
