@@ -7,7 +7,7 @@
 # In depth neighbouring blocks go, the DEPTH of them that are missed least in an ablation; first and last stay (PROTECT); in width
 # what activations say.  Goals: all (default: what DEPTH and WIDTH ask for, and the report), correct, depth, width, report, clean.
 #
-#	TEACHER DATA          the model, and the token set to correct and distil on; or TEXT: text or JSONL files that become DATA and CALIB
+#	TEACHER DATA          the model, and the token set to correct and distil on (or domains, NAME=TOKENS each); or TEXT: text or JSONL files that become DATA and CALIB
 #	CALIB                 token set to measure importance on (DATA)
 #	CORRECTION            first: the teacher is trained before anything is measured; parallel: the original is measured and cut, and the
 #	                      teacher is trained while the student learns from it; none
@@ -42,6 +42,9 @@ $(error TEACHER=DIR is missing: the model to start from)
 endif
 ifeq ($(DATA)$(TEXT),)
 $(error DATA=TOKENS or TEXT=FILES is missing: what to correct and distil on)
+endif
+ifneq ($(and $(findstring =,$(DATA)),$(if $(TEXT)$(CALIB),,1)),)
+$(error DATA="$(DATA)" are domains: CALIB=TOKENS is needed)
 endif
 ifeq ($(DEPTH)$(WIDTH),)
 $(error DEPTH=N (blocks to leave out) or WIDTH="--hidden ... --ffn ..." is missing)

@@ -10,7 +10,7 @@
 #	SHAPE_x    options of trim that give the shape, or
 #	PARAMS_x   a budget of parameters, or BUDGET_x, options of candidates that give one ("--nonembedding 4e9"): the options
 #	           GRID_x (or GRID) span the shapes, the first candidate is taken
-#	DATA       token set to distil on, or
+#	DATA       token set to distil on (or several, NAME=TOKENS each; KDOPTS="--weights ..."), or
 #	TEXT       text or JSONL files, which become DATA (all, or TRAIN_SAMPLES sequences of SEQ tokens) and CALIB
 #	CALIB      token set to measure importance on; default: SAMPLES sequences of SEQ tokens from TEXT, or DATA
 #
@@ -56,8 +56,11 @@ ifeq ($(filter original previous,$(KD_TEACHER)),)
 $(error KD_TEACHER=$(KD_TEACHER) is neither original nor previous)
 endif
 
-ifneq ($(word 2,$(DATA)),)
-$(error DATA="$(DATA)" is more than one token set: let calib-sample join the texts (--sources))
+ifneq ($(and $(word 2,$(DATA)),$(strip $(foreach w,$(DATA),$(if $(findstring =,$w),,$w)))),)
+$(error DATA="$(DATA)" is more than one token set: domains have names, DATA="web=web.tok code=code.tok"; or let calib-sample join the texts)
+endif
+ifneq ($(and $(findstring =,$(DATA)),$(if $(TEXT)$(CALIB),,1)),)
+$(error DATA="$(DATA)" are domains: CALIB=TOKENS is needed)
 endif
 
 # $(call of,VAR,TARGET): VAR_TARGET where set, else VAR;  $(call opt,--name,VAR,TARGET): "--name value" when not empty

@@ -8,7 +8,8 @@
 #	$(call candidates,OUT,MODEL,OPTIONS)                  shapes within a budget
 #	$(call trim,OUTDIR,MODEL,RANKING,OPTIONS,MORE INPUTS) smaller model
 #	$(call kd-train,RUNDIR,TEACHER,STUDENT,TOKENS,OPTIONS,MORE INPUTS)   RUNDIR/student: the trained model;
-#	                                                      without TEACHER: conventional training, --loss ce in OPTIONS
+#	                                                      without TEACHER: conventional training, --loss ce in OPTIONS;
+#	                                                      TOKENS: a file, or domains NAME=FILE NAME=FILE ...
 #	$(call evalharness,OUT,MODEL,INPUTS,OPTIONS)          scores
 #	$(call run,OUT,INPUTS,COMMAND)                        anything else that writes OUT atomically
 #
@@ -83,8 +84,10 @@ evalharness = $(call heavy,$1,$1,$2/config.json $3,$(EVALHARNESS) -m $2 $4 -o $1
 
 # kd-train resumes from RUNDIR by itself, which is right after a kill and wrong after an edit: RUNDIR.new is renewed,
 # and RUNDIR emptied, exactly when the command or an input has changed.
+# the files of words that are FILE or NAME=FILE
+files = $(foreach w,$1,$(lastword $(subst =, ,$w)))
 define kd-train
-$1.new: $(2:%=%/config.json) $3/config.json $4 $6 $1.cmd
+$1.new: $(2:%=%/config.json) $3/config.json $(call files,$4 $6) $1.cmd
 	rm -rf $1 $1.log
 	@touch $$@
 $(call step,$1/student/config.json,$1,$1.new,$(LAUNCH),$(KD_TRAIN) $(2:%=--teacher %) --student $3 $(addprefix --data ,$4) $5 -o $1,--events $1.log $(RUNOPTS))

@@ -60,5 +60,8 @@ same "the original is cut, its training is followed" "$(grep -c -e '-m teacher' 
 works none practice w3 CORRECTION=none DEPTH=
 same "no correction" "$(ls w3 | tr '\n' ' ')" "report.cmd report.html report.txt teacher width "
 touch items.jsonl
+calib-sample -q -t teacher --documents paragraph --samples 12 --seq 32 "$top/README.md" -o more
+works domains practice w5 CORRECTION=none DEPTH= DATA="a=data b=more" CALIB=data VALID="a=data b=more" EVAL=
+same "domains by name" "$(grep -c 'valid/b/lm/ce' w5/width/kd/metrics.jsonl)" 2
 works task practice w4 CORRECTION=none WIDTH= DEPTH_METRIC=task:items.jsonl -n
 fails unknown-variant 2 "none of first, parallel and none" practice bad CORRECTION=later
