@@ -7,7 +7,8 @@
  *
  *	evalharness -m student --task hellaswag=hellaswag.jsonl --text book.txt -o results.json
  *
- * Processes under mpirun or srun share the batches.  Kinds of task: common/eval/kinds.def; named tasks: common/eval/tasks.def.
+ * Processes under mpirun or srun share the batches.  Kinds of task: common/eval/kinds.def; named tasks: common/eval/tasks.def; those in which
+ * the model writes: common/eval/written.h.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -16,7 +17,7 @@
 #include "../common/comm/comm.h"
 #include "../common/eval/compare.h"
 #include "../common/eval/journal.h"
-#include "../common/eval/task.h"
+#include "../common/eval/written.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +27,11 @@ static struct {
 	const char *bos;
 	struct opt_list task, text, fewshot, template;
 	bool verify, compare;
-	int64_t resamples, limit, shots, fewshot_seed, max_length, batch_tokens;
-} o = { .batch_tokens = 4096, .resamples = 10000, .shots = -1, .fewshot_seed = 1234, .bos = "auto" };
+	int64_t resamples, limit, shots, fewshot_seed, max_length, batch_tokens, max_new, samples_each, sequences;
+	double temperature, top_p, seconds;
+	const char *at;
+} o = { .batch_tokens = 4096, .resamples = 10000, .shots = -1, .fewshot_seed = 1234, .bos = "auto", .at = "1",
+	.samples_each = 1, .sequences = 8, .top_p = 1, .seconds = 3 };
 
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to score, with its tokenizer"),
@@ -46,17 +50,24 @@ static const struct opt opts[] = {
 	OPT_FLAG(0, "verify-batch-invariance", &o.verify, "score every request once more, alone, and compare"),
 	OPT_FLAG(0, "compare", &o.compare, "compare two --log-samples files (or --artifact files) A and B of the same items"),
 	OPT_I64(0, "resamples", &o.resamples, "N", "draws of the comparison's bootstrap", 100, 1e7),
+	OPT_I64(0, "max-new", &o.max_new, "N", "tokens that the model writes at most, 0: as the task says", 0, 1 << 20),
+	OPT_I64(0, "samples", &o.samples_each, "N", "programs written for each item of a code task", 1, 1 << 16),
+	OPT_STR(0, "at", &o.at, "LIST", "which pass@k of code tasks, by comma"),
+	OPT_F64(0, "temperature", &o.temperature, "T", "draw the tokens of code tasks from softmax(logits / T), 0: the likeliest", 0, 1e3),
+	OPT_F64(0, "top-p", &o.top_p, "P", "draw from the likeliest tokens that make up P", 0, 1),
+	OPT_F64(0, "seconds", &o.seconds, "S", "time of one generated program", 0.1, 3600),
+	OPT_I64(0, "sequences", &o.sequences, "N", "texts written at a time; changes the speed, not the result", 1, GEN_SLOTS),
 	OPT_STR(0, "log-samples", &o.samples, "FILE", "write a JSON line per item with its log-likelihoods"),
 	OPT_STR(0, "artifact", &o.artifact, "FILE", "also write the scores as an artifact"),
 	OPT_OUT_ROW("results to write; a table then goes to stdout (default: JSON to stdout)"),
-	OPT_DEVICE_ROWS, OPT_COMMON_ROWS, OPT_END
+	OPT_DEVICE_ROWS, OPT_SEED_ROW, OPT_COMMON_ROWS, OPT_END
 };
 static const struct usage usage = {
 	"evalharness",
-	"Scores a model on multiple choice and perplexity tasks, as lm-evaluation-harness does.",
+	"Scores a model on multiple choice, perplexity, answers and programs, as lm-evaluation-harness does.",
 	"-m DIR (--task NAME=FILE | --text FILE)... [-o RESULTS], or --compare A B [-o RESULTS]",
 	"evalharness -m student --task hellaswag=hellaswag.jsonl --limit 100 -o results.json\n"
-	"evalharness -m student --text book.txt --log-samples samples.jsonl",
+	"evalharness -m student --task humaneval=HumanEval.jsonl --samples 20 --temperature 0.2 --at 1,10",
 	opts,
 };
 
@@ -68,6 +79,8 @@ struct run {
 	struct ll_set set;
 	struct ll_opts ll;
 	struct ll_cost cost;
+	struct written w;
+	struct gen_cost write_cost;
 	struct journal *journal;
 	struct progress pr;
 	int64_t items;
@@ -103,6 +116,21 @@ static void check_options(int operands, char **argv)
 		opt_die("-o and --log-samples are the same file");
 }
 
+/* The prompts of tasks in which the model writes */
+static int prepare_writing(struct run *r, struct err *e)
+{
+	struct write_opts wo = { .max_new = o.max_new, .samples = o.samples_each, .temperature = o.temperature, .top_p = o.top_p,
+				 .slots = o.sequences, .seconds = o.seconds, .seed = (uint64_t)com.seed };
+	int64_t *at;
+	if (parse_i64_list(o.at, &at, &wo.n_at, e))
+		return err_wrap(e, "--at");
+	wo.at = at;
+	int rc = written_open(&r->w, &r->u, &r->enc, o.model, &wo, e);
+	free(at);
+	gen_cost(&r->w.c.g, &r->t->arch, dtype_parse(com.dtype), o.sequences, &r->write_cost);
+	return rc;
+}
+
 /* Shape, tokenizer, items: everything that can be refused before the weights are read. */
 static int prepare(struct run *r, struct err *e)
 {
@@ -130,24 +158,29 @@ static int prepare(struct run *r, struct err *e)
 				return err_set(e, EXIT_USAGE, "two tasks are named '%s'", r->u.t[i].name);
 	}
 	r->ll = (struct ll_opts){ .batch_tokens = o.batch_tokens };
-	return ll_cost(&r->set, r->t, dtype_parse(com.dtype), &r->ll, &r->cost, e);
+	return prepare_writing(r, e) ? -1 : ll_cost(&r->set, r->t, dtype_parse(com.dtype), &r->ll, &r->cost, e);
 }
 
 static void dry_run(const struct run *r)
 {
 	double w = (double)r->t->elems * (double)dtype_size(dtype_parse(com.dtype)), a = (double)r->cost.act_bytes;
-	char b1[32], b2[32], b3[32];
+	double flops = r->cost.flops + r->write_cost.flops;
+	char b1[32], b2[32], b3[32], b4[32];
 	if (!strcmp(com.dry_run, "json"))
 		printf("{\"tasks\": %d, \"items\": %lld, \"requests\": %lld, \"tokens\": %lld, \"padded_tokens\": %lld, "
-		       "\"scored_tokens\": %lld, \"weights_bytes\": %.0f, \"activation_bytes\": %.0f, \"flops\": %.6g}\n",
+		       "\"scored_tokens\": %lld, \"written\": %lld, \"weights_bytes\": %.0f, \"activation_bytes\": %.0f, "
+		       "\"cache_bytes\": %lld, \"flops\": %.6g}\n",
 		       r->u.n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
-		       (long long)r->cost.padded, (long long)r->cost.scored, w, a, r->cost.flops);
+		       (long long)r->cost.padded, (long long)r->cost.scored, (long long)r->w.c.g.n, w, a,
+		       (long long)r->write_cost.kv_bytes, flops);
 	else
 		printf("%d tasks, %lld items, %lld requests\n%lld tokens to read (%lld with padding), %lld to score\n"
-		       "weights      %s\nactivations  %s\ncompute      %s FLOP\n",
+		       "%lld texts to write, at most %lld tokens with their prompts\n"
+		       "weights      %s\nactivations  %s\ncache        %s\ncompute      %s FLOP\n",
 		       r->u.n, (long long)r->items, (long long)r->set.n, (long long)r->cost.tokens,
-		       (long long)r->cost.padded, (long long)r->cost.scored, fmt_bytes(b1, w), fmt_bytes(b2, a),
-		       fmt_count(b3, r->cost.flops));
+		       (long long)r->cost.padded, (long long)r->cost.scored, (long long)r->w.c.g.n,
+		       (long long)r->write_cost.tokens, fmt_bytes(b1, w), fmt_bytes(b2, a),
+		       fmt_bytes(b3, (double)r->write_cost.kv_bytes), fmt_count(b4, flops));
 }
 
 static int step(void *arg, const int64_t *req, int64_t n, int64_t tokens, struct err *e)
@@ -219,6 +252,27 @@ static int verify(struct run *r, const struct weights *m, struct err *e)
 	return 0;
 }
 
+static void count(void *arg, int64_t done)
+{
+	progress_step(arg, (double)done);
+}
+
+/* Texts of all tasks in which the model writes, and what becomes of them */
+static int write_texts(struct run *r, const struct weights *m, struct err *e)
+{
+	if (!r->w.c.g.n)
+		return 0;
+	progress_start(&r->pr, "written", (double)r->write_cost.tokens, "tok", 0);
+	int rc = written_run(&r->w, m, count, &r->pr, e);
+	progress_end(&r->pr);
+	if (rc)
+		return rc;
+	progress_start(&r->pr, "programs", (double)r->w.programs, "programs", 0);
+	rc = written_judge(&r->w, count, &r->pr, e);
+	progress_end(&r->pr);
+	return rc;
+}
+
 static int score(struct run *r, struct engine *g, const char *model, struct err *e)
 {
 	struct weights m;
@@ -231,6 +285,8 @@ static int score(struct run *r, struct engine *g, const char *model, struct err 
 	r->ll.arg = r;
 	int rc = ll_score(&r->set, &m, &r->ll, e);
 	progress_end(&r->pr);
+	if (!rc && comm_first(&r->world)) /* what the others would write is not read */
+		rc = write_texts(r, &m, e);
 	if (rc && stop_requested() && r->journal)
 		err_set(e, EXIT_AGAIN, "stopped, run again to go on");
 	if (!rc && o.verify)
@@ -332,6 +388,7 @@ int main(int argc, char **argv)
 			    (long long)r.set.n, (long long)r.cost.tokens);
 	comm_close(&r.world);
 	free(r.state);
+	written_close(&r.w);
 	suite_free(&r.u);
 	ll_set_free(&r.set);
 	encoder_close(&r.enc);

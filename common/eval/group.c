@@ -51,7 +51,7 @@ static void measure(struct group *g, const struct task *t, int n)
 		g->shots = t[i].shots;
 	}
 	double err = known ? metric_pooled_stderr(se, size, g->tasks) : NAN;
-	g->acc = (struct score){ "acc", sum / (double)g->items, err, 1 };
+	g->acc = (struct score){ "acc", sum / (double)g->items, err, 1, NULL };
 	free(se);
 	free(size);
 }

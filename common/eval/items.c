@@ -46,13 +46,8 @@ static int add_line(struct items *it, const char *line, size_t n, int64_t number
 	return 0;
 }
 
-int items_read(struct items *it, const char *path, int64_t limit, struct err *e)
+int items_parse(struct items *it, const char *text, size_t n, const char *path, int64_t limit, struct err *e)
 {
-	size_t n;
-	*it = (struct items){ 0 };
-	char *text = items_file_new(path, &n, it->digest, e);
-	if (!text)
-		return -1;
 	const char *end = text + n, *eol;
 	int64_t number = 1;
 	int rc = 0;
@@ -66,9 +61,18 @@ int items_read(struct items *it, const char *path, int64_t limit, struct err *e)
 		if ((!limit || it->n < limit) && add_line(it, line, (size_t)(eol - line), number, e))
 			rc = err_wrap(e, "%s:%lld", path, (long long)number);
 	}
-	free(text);
 	if (!rc && !it->n)
 		rc = err_set(e, EXIT_DATA, "%s: no items", path);
+	return rc;
+}
+
+int items_read(struct items *it, const char *path, int64_t limit, struct err *e)
+{
+	size_t n;
+	*it = (struct items){ 0 };
+	char *text = items_file_new(path, &n, it->digest, e);
+	int rc = text ? items_parse(it, text, n, path, limit, e) : -1;
+	free(text);
 	return rc;
 }
 

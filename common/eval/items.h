@@ -17,6 +17,8 @@ struct items {
 };
 /* limit 0: all.  Blank lines are skipped, `-` is stdin; refuses a file without items.  The error names file and line. */
 int items_read(struct items *it, const char *path, int64_t limit, struct err *e);
+/* Items that are a text in memory; name is for errors. */
+int items_parse(struct items *it, const char *text, size_t n, const char *name, int64_t limit, struct err *e);
 void items_free(struct items *it);
 /* Whole text file, refused when it is a directory; digest as above.  The caller frees. */
 char *items_file_new(const char *path, size_t *n, char digest[33], struct err *e);

@@ -93,6 +93,27 @@ static int add(json_t *to, const char *name, json_t *v)
 	return v ? json_object_set_new(to, name, v) : -1;
 }
 
+static json_t *strings(const char *const *s, int max)
+{
+	json_t *all = json_array();
+	for (int i = 0; i < max && s[i]; i++)
+		json_array_append_new(all, json_string_nocheck(s[i]));
+	return all;
+}
+
+/* What the kinds in which the model writes have more */
+static int add_writing(json_t *o, const struct rules *r, const json_t *item, struct err *e)
+{
+	if (strcmp(r->kind, "match") && strcmp(r->kind, "code"))
+		return 0;
+	int rc = add(o, "until", strings(r->until, MAX_CHOICES)) || add(o, "max_new", json_integer(r->max_new ? r->max_new : 256));
+	if (!rc && r->prefix)
+		rc = add(o, "prefix", filled(r->prefix, item, e));
+	if (!rc && r->test)
+		rc = add(o, "test", filled(r->test, item, e));
+	return rc ? -1 : 0;
+}
+
 json_t *rules_render(const struct rules *r, const json_t *item, struct err *e)
 {
 	json_t *o = json_object();
@@ -106,6 +127,8 @@ json_t *rules_render(const struct rules *r, const json_t *item, struct err *e)
 		rc = add(o, "gold", gold(r, item, json_object_get(o, "choices"), e));
 	if (!rc && r->labels)
 		rc = add(o, "labels", list(r->labels, item, e));
+	if (!rc)
+		rc = add_writing(o, r, item, e);
 	if (!rc && r->delimiter)
 		rc = add(o, "delimiter", json_string_nocheck(r->delimiter));
 	if (!rc)

@@ -25,13 +25,14 @@ static int put_text(struct outfile *o, const json_t *j, int indent, struct err *
 	return rc;
 }
 
-/* "acc,none" and "acc_stderr,none" */
+/* "acc,none" and "acc_stderr,none"; a filter's name in place of none */
 static void add_score(json_t *r, json_t *better, const struct score *sc)
 {
-	char key[64];
-	snprintf(key, sizeof key, "%s,none", sc->metric);
+	char key[128];
+	const char *filter = sc->filter ? sc->filter : "none";
+	snprintf(key, sizeof key, "%s,%s", sc->metric, filter);
 	json_object_set_new(r, key, real(sc->value));
-	snprintf(key, sizeof key, "%s_stderr,none", sc->metric);
+	snprintf(key, sizeof key, "%s_stderr,%s", sc->metric, filter);
 	json_object_set_new(r, key, isnan(sc->err) ? json_string("N/A") : real(sc->err));
 	json_object_set_new(better, sc->metric, json_boolean(sc->higher));
 }
@@ -123,10 +124,11 @@ int results_write(const struct task *t, int n, const struct eval_config *c, stru
 
 static void table_row(FILE *f, size_t width, const char *name, int64_t n, const struct score *sc)
 {
-	char err[32] = "-";
+	char err[32] = "-", metric[96];
+	snprintf(metric, sizeof metric, sc->filter ? "%s,%s" : "%s", sc->metric, sc->filter);
 	if (!isnan(sc->err))
 		snprintf(err, sizeof err, "%.4f", sc->err);
-	fprintf(f, "%-*s %8lld  %-16s %14.4f %10s\n", (int)width, name, (long long)n, sc->metric, sc->value, err);
+	fprintf(f, "%-*s %8lld  %-16s %14.4f %10s\n", (int)width, name, (long long)n, metric, sc->value, err);
 }
 
 void results_table(const struct task *t, int n, FILE *f)
@@ -178,8 +180,10 @@ static int put_score(struct art_w *w, const struct task *t, const struct score *
 	art_map(w, 5 + with_err);
 	art_key(w, "task");
 	art_str(w, t->name);
+	char metric[96];
+	snprintf(metric, sizeof metric, sc->filter ? "%s,%s" : "%s", sc->metric, sc->filter);
 	art_key(w, "metric");
-	art_str(w, sc->metric);
+	art_str(w, metric);
 	art_key(w, "value");
 	art_f64(w, sc->value);
 	if (with_err) {

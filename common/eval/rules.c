@@ -9,6 +9,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The three that are inside lm-evaluation-harness */
+#define MBPP_EXAMPLES                                                                                                  \
+	"{\"text\": \"Write a function to find the similar elements from the given two tuple lists.\", \"code\": "             \
+	"\"def similar_elements(test_tup1, test_tup2):\\r\\n  res = tuple(set(test_tup1) & set(test_tup2))\\r\\n  return "  \
+	"(res) \", \"test_list\": [\"assert similar_elements((3, 4, 5, 6),(5, 7, 4, 10)) == (4, 5)\", \"assert "             \
+	"similar_elements((1, 2, 3, 4),(5, 4, 3, 7)) == (3, 4)\", \"assert similar_elements((11, 12, 14, 13),(17, 15, "    \
+	"14, 13)) == (13, 14)\"]}\n"                                                                                       \
+	"{\"text\": \"Write a python function to identify non-prime numbers.\", \"code\": \"import math\\r\\ndef "           \
+	"is_not_prime(n):\\r\\n    result = False\\r\\n    for i in range(2,int(math.sqrt(n)) + 1):\\r\\n        if n % i "  \
+	"== 0:\\r\\n            result = True\\r\\n    return result\", \"test_list\": [\"assert is_not_prime(2) == False\", " \
+	"\"assert is_not_prime(10) == True\", \"assert is_not_prime(35) == True\"]}\n"                                      \
+	"{\"text\": \"Write a function to find the largest integers from a given list of numbers using heap queue "        \
+	"algorithm.\", \"code\": \"import heapq as hq\\r\\ndef heap_queue_largest(nums,n):\\r\\n  largest_nums = "          \
+	"hq.nlargest(n, nums)\\r\\n  return largest_nums\", \"test_list\": [\"assert heap_queue_largest( [25, 35, 22, 85, "  \
+	"14, 65, 75, 22, 58],3)==[85, 75, 65] \", \"assert heap_queue_largest( [25, 35, 22, 85, 14, 65, 75, 22, "            \
+	"58],2)==[85, 75] \", \"assert heap_queue_largest( [25, 35, 22, 85, 14, 65, 75, 22, 58],5)==[85, 75, 65, 58, 35]\"]}\n"
+
 #define TASK(...) { .name = __VA_ARGS__ },
 static const struct rules tasks[] = {
 #include "tasks.def"
@@ -145,10 +162,10 @@ static const struct key {
 #define S(k) { #k, offsetof(struct rules, k), 's' }
 #define I(k) { #k, offsetof(struct rules, k), 'i' }
 	S(kind), S(split), S(pool), S(prep), S(description), S(text), S(contexts), S(list), S(gold), S(gold_of), S(labels),
-	S(target), S(delimiter), S(between), S(counted), S(split_by), S(metrics), I(no_shots), I(first_n), I(not_self),
+	S(target), S(prefix), S(test), S(passes), S(filter), S(delimiter), S(between), S(counted), S(split_by), S(metrics), I(no_shots), I(first_n), I(not_self),
 #undef S
 #undef I
-	{ "shots", offsetof(struct rules, shots), 'l' }, { "version", offsetof(struct rules, version), 'f' },
+	{ "shots", offsetof(struct rules, shots), 'l' }, { "max_new", offsetof(struct rules, max_new), 'l' }, { "version", offsetof(struct rules, version), 'f' },
 };
 
 /* \n, \t, \\ and \" in [s, s + n), quotes around it taken off */
@@ -177,13 +194,20 @@ static char *unescape(const char *s, size_t n, struct arena *a, struct err *e)
 static int set_key(struct rules *r, const char *name, const char *value, struct err *e)
 {
 	int64_t i;
-	if (!strcmp(name, "choice")) {
+	const struct {
+		const char *name, **list;
+		int max;
+	} lists[] = { { "choice", r->choice, MAX_CHOICES }, { "until", r->until, MAX_CHOICES },
+		      { "extract", r->extract, MAX_FILTERS }, { "ignore", r->ignore, MAX_CHOICES } };
+	for (size_t l = 0; l < sizeof lists / sizeof *lists; l++) {
 		int k = 0;
-		while (k < MAX_CHOICES && r->choice[k])
+		if (strcmp(lists[l].name, name))
+			continue;
+		while (k < lists[l].max && lists[l].list[k])
 			k++;
-		if (k == MAX_CHOICES)
-			return err_set(e, EXIT_DATA, "more than %d choices", MAX_CHOICES);
-		r->choice[k] = value;
+		if (k == lists[l].max)
+			return err_set(e, EXIT_DATA, "more than %d lines of %s", k, name);
+		lists[l].list[k] = value;
 		return 0;
 	}
 	for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
@@ -192,7 +216,7 @@ static int set_key(struct rules *r, const char *name, const char *value, struct 
 			continue;
 		if (keys[k].type == 's')
 			*(const char **)(void *)at = value;
-		else if (keys[k].type == 'f' ? parse_f64(value, (double *)(void *)at) : parse_i64(value, &i) || i < 0 || i > 1000)
+		else if (keys[k].type == 'f' ? parse_f64(value, (double *)(void *)at) : parse_i64(value, &i) || i < 0 || i > 100000)
 			return err_set(e, EXIT_DATA, "%s: '%s' is not a number that it takes", name, value);
 		else if (keys[k].type == 'i')
 			*(int *)(void *)at = (int)i;

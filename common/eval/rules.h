@@ -12,7 +12,7 @@
 #include "../base/base.h"
 #include <jansson.h>
 
-enum { MAX_CHOICES = 8 };
+enum { MAX_CHOICES = 8, MAX_FILTERS = 4 };
 struct rules {
 	const char *name;
 	double version;
@@ -28,6 +28,14 @@ struct rules {
 	const char *gold_of;       /* field: list in which gold is looked up */
 	const char *labels;        /* kind mass; field: list of 0 and 1 */
 	const char *target;        /* kind target; template */
+	const char *until[MAX_CHOICES];    /* kinds match, code: stop strings */
+	int64_t max_new;           /* kinds match, code: tokens to write at most; 0: 256 */
+	const char *extract[MAX_FILTERS];  /* kind match: "NAME first|last REGEX": what of the text is the answer */
+	const char *ignore[MAX_CHOICES];   /* kind match; regexes: taken out of answer and target before they are compared */
+	const char *prefix, *test; /* kind code; templates: program = prefix + text + "\n" + test */
+	const char *passes;        /* kind code: "pass@", the name of the metric without k */
+	const char *filter;        /* kind code: of its metric; NULL: none */
+	const char *examples;      /* JSON lines that are the pool, instead of a file */
 	const char *delimiter;     /* between context and choice; NULL: one blank */
 	const char *between;       /* between examples; NULL: a blank line */
 	const char *counted;       /* kind ppl; field: the text whose words and bytes count */

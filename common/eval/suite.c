@@ -105,7 +105,7 @@ static int is_plain(const struct source *q, const json_t *item)
 static int read_sources(struct source *q, struct err *e)
 {
 	const struct rules *r = q->rules;
-	const int own = !q->pool_path && (!r || (r->pool && !strcmp(r->pool, r->split ? r->split : "")));
+	const int own = !q->pool_path && !(r && r->examples) && (!r || (r->pool && !strcmp(r->pool, r->split ? r->split : "")));
 	if (items_read(&q->items, q->path, r || (own && q->shots) ? 0 : q->o->limit, e))
 		return -1;
 	if (r && r != &q->own && is_plain(q, q->items.v[0]))
@@ -119,6 +119,8 @@ static int read_sources(struct source *q, struct err *e)
 		q->shots = 0;
 	else if (q->pool_path)
 		return items_read(&q->pool, q->pool_path, 0, e);
+	else if (r && r->examples)
+		return items_parse(&q->pool, r->examples, strlen(r->examples), q->name, 0, e);
 	else if (!own && r)
 		return err_set(e, EXIT_USAGE, "%s: examples come from the %s split: --fewshot %s=FILE", q->name,
 			       r->pool ? r->pool : "few-shot", q->name);
@@ -212,6 +214,11 @@ static int add_doc(struct task *t, json_t *raw, struct shots *sh, struct encoder
 	return rc;
 }
 
+static const char *kept(struct task *t, const char *s)
+{
+	return s ? arena_printf(&t->names, "%s", s) : NULL;
+}
+
 /* One task of the source: all of its items, or those whose field split_by has the value.  part: it is one of several. */
 static int add_task(struct suite *u, struct source *q, const char *value, int part, struct encoder *c, struct ll_set *s,
 		    struct err *e)
@@ -249,8 +256,14 @@ static int add_task(struct suite *u, struct source *q, const char *value, int pa
 		rc = err_set(e, EXIT_DATA, "%s: no items of '%s'", q->path, value);
 	if (t->rules && t->rules == &q->own) { /* the template ends with the source: keep what scores need */
 		struct rules *keep = arena_alloc(&t->names, sizeof *keep);
-		*keep = (struct rules){ .version = r->version };
-		keep->metrics = r->metrics ? arena_printf(&t->names, "%s", r->metrics) : NULL;
+		*keep = (struct rules){ .version = r->version, .kind = t->kind->word };
+		keep->metrics = kept(t, r->metrics);
+		keep->passes = kept(t, r->passes);
+		keep->filter = kept(t, r->filter);
+		for (int i = 0; i < MAX_FILTERS; i++)
+			keep->extract[i] = kept(t, r->extract[i]);
+		for (int i = 0; i < MAX_CHOICES; i++)
+			keep->ignore[i] = kept(t, r->ignore[i]);
 		t->rules = keep;
 	}
 	shots_close(&sh);

@@ -124,7 +124,7 @@ int task_open_text(struct task *t, const char *path, struct encoder *c, struct l
 void task_free(struct task *t)
 {
 	for (int64_t i = 0; i < t->n; i++)
-		json_decref(t->doc[i].item);
+		json_decref(t->doc[i].item), json_decref(t->doc[i].texts), json_decref(t->doc[i].verdicts);
 	free(t->doc);
 	arena_free(&t->names);
 	*t = (struct task){ 0 };

@@ -19,12 +19,15 @@ struct score {                 /* one metric of a task */
 	const char *metric;
 	double value, err;     /* err NAN: "N/A" */
 	int higher;            /* higher is better */
+	const char *filter;    /* what was done to what the model wrote; NULL: none */
 };
 struct doc {                   /* one item */
 	json_t *item;          /* owned: as its kind wants it; {"text": ...} of a text file */
 	int64_t req0, n_req;   /* its requests in the set */
 	int64_t tokens;        /* scored, for perplexities */
 	int64_t words, bytes;  /* of the text that perplexities are measured on */
+	json_t *texts;         /* owned: what the model wrote, one string per sample (written.h), or NULL */
+	json_t *verdicts;      /* owned: code: true where a text ran to its end; match: {filter, answer, exact_match} */
 };
 struct task {
 	const char *name, *path;   /* owned by `names` */
@@ -37,6 +40,9 @@ struct task {
 	int64_t n_file;        /* items in the file */
 	int64_t shots;         /* examples in each prompt */
 	char digest[33];       /* of the file */
+	int64_t at[MAX_SCORES];    /* kind code: the k of pass@k, and its metrics' names */
+	const char *at_name[MAX_SCORES];
+	int n_at;
 	struct score score[MAX_SCORES]; /* filled by task_score */
 	int n_score;
 };
@@ -51,6 +57,7 @@ struct task_kind {
 	void (*sample)(const struct doc *d, const struct ll_set *s, json_t *o);
 	/* Scores of the task; returns their number. */
 	int (*score)(const struct task *t, const struct ll_set *s, struct score out[MAX_SCORES]);
+	int writes;            /* the model writes (written.h): 1 what is compared, 2 what is run */
 };
 #define KIND(id, word, items, doc) extern const struct task_kind task_##id;
 #include "kinds.def"

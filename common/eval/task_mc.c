@@ -203,8 +203,8 @@ static int score(const struct task *t, const struct ll_set *s, struct score out[
 	double *acc = xcalloc((size_t)t->n, sizeof *acc), *norm = xcalloc((size_t)t->n, sizeof *norm);
 	for (int64_t i = 0; i < t->n; i++)
 		judge(&t->doc[i], s, &acc[i], &norm[i]);
-	out[0] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1 };
-	out[1] = (struct score){ "acc_norm", metric_mean(norm, t->n), metric_stderr(norm, t->n), 1 };
+	out[0] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1, NULL };
+	out[1] = (struct score){ "acc_norm", metric_mean(norm, t->n), metric_stderr(norm, t->n), 1, NULL };
 	free(acc);
 	free(norm);
 	return 2;
@@ -215,10 +215,10 @@ static int score_mass(const struct task *t, const struct ll_set *s, struct score
 	double *acc = xcalloc((size_t)t->n, sizeof *acc);
 	for (int64_t i = 0; i < t->n; i++)
 		acc[i] = mass(&t->doc[i], s);
-	out[0] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1 };
+	out[0] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1, NULL };
 	free(acc);
 	return 1;
 }
 
-const struct task_kind task_mc = { "mc", { "choices" }, 0, add, sample, score };
-const struct task_kind task_mass = { "mass", { "choices", "labels" }, 0, add_mass, sample_mass, score_mass };
+const struct task_kind task_mc = { "mc", { "choices" }, 0, add, sample, score, 0 };
+const struct task_kind task_mass = { "mass", { "choices", "labels" }, 0, add_mass, sample_mass, score_mass, 0 };

@@ -54,12 +54,12 @@ static int score(const struct task *t, const struct ll_set *s, struct score out[
 		struct ppl p = measure(&t->doc[i], s);
 		ppl_add(&all, &p);
 	}
-	out[0] = (struct score){ "word_perplexity", ppl_word(&all), NAN, 0 };
-	out[1] = (struct score){ "byte_perplexity", ppl_byte(&all), NAN, 0 };
-	out[2] = (struct score){ "bits_per_byte", ppl_bits(&all), NAN, 0 };
-	out[3] = (struct score){ "token_perplexity", ppl_token(&all), NAN, 0 };
+	out[0] = (struct score){ "word_perplexity", ppl_word(&all), NAN, 0, NULL };
+	out[1] = (struct score){ "byte_perplexity", ppl_byte(&all), NAN, 0, NULL };
+	out[2] = (struct score){ "bits_per_byte", ppl_bits(&all), NAN, 0, NULL };
+	out[3] = (struct score){ "token_perplexity", ppl_token(&all), NAN, 0, NULL };
 	return 4;
 }
 
-const struct task_kind task_ppl = { "ppl", { "text" }, 0, add, sample, score };
-const struct task_kind task_text = { "text", { NULL }, 1, add, sample, score };
+const struct task_kind task_ppl = { "ppl", { "text" }, 0, add, sample, score, 0 };
+const struct task_kind task_text = { "text", { NULL }, 1, add, sample, score, 0 };

@@ -38,11 +38,11 @@ static int score(const struct task *t, const struct ll_set *s, struct score out[
 		ll[i] = s->r[t->doc[i].req0].sum;
 		acc[i] = s->r[t->doc[i].req0].greedy;
 	}
-	out[0] = (struct score){ "perplexity", exp(-metric_mean(ll, t->n)), metric_ppl_stderr(ll, t->n), 0 };
-	out[1] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1 };
+	out[0] = (struct score){ "perplexity", exp(-metric_mean(ll, t->n)), metric_ppl_stderr(ll, t->n), 0, NULL };
+	out[1] = (struct score){ "acc", metric_mean(acc, t->n), metric_stderr(acc, t->n), 1, NULL };
 	free(ll);
 	free(acc);
 	return 2;
 }
 
-const struct task_kind task_target = { "target", { "ctx", "target" }, 0, add, sample, score };
+const struct task_kind task_target = { "target", { "ctx", "target" }, 0, add, sample, score, 0 };

@@ -212,3 +212,20 @@ check "logits: their rows" sh -c 'logits -q -m "$1" --device ref --ids 1,2,3 >"$
 refuses "logits: id out of range" 65 "'96' is not a token id" logits_ --ids 1,96
 refuses "logits: line of a bad id" 65 "ids2:2: 'x' is not" sh -c 'printf "1\nx\n" >"$2"; logits -q -m "$1" --device ref --ids-file "$2"' - "$m" "$tmp/ids2"
 refuses "logits: nothing given" 2 "one of --ids" logits_
+
+# tasks in which the model writes
+cp "$here"/tests/golden/eval/tokenizer.json "$m"
+printf '{"ctx": "Say 7:", "until": ["z"], "target": "7", "max_new": 6}\n{"ctx": "Two", "until": [], "target": "3"}\n' >"$tmp/say.jsonl"
+printf 'kind = match\ntext = {q}\ntarget = {a}\nuntil = "\\n"\nmax_new = 5\nextract = number last -?[0-9]+\nextract = word first [a-z]+\nignore = x\n' >"$tmp/say.rules"
+printf '{"q": "One", "a": "1"}\n' >"$tmp/own.jsonl"
+check "answers are compared" eval_ --task "say=$tmp/say.jsonl" --max-new 6 --log-samples "$tmp/w1" -o "$tmp/w"
+check "exact match" grep -q '"exact_match,none": 0' "$tmp/w"
+check "sequences at a time change nothing" sh -c 'evalharness -q -m "$1" --device ref --dtype f32 --task "say=$2/say.jsonl" --max-new 6 --sequences 1 --log-samples "$2/w2" -f -o "$2/w" && cmp "$2/w1" "$2/w2"' - "$m" "$tmp"
+check "filters of a template" eval_ --task "own=$tmp/own.jsonl" --template "own=$tmp/say.rules" --artifact "$tmp/wa" -f -o "$tmp/w"
+check "a score for each" sh -c 'grep -q "\"exact_match,number\"" "$1" && grep -q "\"exact_match_stderr,word\"" "$1" && artcat "$2" | grep -q exact_match,word' - "$tmp/w" "$tmp/wa"
+check "dry run counts texts" sh -c 'evalharness -q -m "$1" --max-new 6 --task "say=$2" --dry-run=json | grep -q "\"written\": 2, .*\"cache_bytes\": [1-9]"' - "$m" "$tmp/say.jsonl"
+printf 'kind = match\ntext = {q}\ntarget = {a}\nextract = number last (\n' >"$tmp/bad.rules"
+refuses "a regex that is none" 65 "in regex (" eval_ --task "own=$tmp/own.jsonl" --template "own=$tmp/bad.rules"
+refuses "no room for the prompt" 65 "leave no place" eval_ --task "say=$tmp/say.jsonl" --max-new 300 --max-length 256
+printf '{"ctx": "x = ", "prefix": "x = ", "until": ["\\n"], "test": "assert x"}\n' >"$tmp/code.jsonl"
+refuses "programs without a sandbox" 69 "bubblewrap" env PATH=/nonexistent "$(command -v evalharness)" -q -m "$m" --max-new 6 --task "code=$tmp/code.jsonl"

@@ -158,7 +158,7 @@ def make_kinds(where, texts, vocab):
         os.makedirs(os.path.join(where, name), exist_ok=True)
         with open(os.path.join(where, name, "tokenizer.model"), "wb") as f:
             f.write(model)
-    all_specs = trained.specs(some, vocab)
+    all_specs = trained.specs(some, vocab) | trained.byte_level_specs(some, vocab)
     nfkc = os.path.join(where, "spm-unigram", "tokenizer.model")
     if os.path.exists(nfkc):
         with open(nfkc, "rb") as f:

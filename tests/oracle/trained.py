@@ -136,3 +136,32 @@ def with_charsmap(spec, model):
     spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": charsmap_of(model)},
                           {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]}
     return spec
+
+
+L3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+TK = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+      r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def byte_level_specs(texts, vocab):
+    """Byte-level BPE with the parts of Llama-3, Qwen2, Mistral-NeMo (tekken), SmolLM2 and GPT-2, each trained behind its own pre-tokenizer."""
+    from tokenizers import Regex, processors
+    p, plain = pre_tokenizers, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def split(pattern):
+        return p.Sequence([p.Split(Regex(pattern), "isolated"), plain])
+    parts = {"llama3": (None, split(L3), "<|begin_of_text|>", True),
+             "qwen2": (normalizers.NFC(), split(L3.replace(r"\p{N}{1,3}", r"\p{N}")), None, False),
+             "tekken": (None, split(TK), "<s>", True),
+             "smollm": (None, p.Sequence([p.Digits(individual_digits=True), p.ByteLevel(add_prefix_space=False)]), None, False),
+             "gpt2": (None, p.ByteLevel(add_prefix_space=False), None, False)}
+    out = {}
+    for name, (norm, pre, bos, whole) in parts.items():
+        t = Tokenizer(models.BPE(ignore_merges=whole))
+        t.normalizer, t.pre_tokenizer, t.decoder = norm, pre, decoders.ByteLevel()
+        t.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab, special_tokens=[bos or "<|endoftext|>"], show_progress=False,
+                                                         initial_alphabet=p.ByteLevel.alphabet()))
+        if bos:
+            t.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 0)])
+        out["bytes-" + name] = json.loads(t.to_str())
+    return out
