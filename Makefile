@@ -3,6 +3,7 @@
 #   make            programs into build/bin, the CPU kernels into build/lib/adze
 #   make demo       compress a real model twice on real text (pipelines/demo.mk)
 #   make test       all tests; closes with "N passed, N failed"
+#   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for)
 #   make bench      timings against the machine's limits (not part of the tests)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
@@ -12,6 +13,7 @@
 # Without -j, as many jobs run as there are processors.
 # SPDX-License-Identifier: Apache-2.0
 
+comma := ,
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
@@ -24,17 +26,27 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 B := build$(if $(SAN),/san)$(if $(DEBUG),/debug)
 CC ?= cc
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring gcc,$(CC)),$(subst gcc,g++,$(CC)),g++)
+endif
+NVCC ?= nvcc
 OPTFLAGS := $(if $(DEBUG),-O0,-O2) -g
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-format-zero-length $(if $(WERROR),-Werror)
 SANFLAGS := $(if $(SAN),-fsanitize=address -fsanitize=undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 CPPFLAGS += -D_GNU_SOURCE -DADZE_VERSION_TEXT='"$(VERSION)"'
 CFLAGS += -std=c11 $(OPTFLAGS) $(WARN) $(SANFLAGS) -fno-math-errno -pthread
+CXXFLAGS += -std=c++20 $(OPTFLAGS) -Wall -Wextra -Wshadow -Wno-unknown-pragmas $(if $(WERROR),-Werror) $(SANFLAGS) -fno-math-errno -fPIC
+# real code for A100 and H100, PTX for what comes later; -Xptxas -v is read by tools/check-cuda
+CUDA_ARCH ?= -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90,code=compute_90
+NVCCFLAGS := -std=c++20 -O3 -lineinfo $(CUDA_ARCH) -Xptxas -v -Xcompiler -fPIC,-Wall$(if $(WERROR),$(comma)-Werror) $(if $(WERROR),-Werror all-warnings)
 LDFLAGS += $(SANFLAGS) -pthread
 LDLIBS := -lmsgpackc -llz4 -ljansson -lpcre2-8 -lutf8proc -lxxhash -ldl -lm
 
 LIB_SRC := $(sort $(wildcard common/*/*.c kernels/*.c kernels/ref/*.c))
 CPU_SRC := $(sort $(wildcard kernels/cpu/*.c))
 MPI_SRC := $(sort $(wildcard common/comm/mpi/*.c))
+CUDA_SRC := $(sort $(wildcard kernels/cuda/*.cu))
+SHIM_SRC := $(filter-out kernels/cuda/product_lt.cu,$(CUDA_SRC)) $(sort $(wildcard tests/cuda/shim/*.cc))
 STAGE_SRC := $(sort $(wildcard stages/*.c))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 TEST_SRC := $(sort $(wildcard tests/*/test_*.c))
@@ -44,6 +56,10 @@ TEST_AUX := $(sort $(wildcard tests/oracle/*.c tests/*/aux_*.c))
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 LIB := $(B)/libadze.a
 CPU_SO := $(B)/lib/adze/adze-cpu.so
+CUDA_OBJ := $(patsubst %.cu,$(B)/obj/%.o,$(CUDA_SRC)) $(B)/obj/kernels/cuda/table.o
+CUDA_SO := $(B)/lib/adze/adze-cuda.so
+SHIM_OBJ := $(patsubst %,$(B)/obj/shim/%.o,$(basename $(SHIM_SRC))) $(B)/obj/kernels/cuda/table.o
+SHIM_SO := $(B)/tests/cuda/adze-cuda.so
 # Exchanges between processes, where an MPI is installed (see tools/need-packages: test)
 MPICC ?= $(shell command -v mpicc)
 MPI_SO := $(if $(MPICC),$(B)/lib/adze/adze-mpi.so)
@@ -52,7 +68,7 @@ TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 
 .PHONY: all tests mpi test demo bench install clean help
 all: $(PROGS) $(CPU_SO) $(MPI_SO)
-tests: $(TESTS)
+tests: $(TESTS) $(SHIM_SO)
 mpi: $(MPI_SO)
 
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
@@ -86,6 +102,29 @@ $(CPU_SO): $(call obj,$(CPU_SRC))
 $(MPI_SO): $(call obj,$(MPI_SRC))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ $(shell $(MPICC) --showme:link)
+# The CUDA kernels, compiled by nvcc for GPUs and by the host's compiler against the shim for the tests.
+$(B)/obj/kernels/cuda/table.o: CFLAGS += -fPIC
+$(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | $(B)/.deps
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $< 2>$@.log || { cat $@.log; exit 1; }
+$(CUDA_SO): $(CUDA_OBJ)
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_ARCH) -shared -o $@ $^ -lcublasLt
+$(B)/obj/shim/%.o: %.cu | $(B)/.deps-test
+	@mkdir -p $(@D)
+	$(CXX) -x c++ $(CPPFLAGS) -Itests/cuda/shim $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/shim/%.o: %.cc | $(B)/.deps-test
+	@mkdir -p $(@D)
+	$(CXX) $(CPPFLAGS) -Itests/cuda/shim $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(SHIM_SO): $(SHIM_OBJ)
+	@mkdir -p $(@D)
+	$(CXX) $(LDFLAGS) -shared -o $@ $^ -lm
+ifneq ($(shell command -v $(NVCC)),)
+cuda: all $(CUDA_SO)
+else
+cuda: all
+	@echo "CUDA backend not built: no nvcc"
+endif
 $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< $(call obj,$(TEST_AUX)) $(LIB) -lcmocka $(LDLIBS)
@@ -115,4 +154,4 @@ help:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call obj,$(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))
+-include $(patsubst %.o,%.d,$(CUDA_OBJ) $(SHIM_OBJ) $(call obj,$(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))

@@ -111,12 +111,14 @@ struct dev;            /* one per backend in use: threads, stream, handles, pack
 
 struct kernels {
 	const char *name;
-	struct dev *(*dev_open)(int threads);
+	struct dev *(*dev_open)(int threads);          /* cuda: the number of the GPU */
 	void (*dev_close)(struct dev *);
 	/* device memory; zeroed, 64-byte aligned.  NULL when it cannot be had. */
 	void *(*mem_alloc)(struct dev *, size_t bytes);
 	void (*mem_free)(struct dev *, void *p, size_t bytes);
 	size_t (*mem_bytes)(size_t bytes);             /* what mem_alloc really takes for that many */
+	/* where the host can read and write device memory p itself; NULL: nowhere, bytes come and go by the two below */
+	void *(*host)(void *p);
 	void (*upload)(struct dev *, void *dst, const void *host, size_t bytes);
 	void (*download)(struct dev *, void *host, const void *src, size_t bytes);
 	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
@@ -233,12 +235,14 @@ struct kernels {
 
 extern const struct kernels kernels_ref;
 
-/* "ref", or "cpu" (loaded from lib/adze/adze-cpu.so beside the program's bin/, or in the same build tree).
+/* "ref", or "cpu", "cuda" (loaded from lib/adze/adze-NAME.so beside the program's bin/, or in the same build tree).
  * NULL with why[] filled (one line) when it cannot be had. */
 const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_SYMBOL "adze_kernels"         /* const struct kernels, exported by each shared object */
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
-enum { KERNELS_ABI = 8 };
+#define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
+typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
+enum { KERNELS_ABI = 9 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

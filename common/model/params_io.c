@@ -135,8 +135,8 @@ void param_read_at(const struct ptable *t, const struct param *p, const struct s
 	st_to_f32(out, (const char *)x->data + (size_t)at * st_dtype_size(x->dtype), x->dtype, n);
 }
 
-int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
-		struct err *e)
+int params_each(const struct ptable *t, const char *dir,
+		int (*each)(void *arg, const struct param *p, const struct st_model *m, struct err *e), void *arg, struct err *e)
 {
 	struct st_model *m = st_open(dir, e);
 	int rc = 0;
@@ -145,13 +145,34 @@ int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, i
 		return -1;
 	if (params_check(t, m, e))
 		rc = err_wrap(e, "%s", dir);
-	for (int i = 0; i < t->n && !rc; i++) {
-		const struct param *p = &t->p[i];
-		if (p->layer < 0 || (p->layer >= layer0 && p->layer < layer1))
-			rc = param_read(t, p, m, (char *)dst + (size_t)p->off * dtype_size(dtype), dtype, e);
-	}
+	for (int i = 0; i < t->n && !rc; i++)
+		rc = each(arg, &t->p[i], m, e);
 	st_close(m);
 	return rc;
+}
+
+struct arena_load {
+	const struct ptable *t;
+	char *dst;
+	int dtype;
+	int64_t layer0, layer1;
+};
+
+static int into_arena(void *arg, const struct param *p, const struct st_model *m, struct err *e)
+{
+	const struct arena_load *a = arg;
+
+	if (p->layer >= 0 && (p->layer < a->layer0 || p->layer >= a->layer1))
+		return 0;
+	return param_read(a->t, p, m, a->dst + (size_t)p->off * dtype_size(a->dtype), a->dtype, e);
+}
+
+int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, int64_t layer0, int64_t layer1,
+		struct err *e)
+{
+	struct arena_load a = { t, dst, dtype, layer0, layer1 };
+
+	return params_each(t, dir, into_arena, &a, e);
 }
 
 struct st_spec *params_specs_new(const struct ptable *t, int *n)

@@ -7,9 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* N of cuda:N, 0 of cuda; -1: not a number */
+static int gpu_number(const char *device)
+{
+	char *end;
+	if (!device[4])
+		return 0;
+	long n = device[5] >= '0' && device[5] <= '9' ? strtol(device + 5, &end, 10) : -1;
+	return n >= 0 && n < 1024 && !*end ? (int)n : -1;
+}
+
 int engine_open(struct engine *g, const char *device, int threads, struct err *e)
 {
 	char why[256] = "";
+	int gpu = 0;
 	*g = (struct engine){ 0 };
 	if (!device || !strcmp(device, "auto")) {
 		g->k = kernels_open("cuda", why);
@@ -17,7 +28,7 @@ int engine_open(struct engine *g, const char *device, int threads, struct err *e
 			g->k = kernels_open("cpu", why);
 	} else if (!strcmp(device, "ref") || !strcmp(device, "cpu")) {
 		g->k = kernels_open(device, why);
-	} else if (!strncmp(device, "cuda", 4) && (!device[4] || device[4] == ':')) {
+	} else if (!strncmp(device, "cuda", 4) && (!device[4] || device[4] == ':') && (gpu = gpu_number(device)) >= 0) {
 		g->k = kernels_open("cuda", why);
 	} else {
 		return err_set(e, EXIT_USAGE, "--device %s: expected auto, cpu, cuda, cuda:N or ref", device);
@@ -25,9 +36,9 @@ int engine_open(struct engine *g, const char *device, int threads, struct err *e
 	if (!g->k)
 		return err_set(e, EXIT_RESOURCE, "--device %s: %s", device ? device : "auto", why);
 	g->threads = threads > 0 ? threads : cpu_count();
-	g->d = g->k->dev_open(g->threads);
+	g->d = g->k->dev_open(!strcmp(g->k->name, "cuda") ? gpu : g->threads);
 	if (!g->d)
-		return err_set(e, EXIT_RESOURCE, "--device %s: cannot be opened", g->k->name);
+		return err_set(e, EXIT_RESOURCE, "--device %s: cannot be opened", device ? device : g->k->name);
 	return 0;
 }
 
@@ -36,6 +47,40 @@ void engine_close(struct engine *g)
 	if (g->d)
 		g->k->dev_close(g->d);
 	*g = (struct engine){ 0 };
+}
+
+int engine_read(const struct engine *g, const struct ptable *t, const struct param *p, const struct st_model *m, void *dst,
+		int dtype, struct err *e)
+{
+	void *host = g->k->host(dst);
+	size_t bytes = (size_t)(p->rows * p->cols) * dtype_size(dtype);
+	if (host)
+		return param_read(t, p, m, host, dtype, e);
+	host = xmalloc(bytes);
+	int rc = param_read(t, p, m, host, dtype, e);
+	if (!rc)
+		g->k->upload(g->d, dst, host, bytes);
+	free(host);
+	return rc;
+}
+
+struct arena_load {
+	const struct engine *g;
+	const struct ptable *t;
+	char *dst;
+	int dtype;
+};
+
+static int into_arena(void *arg, const struct param *p, const struct st_model *m, struct err *e)
+{
+	const struct arena_load *a = arg;
+	return engine_read(a->g, a->t, p, m, a->dst + (size_t)p->off * dtype_size(a->dtype), a->dtype, e);
+}
+
+int engine_load(const struct engine *g, const struct ptable *t, const char *dir, void *dst, int dtype, struct err *e)
+{
+	struct arena_load a = { g, t, dst, dtype };
+	return params_each(t, dir, into_arena, &a, e);
 }
 
 int dtype_parse(const char *word)
@@ -58,7 +103,7 @@ int weights_load(struct weights *m, const struct engine *g, const char *dir, int
 		weights_free(m);
 		return err_set(e, EXIT_RESOURCE, "%s: no memory for %s of weights", dir, fmt_bytes(buf, (double)n));
 	}
-	if (params_load(m->t, dir, m->w, dtype, 0, m->t->arch.layers, e)) {
+	if (engine_load(g, m->t, dir, m->w, dtype, e)) {
 		weights_free(m);
 		return -1;
 	}

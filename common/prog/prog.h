@@ -176,6 +176,10 @@ struct engine {                /* a backend and its device */
 /* device: auto|cpu|cuda[:N]|ref */
 int engine_open(struct engine *g, const char *device, int threads, struct err *e);
 void engine_close(struct engine *g);
+/* As param_read, into device memory, in place where the host can write it; as params_load, all blocks of a model. */
+int engine_read(const struct engine *g, const struct ptable *t, const struct param *p, const struct st_model *m, void *dst,
+		int dtype, struct err *e);
+int engine_load(const struct engine *g, const struct ptable *t, const char *dir, void *dst, int dtype, struct err *e);
 
 /* The backend notes the scratch of p's products, attention and head: between plan(1) and plan(0) of kernels.h */
 void prog_note(const struct prog *p, const struct engine *g);

@@ -81,7 +81,7 @@ int blocks_load(struct blocks *b, int64_t l, struct err *e)
 	for (const struct param *p = p0; p < p0 + b->n; p++) {
 		if (p->layer != l)
 			BUG("%s is not of block %lld", p->name, (long long)l);
-		if (param_read(b->t, p, b->m, b->w + (size_t)(p->off - p0->off) * es, b->dtype, e))
+		if (engine_read(b->g, b->t, p, b->m, b->w + (size_t)(p->off - p0->off) * es, b->dtype, e))
 			return -1;
 	}
 	b->g->k->weights_changed(b->g->d);
@@ -120,7 +120,7 @@ int blocks_tail(struct blocks *b, const struct ptable **t, int64_t *at, char **b
 			return -1;
 		for (const struct param *p = b->tail->p; p < b->tail->p + b->tail->n; p++)
 			if (p->off >= b->tail0 &&
-			    param_read(b->tail, p, b->m, b->tail_w + (p->off - b->tail0) * es, b->dtype, e))
+			    engine_read(b->g, b->tail, p, b->m, b->tail_w + (p->off - b->tail0) * es, b->dtype, e))
 				return -1;
 		b->g->k->weights_changed(b->g->d);
 	}

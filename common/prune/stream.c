@@ -173,7 +173,7 @@ static int final_norm(struct job *j, struct err *e)
 	int rc = w ? 0 : err_set(e, EXIT_RESOURCE, "no memory for the final norm");
 
 	for (const struct param *q = first; !rc && q < a->t->p + a->t->n && !strncmp(q->name, "final.norm.", 11); q++)
-		rc = param_read(a->t, q, j->w.m, w + (q->off - first->off) * es, a->dtype, e);
+		rc = engine_read(a->g, a->t, q, j->w.m, w + (q->off - first->off) * es, a->dtype, e);
 	p_keep(p, y);
 	if (rc || prog_plan(p, e) || frame_new(&f, a->g, p, e)) {
 		if (w)

@@ -175,6 +175,8 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, n, "first moments", e) ||
 	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
 		return -1;
+	if (t->world && t->world->size > 1 && !g->k->host(t->grad))
+		return err_set(e, EXIT_RESOURCE, "several processes add their gradients in host memory: they need --device cpu");
 	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->corrected)

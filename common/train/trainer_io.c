@@ -10,28 +10,18 @@
 #include "../io/safetensors.h"
 #include <string.h>
 
-static int load_student(struct trainer *t, const char *dir, struct err *e)
+static int load_student(void *arg, const struct param *p, const struct st_model *m, struct err *e)
 {
-	struct st_model *m = st_open(dir, e);
-	int rc = 0;
-	if (!m)
-		return -1;
-	if (params_check(t->student, m, e))
-		rc = err_wrap(e, "%s", dir);
-	for (int i = 0; i < t->student->n && !rc; i++) {
-		const struct param *p = &t->student->p[i];
-		bool low = t->wb && !trainer_trains(t, p);
-		rc = low ? param_read(t->student, p, m, t->wb + p->off, DT_BF16, e) :
-			   param_read(t->student, p, m, t->w + p->off, DT_F32, e);
-	}
-	st_close(m);
-	return rc;
+	struct trainer *t = arg;
+	if (t->wb && !trainer_trains(t, p))
+		return engine_read(t->g, t->student, p, m, t->wb + p->off, DT_BF16, e);
+	return engine_read(t->g, t->student, p, m, t->w + p->off, DT_F32, e);
 }
 
 static int load_head(struct trainer *t, const char *dir, struct err *e)
 {
 	struct st_model *m = st_open(dir, e);
-	int rc = m ? param_read(t->teacher, ptable_find(t->teacher, "head"), m, t->tw, t->o.dtype, e) : -1;
+	int rc = m ? engine_read(t->g, t->teacher, ptable_find(t->teacher, "head"), m, t->tw, t->o.dtype, e) : -1;
 	if (m)
 		st_close(m);
 	return rc;
@@ -39,11 +29,11 @@ static int load_head(struct trainer *t, const char *dir, struct err *e)
 
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
 {
-	if (load_student(t, student, e))
+	if (params_each(t->student, student, load_student, t, e))
 		return -1;
 	if (teacher && t->o.cached_width)
 		return load_head(t, teacher, e);
-	return teacher && !t->corrected ? params_load(t->teacher, teacher, t->tw, t->o.dtype, 0, t->teacher->arch.layers, e) : 0;
+	return teacher && !t->corrected ? engine_load(t->g, t->teacher, teacher, t->tw, t->o.dtype, e) : 0;
 }
 
 struct source {

@@ -131,6 +131,11 @@ static void cpu_mem_free(struct dev *d, void *p, size_t bytes)
 		block_free(p, bytes);
 }
 
+static void *cpu_host(void *p)
+{
+	return p;
+}
+
 static void cpu_upload(struct dev *d, void *dst, const void *host, size_t bytes)
 {
 	(void)d;
@@ -179,6 +184,7 @@ const struct kernels adze_kernels = {
 	.mem_alloc = cpu_mem_alloc,
 	.mem_free = cpu_mem_free,
 	.mem_bytes = block_bytes,
+	.host = cpu_host,
 	.upload = cpu_upload,
 	.download = cpu_download,
 	.weights_changed = cpu_weights_changed,

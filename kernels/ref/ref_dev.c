@@ -49,6 +49,11 @@ static size_t ref_mem_bytes(size_t bytes)
 	return bytes;
 }
 
+static void *ref_host(void *p)
+{
+	return p;
+}
+
 static void ref_upload(struct dev *d, void *dst, const void *host, size_t bytes)
 {
 	(void)d;
@@ -109,6 +114,7 @@ const struct kernels kernels_ref = {
 	.mem_alloc = ref_mem_alloc,
 	.mem_free = ref_mem_free,
 	.mem_bytes = ref_mem_bytes,
+	.host = ref_host,
 	.upload = ref_upload,
 	.download = ref_download,
 	.weights_changed = ref_weights_changed,

@@ -12,6 +12,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #define JOB(f) static void f(struct job *j, int64_t n, int variant)
@@ -495,6 +497,40 @@ static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5, 2); }
 static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5, 5); }
 static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5, 2); }
 
+/* The CUDA kernels on the host, see tests/cuda/shim; threads of a block run in another order every other launch. */
+static struct backend shim_open(void)
+{
+	char exe[4096];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+	assert_true(n > 0);
+	exe[n] = 0;
+	char *slash = strrchr(exe, '/');       /* build/tests/kernels/test_ops -> build/tests/cuda */
+	assert_true(slash != NULL);
+	strcpy(slash - strlen("kernels"), "cuda");
+	setenv("ADZE_LIB", exe, 1);
+	setenv("SHIM_GUARD", "0", 1);          /* the many small launches need not close memory each time */
+	struct backend b = backend_open("cuda", 0);
+	unsetenv("ADZE_LIB");
+	return b;
+}
+
+static void cuda_shim(void **state)
+{
+	(void)state;
+	struct backend b = shim_open();
+	const char *only = getenv("ADZE_TEST_OP"); /* a row's name: that one alone */
+	for (int i = 0; i < N_ROWS; i++)
+		for (int v = 0; v < table[i].variants && (!only || !strcmp(only, table[i].name)); v++)
+			for (int s = 0; s < N_SIZES; s += 1 + (s == 0 || s == 2)) /* 1, 17, 65, 200 */
+				for (int dt = DT_F32; dt <= DT_BF16; dt++) {
+					struct job j = job_of(&table[i], sizes[s], v);
+					check_same(&b, &j, dt);
+					if (sizes[s] == 65)
+						check_repeat(&b, &j, dt);
+				}
+	backend_close(&b);
+}
+
 static void cpu_repeats(void **state)
 {
 	(void)state;
@@ -508,11 +544,13 @@ static void cpu_repeats(void **state)
 	backend_close(&cpu);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ref_gradients), cmocka_unit_test(cpu_best), cmocka_unit_test(cpu_one_thread), cmocka_unit_test(cpu_v1),
-		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats),
+		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats), cmocka_unit_test(cuda_shim),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,46 @@
+#!/bin/sh
+# test_device.sh - whole programs on memory that the host cannot touch: the CUDA kernels on the host (tests/cuda/shim)
+# against the reference; machines without a GPU
+#
+# SPDX-License-Identifier: Apache-2.0
+tokens=$B/tests/train/test_batches
+. tests/lib.sh
+shim=$PWD/$B/tests/cuda
+
+"$tokens" --make "$t/tok" 8 12 64
+mkmodel -q --layers 2 --hidden 24 --ffn 40 --heads 4 --kv-heads 2 --vocab 64 --tied -o "$t/teacher"
+mkmodel -q --family nemotron --layers 1 --hidden 16 --ffn 24 --heads 2 --kv-heads 1 --vocab 64 --seed 3 -o "$t/student"
+
+on() { dev=$1; shift; if [ "$dev" = cuda ]; then ADZE_LIB=$shim "$@" --device cuda; else "$@" --device "$dev"; fi; }
+
+# near NAME A B TOLERANCE: all numbers of two texts, in order, to that relative error; everything else equal
+near() {
+	if python3 - "$2" "$3" "$4" <<'PY' >"$t/near" 2>&1; then ok "$1"; else no "$1" "$(tail -n 1 "$t/near")"; fi
+import re, sys
+num = re.compile(r'-?\d+\.?\d*(?:[eE][-+]?\d+)?')
+a, b = (re.sub(r'"(?:tok_per_s|flop_per_s|peak_share|seconds|bytes|peak_bytes)":[^,}]*', '', open(f).read()) for f in sys.argv[1:3])
+if num.sub('#', a) != num.sub('#', b):
+    sys.exit('the texts differ in more than numbers')
+x, y = ([float(n) for n in num.findall(s)] for s in (a, b))
+if not x:
+    sys.exit('nothing to compare')
+bad = [(p, q) for p, q in zip(x, y) if abs(p - q) > float(sys.argv[3]) * (1e-3 + abs(q))]
+if bad:
+    sys.exit(f'{len(bad)} of {len(x)} numbers differ, first {bad[0][0]} and {bad[0][1]}')
+PY
+}
+
+for dev in ref cuda; do
+	works act-stats-$dev on $dev act-stats -m "$t/teacher" --dtype f32 -q "$t/tok" -o "$t/stats.$dev"
+	works kd-train-$dev on $dev kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 3 --batch 2 --lr 1e-2 \
+		--dtype f32 --threads 1 -q -o "$t/run.$dev"
+done
+works act-stats-equal artdiff --tolerance 1e-3 "$t/stats.ref" "$t/stats.cuda"
+near kd-train-equal "$t/run.ref/metrics.jsonl" "$t/run.cuda/metrics.jsonl" 2e-4
+works kd-train-bf16 on cuda kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 2 --batch 2 --lr 1e-2 --dtype bf16 \
+	-q -o "$t/run.bf16"
+export SHIM_GPUS=0
+fails no-gpu 69 "no usable GPU" on cuda act-stats -m "$t/teacher" -q "$t/tok" -o "$t/bad"
+unset SHIM_GPUS
+fails no-such-gpu 69 "cuda:7" env ADZE_LIB="$shim" act-stats -m "$t/teacher" --device cuda:7 -q "$t/tok" -o "$t/bad"
+fails gpu-is-a-number 2 "cuda:x" act-stats -m "$t/teacher" --device cuda:x -q "$t/tok" -o "$t/bad"
