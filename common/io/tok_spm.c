@@ -220,7 +220,7 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 {
 	struct bpe *b = &t->bpe;
 	size_t bytes = 0;
-	float low = FLT_MAX;
+	float low = FLT_MAX, high = FLT_MIN;
 	b->kind = MODEL_UNIGRAM;
 	b->single = true;
 	b->score = xcalloc((size_t)m->n + 1, sizeof *b->score);
@@ -228,9 +228,14 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 		const struct spm_piece *x = &m->piece[i];
 		bytes += x->n;
 		b->score[i] = x->score;
-		if (x->type == PIECE_NORMAL && x->score < low)
-			low = x->score;
+		if (x->type != PIECE_NORMAL)
+			continue;
+		low = x->score < low ? x->score : low;
+		high = x->score > high ? x->score : high;
 	}
+	for (uint32_t i = 0; i < m->n; i++)      /* a user-defined piece is better than any way around it */
+		if (m->piece[i].type == PIECE_USER)
+			b->score[i] = (double)(float)((double)((float)m->piece[i].n * high) - 0.1);
 	b->unk_score = low - 10.0f;
 	unigram_start(b, bytes);
 	for (uint32_t i = 0; i < m->n; i++) {

@@ -191,8 +191,27 @@ def kinds(args):
     return bad
 
 
+def tiktoken_of(path):
+    """The same byte-level BPE in tiktoken; None without it, or where a tokenizer.json is none that it can have."""
+    try:
+        import tiktoken
+    except ImportError:
+        return None
+    from trained import GPT2, L3, TK
+    name = os.path.basename(os.path.normpath(path))
+    pattern = {"bytes-gpt2": GPT2, "bytes-llama3": L3, "bytes-tekken": TK}.get(name)
+    if not pattern:
+        return None
+    with open(os.path.join(path, "tokenizer.json"), encoding="utf-8") as f:
+        vocab = json.load(f)["model"]["vocab"]
+    plain = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
+    byte = {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in plain)}
+    ranks = {bytes(byte[c] for c in k): v for k, v in vocab.items() if all(c in byte for c in k)}
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
 def speed(args):
-    """The same paragraphs, to the one in memory, to the other as a plain text file; three turns each, the best of each."""
+    """The same paragraphs, to the others in memory, to calib-sample as a plain text file; three turns each, the best of each."""
     texts = [p for x in documents_of(args.text[0], args.field) for p in x.split("\n\n") if p.strip()]
     plain = tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8", newline="")
     plain.write("\n\n".join(texts))
@@ -200,8 +219,14 @@ def speed(args):
     size = sum(len(x.encode()) for x in texts) / 1e6
     os.environ["RAYON_NUM_THREADS"] = str(args.threads)
     t = Tokenizer.from_file(os.path.join(args.t, "tokenizer.json"))
-    wall, cpu = ([], []), ([], [])
+    other = tiktoken_of(args.t)
+    wall, cpu = ([], [], []), ([], [], [])
     for _ in range(3):
+        start, used = time.time(), time.process_time()
+        if other:
+            other.encode_ordinary_batch(texts, num_threads=args.threads)
+        wall[2].append(time.time() - start)
+        cpu[2].append(time.process_time() - used)
         start, used = time.time(), time.process_time()
         n = sum(len(e) for e in t.encode_batch_fast(texts))
         wall[0].append(time.time() - start)
@@ -211,7 +236,9 @@ def speed(args):
                         "--documents", "paragraph", "--threads", str(args.threads), "-q", plain.name, "-o", "/dev/null", "--force"], check=True)
         wall[1].append(time.time() - start)
         cpu[1].append(children_cpu() - used)
-    for what, (a, b) in (("wall", wall), ("processor time", cpu)):
+    for what, (a, b, c) in (("wall", wall), ("processor time", cpu)):
+        if other:
+            print(f"{args.t}: tiktoken, {what}: {size / min(c):.1f} MB/s, calib-sample {min(c) / min(b):.1f} x", flush=True)
         print(f"{args.t}: {size:.1f} MB, {n} tokens, {args.threads} threads, {what}: tokenizers {size / min(a):.1f} MB/s, calib-sample (whole program) "
               f"{size / min(b):.1f} MB/s, {min(a) / min(b):.1f} x", flush=True)
     return 0
