@@ -104,6 +104,21 @@ static int compare(int operands, char **argv, struct err *e)
 	return rc;
 }
 
+/* NAME=FILE of --fewshot and --template belong to a --task NAME... */
+static void check_names(const char *option, const struct opt_list *l)
+{
+	for (int i = 0; i < l->n; i++) {
+		size_t n = strcspn(l->v[i], "=");
+		int found = 0;
+		if (!n || !l->v[i][n] || !l->v[i][n + 1])
+			opt_die("%s %s: expected NAME=FILE", option, l->v[i]);
+		for (int t = 0; t < o.task.n && !found; t++)
+			found = !strncmp(o.task.v[t], l->v[i], n) && (o.task.v[t][n] == '=' || o.task.v[t][n] == ':');
+		if (!found)
+			opt_die("%s %s: there is no --task %.*s", option, l->v[i], (int)n, l->v[i]);
+	}
+}
+
 static void check_options(int operands, char **argv)
 {
 	if (operands)
@@ -112,6 +127,8 @@ static void check_options(int operands, char **argv)
 		opt_die("-m is needed");
 	if (!o.task.n && !o.text.n)
 		opt_die("nothing to score: --task or --text is needed");
+	check_names("--fewshot", &o.fewshot);
+	check_names("--template", &o.template);
 	if (com.out && o.samples && !strcmp(com.out, o.samples))
 		opt_die("-o and --log-samples are the same file");
 }

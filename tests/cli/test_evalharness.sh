@@ -182,6 +182,7 @@ refuses "compare: no log" 65 "not a line of --log-samples" evalharness --compare
 refuses "compare: one file" 2 "takes two files" evalharness --compare "$tmp/c1"
 
 refuses "examples from nowhere" 2 "--fewshot piqa=FILE" eval_ --task "piqa=$tmp/piqa/validation.jsonl" --shots 2
+refuses "examples of no task" 2 "there is no --task pika" eval_ --task "piqa=$tmp/piqa" --fewshot "pika=$tmp/piqa/train.jsonl"
 refuses "too few examples" 65 "6 examples, 9 are needed" eval_ --task "piqa=$tmp/piqa" --shots 8
 refuses "field of a named task" 65 "own.jsonl:1: no field 'goal'" eval_ --task "piqa=$tmp/own.jsonl"
 printf '{"goal": "x", "sol1": "a", "sol2": "b", "label": 2}\n' >"$tmp/gold.jsonl"
