@@ -47,33 +47,6 @@ static struct ptable *open_model(const char *dir, char print[33])
 	return t;
 }
 
-/* Ids mean nothing under another tokenizer. */
-static void compare_tokens(const struct run *r, const char *dir)
-{
-	struct err e = { 0 };
-	const struct mix *m = &r->mix;
-	for (int i = 0; i < m->n + m->n_valid; i++) {
-		const struct batches *b = i < m->n ? &m->d[i].data : &m->v[i - m->n].data;
-		bool new = !i || strcmp(b->tokenizer, m->d[0].data.tokenizer);
-		if (new && vocab_data(dir, i < m->n ? m->d[i].path : m->v[i - m->n].path, b, &e))
-			die_err(&e);
-	}
-}
-
-static void only_responses(struct run *r)
-{
-	struct err e = { 0 };
-	struct responses only;
-	struct mix *m = &r->mix;
-	if (vocab_responses(kd.student, kd.response_from, kd.response_to, &only, &e))
-		die_err(&e);
-	for (int i = 0; i < m->n + m->n_valid; i++)
-		if (batches_responses(i < m->n ? &m->d[i].data : &m->v[i - m->n].data, i < m->n ? m->d[i].path : m->v[i - m->n].path, &only, &e))
-			die_err(&e);
-	free(only.from);
-	free(only.to);
-}
-
 static void open_data(struct run *r, int64_t vocab)
 {
 	struct err e = { 0 };
@@ -81,9 +54,10 @@ static void open_data(struct run *r, int64_t vocab)
 			      .vocab = vocab, .batch = kd.batch, .apart = !strcmp(kd.documents, "apart"), .valid_samples = kd.valid_samples, .seed = (uint64_t)com.seed };
 	if (mix_open(&r->mix, &o, &e))
 		die_err(&e);
-	compare_tokens(r, kd.student ? kd.student : kd.teacher);
-	if (kd.response_from && !kd.cache_out) /* a cache holds all positions */
-		only_responses(r);
+	if (vocab_mix(kd.student ? kd.student : kd.teacher, &r->mix, &e))
+		die_err(&e);
+	if (kd.response_from && !kd.cache_out && vocab_responses(kd.student, kd.response_from, kd.response_to, &r->mix, &e))
+		die_err(&e); /* a cache holds all positions */
 	bool dynamic = !strcmp(kd.mix, "dynamic"), by_teacher = kd.mix_reference && !strcmp(kd.mix_reference, "teacher");
 	if (dynamic && mix_dynamic(&r->mix, by_teacher ? NULL : kd.mix_reference, kd.mix_rate, kd.mix_floor, &e))
 		die_err(&e);

@@ -117,11 +117,37 @@ static int encode(const struct tokenizer *t, const char *text, int32_t **v_new, 
 	return *n < 0 ? -1 : 0;
 }
 
-int vocab_responses(const char *dir, const char *from, const char *to, struct responses *r, struct err *e)
+/* Set i of a run: domains, then held-out sets */
+static struct batches *set_of(const struct mix *m, int i, const char **path)
+{
+	*path = i < m->n ? m->d[i].path : m->v[i - m->n].path;
+	return i < m->n ? &m->d[i].data : &m->v[i - m->n].data;
+}
+
+int vocab_mix(const char *dir, const struct mix *m, struct err *e)
+{
+	const char *path;
+	for (int i = 0; i < m->n + m->n_valid; i++) {
+		const struct batches *b = set_of(m, i, &path);
+		bool new = !i || strcmp(b->tokenizer, m->d[0].data.tokenizer);
+		if (new && vocab_data(dir, path, b, e))
+			return -1;
+	}
+	return 0;
+}
+
+int vocab_responses(const char *dir, const char *from, const char *to, struct mix *m, struct err *e)
 {
 	struct tokenizer *t = tok_load(dir, e);
-	*r = (struct responses){ 0 };
-	int rc = !t || encode(t, from, &r->from, &r->n[0], e) || encode(t, to, &r->to, &r->n[1], e) ? -1 : 0;
+	struct responses r = { 0 };
+	const char *path;
+	int rc = !t || encode(t, from, &r.from, &r.n[0], e) || encode(t, to, &r.to, &r.n[1], e) ? -1 : 0;
+	for (int i = 0; i < m->n + m->n_valid && !rc; i++) {
+		struct batches *b = set_of(m, i, &path);
+		rc = batches_responses(b, path, &r, e);
+	}
+	free(r.from);
+	free(r.to);
 	if (t)
 		tok_free(t);
 	return rc;

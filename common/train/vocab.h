@@ -9,7 +9,7 @@
  */
 #ifndef ADZE_VOCAB_H
 #define ADZE_VOCAB_H
-#include "batches.h"
+#include "mix.h"
 
 struct vocab_of {
 	const char *dir;               /* model directory, NULL: no such model */
@@ -20,6 +20,8 @@ struct vocab_of {
 int vocab_agree(struct vocab_of teacher, struct vocab_of student, int64_t *tokens, struct err *e);
 /* Refuses a token set made with other tokens than those of dir; a set that does not say is only warned about. */
 int vocab_data(const char *dir, const char *path, const struct batches *b, struct err *e);
-/* The tokens of two texts, newly allocated; to NULL: none */
-int vocab_responses(const char *dir, const char *from, const char *to, struct responses *r, struct err *e);
+/* The same for all sets of a run */
+int vocab_mix(const char *dir, const struct mix *m, struct err *e);
+/* batches_responses for all of them: labels are what follows the text `from`, up to and with the text `to` (NULL: the end id) */
+int vocab_responses(const char *dir, const char *from, const char *to, struct mix *m, struct err *e);
 #endif
