@@ -2,7 +2,7 @@
 #
 #   make            programs into build/bin, the CPU kernels into build/lib/adze
 #   make demo       compress a real model twice on real text (pipelines/demo.mk)
-#   make test       all tests; closes with "N passed, N failed"
+#   make test       all tests; closes with "N passed, N failed" (DEVICE=cuda: the CUDA kernels on a GPU instead of on the host)
 #   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for)
 #   make bench      timings against the machine's limits (not part of the tests)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
@@ -130,9 +130,9 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 	$(CC) $(LDFLAGS) -o $@ $< $(call obj,$(TEST_AUX)) $(LIB) -lcmocka $(LDLIBS)
 
 # `tests` may just have installed an MPI: look again
-test: all tests
+test: all tests $(if $(filter cuda,$(DEVICE)),cuda)
 	@$(if $(MPI_SO),,$(MAKE) -s mpi)
-	@B=$(B) sh tests/run.sh $(TESTS) $(TEST_SH)
+	@B=$(B) $(if $(filter cuda,$(DEVICE)),ADZE_CUDA_LIB=$(CURDIR)/$(B)/lib/adze) sh tests/run.sh $(TESTS) $(TEST_SH)
 
 demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin

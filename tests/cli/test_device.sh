@@ -1,11 +1,11 @@
 #!/bin/sh
 # test_device.sh - whole programs on memory that the host cannot touch: the CUDA kernels on the host (tests/cuda/shim)
-# against the reference; machines without a GPU
+# against the reference (ADZE_CUDA_LIB: the real ones on a GPU); machines without a GPU
 #
 # SPDX-License-Identifier: Apache-2.0
 tokens=$B/tests/train/test_batches
 . tests/lib.sh
-shim=$PWD/$B/tests/cuda
+shim=${ADZE_CUDA_LIB:-$PWD/$B/tests/cuda}
 
 "$tokens" --make "$t/tok" 8 12 64
 mkmodel -q --layers 2 --hidden 24 --ffn 40 --heads 4 --kv-heads 2 --vocab 64 --tied -o "$t/teacher"
@@ -39,8 +39,29 @@ works act-stats-equal artdiff --tolerance 1e-3 "$t/stats.ref" "$t/stats.cuda"
 near kd-train-equal "$t/run.ref/metrics.jsonl" "$t/run.cuda/metrics.jsonl" 2e-4
 works kd-train-bf16 on cuda kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 2 --batch 2 --lr 1e-2 --dtype bf16 \
 	-q -o "$t/run.bf16"
-export SHIM_GPUS=0
-fails no-gpu 69 "no usable GPU" on cuda act-stats -m "$t/teacher" -q "$t/tok" -o "$t/bad"
-unset SHIM_GPUS
+# kd NAME TOLERANCE OPTION...: three steps on both, the same losses
+kd() {
+	name=$1 tol=$2
+	shift 2
+	for dev in ref cuda; do
+		on $dev kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 3 --batch 2 --lr 1e-2 --threads 1 -q "$@" \
+			-o "$t/$name.$dev" >"$t/err" 2>&1 || no "$name-$dev" "$(cat "$t/err")"
+	done
+	near "$name" "$t/$name.ref/metrics.jsonl" "$t/$name.cuda/metrics.jsonl" "$tol"
+}
+kd adapters 2e-4 --dtype f32 --lora q_proj,down_proj --lora-rank 4
+kd documents 2e-4 --dtype f32 --documents apart --recompute=full
+kd relations 2e-4 --dtype f32 --hidden-loss relation@last:last
+kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
+kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce
+for dev in ref cuda; do
+	on $dev ablate -m "$t/teacher" -q --metric kl "$t/tok" -o "$t/ablate.$dev" >"$t/err" 2>&1 || no ablate-$dev "$(cat "$t/err")"
+done
+works ablate artdiff --tolerance 1e-4 "$t/ablate.ref" "$t/ablate.cuda"
+if [ -z "${ADZE_CUDA_LIB:-}" ]; then
+	export SHIM_GPUS=0
+	fails no-gpu 69 "no usable GPU" on cuda act-stats -m "$t/teacher" -q "$t/tok" -o "$t/bad"
+	unset SHIM_GPUS
+fi
 fails no-such-gpu 69 "cuda:7" env ADZE_LIB="$shim" act-stats -m "$t/teacher" --device cuda:7 -q "$t/tok" -o "$t/bad"
 fails gpu-is-a-number 2 "cuda:x" act-stats -m "$t/teacher" --device cuda:x -q "$t/tok" -o "$t/bad"

@@ -497,9 +497,11 @@ static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5, 2); }
 static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5, 5); }
 static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5, 2); }
 
-/* The CUDA kernels on the host, see tests/cuda/shim; threads of a block run in another order every other launch. */
-static struct backend shim_open(void)
+/* The CUDA kernels: on the GPU where ADZE_CUDA_LIB names the folder of the real backend (make test DEVICE=cuda), else on the
+ * host, see tests/cuda/shim; there threads of a block run in another order every other launch. */
+static struct backend cuda_open(void)
 {
+	const char *real = getenv("ADZE_CUDA_LIB");
 	char exe[4096];
 	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
 	assert_true(n > 0);
@@ -507,17 +509,17 @@ static struct backend shim_open(void)
 	char *slash = strrchr(exe, '/');       /* build/tests/kernels/test_ops -> build/tests/cuda */
 	assert_true(slash != NULL);
 	strcpy(slash - strlen("kernels"), "cuda");
-	setenv("ADZE_LIB", exe, 1);
+	setenv("ADZE_LIB", real && *real ? real : exe, 1);
 	setenv("SHIM_GUARD", "0", 1);          /* the many small launches need not close memory each time */
 	struct backend b = backend_open("cuda", 0);
 	unsetenv("ADZE_LIB");
 	return b;
 }
 
-static void cuda_shim(void **state)
+static void cuda_kernels(void **state)
 {
 	(void)state;
-	struct backend b = shim_open();
+	struct backend b = cuda_open();
 	const char *only = getenv("ADZE_TEST_OP"); /* a row's name: that one alone */
 	for (int i = 0; i < N_ROWS; i++)
 		for (int v = 0; v < table[i].variants && (!only || !strcmp(only, table[i].name)); v++)
@@ -550,7 +552,7 @@ int main(int argc, char **argv)
 		cmocka_set_test_filter(argv[1]);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ref_gradients), cmocka_unit_test(cpu_best), cmocka_unit_test(cpu_one_thread), cmocka_unit_test(cpu_v1),
-		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats), cmocka_unit_test(cuda_shim),
+		cmocka_unit_test(cpu_v3), cmocka_unit_test(cpu_v4), cmocka_unit_test(cpu_repeats), cmocka_unit_test(cuda_kernels),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
