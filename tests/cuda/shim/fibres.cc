@@ -27,6 +27,7 @@ struct fibre {
 	ucontext_t ctx;
 #endif
 	char *stack;
+	size_t stack_bytes;
 	void *fake;                /* AddressSanitizer's */
 	int done;
 };
@@ -68,7 +69,7 @@ static void arrived(fibre *f)
 	__sanitizer_finish_switch_fiber(f->fake, &bottom, &size);
 	if (!launcher.stack) {         /* the first change leaves the launcher's own stack */
 		launcher.stack = (char *)bottom;
-		launcher.done = (int)(size >> 10);
+		launcher.stack_bytes = size;
 	}
 #else
 	(void)f;
@@ -78,8 +79,7 @@ static void arrived(fibre *f)
 static void change(fibre *from, fibre *to)
 {
 #ifdef __SANITIZE_ADDRESS__
-	size_t size = to == &launcher ? (size_t)launcher.done << 10 : STACK;
-	__sanitizer_start_switch_fiber(&from->fake, to->stack, size);
+	__sanitizer_start_switch_fiber(&from->fake, to->stack, to->stack_bytes);
 #endif
 #ifdef __x86_64__
 	shim_switch(&from->sp, to->sp);
@@ -135,6 +135,7 @@ static void live()
 static void make_fibre(fibre *f)
 {
 	f->stack = (char *)mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	f->stack_bytes = STACK;
 	if (f->stack == MAP_FAILED)
 		die("no memory for stacks");
 #ifdef __x86_64__
