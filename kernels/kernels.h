@@ -76,6 +76,9 @@ struct adamw_args {
 	float lr, beta1, beta2, eps, weight_decay;
 	float grad_scale;  /* multiplies g first: 1/accumulated micro-batches and the clipping factor */
 	int64_t step;      /* 1-based, for bias correction */
+	uint64_t key;      /* bf16 moments round at random by (key, index of the element); 0: to nearest even */
+	int64_t first;     /* index of the first element */
+	float ema;         /* decay of the moving average */
 };
 
 /* The chunked head: logits of student (and teacher) exist only in tiles.
@@ -226,9 +229,10 @@ struct kernels {
 	 *           gradient, 0 in other columns, or absent.  label as above.  T x T is never formed. */
 	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, const struct relation *, float coef, int acc);
 
-	/* adamw     w, m, v, g [1,n] f32 in place (decoupled weight decay); wb [1,n] bf16 copy of w (nearest even) or
+	/* adamw     w, g [1,n] f32, m, v [1,n] both f32 or both bf16, in place (decoupled weight decay); ema [1,n] f32 or absent:
+	 *           ema = args->ema ema + (1 - args->ema) w;  wb [1,n] bf16 copy of w (nearest even) or
 	 *           absent; decay is skipped when args->weight_decay is 0.    Loshchilov & Hutter 2019 */
-	void (*adamw)(struct dev *, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *);
+	void (*adamw)(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
 	/* sum of squares of x, in f64; NaN or Inf show up in the result */
 	double (*sumsq)(struct dev *, mat x);
 };
@@ -255,5 +259,22 @@ static inline uint16_t f32_to_bf16(float f)   /* round to nearest even; NaN stay
 	if ((x.u & 0x7fffffffu) > 0x7f800000u)
 		return (uint16_t)((x.u >> 16) | 0x40u);
 	return (uint16_t)((x.u + 0x7fffu + ((x.u >> 16) & 1u)) >> 16);
+}
+/* 32 bits that look random, a function of both */
+static inline uint32_t rounding_bits(uint64_t key, uint64_t i)
+{
+	uint32_t x = (uint32_t)i * 0x9e3779b1u ^ (uint32_t)key ^ (uint32_t)(i >> 32) * 0x85ebca6bu;
+	x = (x ^ x >> 16) * 0x7feb352du;
+	x = (x ^ x >> 15) + (uint32_t)(key >> 32);
+	x = (x ^ x >> 16) * 0x846ca68bu;
+	return x ^ x >> 16;
+}
+/* One of f's two neighbours, so that the mean over all 16-bit r is f; what bf16 holds stays, Inf and NaN too */
+static inline uint16_t f32_to_bf16_random(float f, uint32_t r)
+{
+	union { float f; uint32_t u; } x = { f };
+	if ((x.u & 0x7f800000u) == 0x7f800000u)
+		return f32_to_bf16(f);
+	return (uint16_t)((x.u + (r & 0xffffu)) >> 16);
 }
 #endif

@@ -15,11 +15,11 @@
 #include "../common/base/log.h"
 #include "../common/comm/comm.h"
 #include "../common/io/artifact.h"
+#include "../common/train/kd_export.h"
 #include "../common/train/kd_opts.h"
 #include "../common/train/layout.h"
 #include "../common/train/session.h"
 #include "../common/train/vocab.h"
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -130,6 +130,7 @@ static void settle(struct run *r, const struct objective *loss)
 		{ "min-lr", NULL, kd.min_lr }, { "warmup", NULL, (double)r->rate.warmup }, { "schedule", kd.schedule, 0 },
 		{ "wsd-decay", NULL, kd.wsd }, { "clip", NULL, kd.clip }, { "weight-decay", NULL, kd.decay },
 		{ "beta1", NULL, kd.beta1 }, { "beta2", NULL, kd.beta2 }, { "eps", NULL, kd.eps },
+		{ "no-decay", kd.no_decay ? kd.no_decay : "none", 0 }, { "moments", kd.moments, 0 }, { "ema", NULL, kd.ema },
 		{ "train", kd.train ? kd.train : "all", 0 }, { "freeze", kd.freeze ? kd.freeze : "none", 0 },
 		{ "lora", kd.lora.targets ? kd.lora.targets : "none", 0 }, { "lora-rank", NULL, (double)kd.lora.rank }, { "lora-alpha", NULL, kd.lora.alpha },
 		{ "seed", NULL, (double)com.seed }, { "dtype", com.dtype, 0 },
@@ -198,38 +199,6 @@ static void teacher_references(struct run *r)
 	}
 }
 
-static void write_student(const struct run *r, const struct session *s, const char *out)
-{
-	struct err e = { 0 };
-	char *from = xstrdup(kd.student), *notes, flops[32], loss[48] = "";
-	if (s->at.step == r->rate.steps)
-		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
-	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
-			  kd.teacher || kd.cache.n ? "Distilled" : "Trained", (long long)s->at.step, (long long)kd.batch,
-			  (long long)r->mix.seq, fmt_count(flops, (double)s->at.tokens * account_flops_sum(&r->t)),
-			  r->t.teacher ? ", the teacher's forward pass included" : "", loss);
-	struct model_card card = { .title = kd.teacher || kd.cache.n ? "Distilled student" : "Trained model", .origin = basename(from),
-				   .commands = opt_record_line(), .notes = notes };
-	if (trainer_export(&r->t, kd.student, out, kd_save_dtype(r->t.student->arch.dtype), &card, &e))
-		die_err(&e);
-	free(from);
-	free(notes);
-}
-
-static void write_teacher(const struct run *r, const struct session *s)
-{
-	struct err e = { 0 };
-	char *out = xasprintf("%s/teacher", com.out), *from = xstrdup(kd.teacher);
-	char *notes = xasprintf("Trained on the data of a student's distillation for %lld steps of %lld sequences of %lld tokens.",
-				(long long)s->at.step, (long long)kd.batch, (long long)r->mix.seq);
-	struct model_card card = { .title = "Corrected teacher", .origin = basename(from), .commands = opt_record_line(), .notes = notes };
-	if (trainer_export(&r->correct.t, kd.teacher, out, kd_save_dtype(r->correct.t.student->arch.dtype), &card, &e))
-		die_err(&e);
-	free(out);
-	free(from);
-	free(notes);
-}
-
 /* The run is over, or has reached --stop-at (EXIT_DONE too), or was stopped before (EXIT_AGAIN). */
 static int finish(struct run *r, const struct session *s, struct rundir *dir, int rc)
 {
@@ -238,8 +207,8 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 		if (kd.export && s->at.step > kd.stop_at)
 			die(EXIT_FAIL, "%s: is at step %lld, the model of step %lld is gone", com.out, (long long)s->at.step,
 			    (long long)kd.stop_at);
-		if (kd.export && !dir->follows)
-			write_student(r, s, kd.export);
+		if (kd.export && !dir->follows && kd_export_model(s, kd.export, &e))
+			die_err(&e);
 		log_summary("step %lld of %lld reached", (long long)s->at.step, (long long)r->rate.steps);
 		return EXIT_DONE;
 	}
@@ -250,14 +219,8 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 	}
 	if (dir->follows)
 		return EXIT_DONE;
-	char *out = xasprintf("%s/student", com.out), *adapter = xasprintf("%s/adapter", com.out);
-	if (kd.lora_adapter && lora_save(&r->t, adapter, kd.student, &e))
+	if (kd_export_results(s, &e))
 		die_err(&e);
-	write_student(r, s, out);
-	if (r->t.corrected)
-		write_teacher(r, s);
-	free(out);
-	free(adapter);
 	if (rundir_mark(dir, r->settings, true, &e))
 		die_err(&e);
 	log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s->at.step, (long long)s->at.tokens,
@@ -282,7 +245,10 @@ static int train(struct run *r, struct rundir *dir)
 	struct session s = { .t = &r->t, .teacher = r->t.corrected ? &r->correct : NULL, .mix = &r->mix, .dir = dir, .rate = r->rate,
 			     .settings = r->settings, .seed = com.seed, .log_every = kd.log_every, .save_every = kd.save_every,
 			     .keep = kd.keep, .valid_every = kd.valid_every, .stop_after = kd.stop_after,
-			     .stop_at = kd.stop_at, .peak = peak * r->world.size, .max_seconds = r->max_seconds };
+			     .stop_at = kd.stop_at, .peak = peak * r->world.size, .max_skips = kd.max_skips,
+			     .max_seconds = r->max_seconds };
+	s.best = kd.best_valid ? kd_export_best : NULL;
+	s.best_arg = &s;
 	int rc = session_run(&s, &e);
 	if (rc < 0)
 		die_err(&e);
@@ -437,7 +403,9 @@ int main(int argc, char **argv)
 				     .apart = r.mix.eos >= 0, .doc_end = r.mix.eos, .vocab = r.vocab,
 				     .seq = r.mix.seq, .batch = kd.batch, .dtype = dtype_parse(com.dtype),
 				     .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
-				     .eps = kd.eps, .weight_decay = kd.decay };
+				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
+				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
+				     .seed = (uint64_t)com.seed, .ema = kd.ema };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
 		spec.hidden.heads = kd.relation_heads;

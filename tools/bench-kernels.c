@@ -155,12 +155,12 @@ static void bench_rows(int64_t N, int64_t C, int64_t F)
 
 static void bench_adamw(int64_t n)
 {
-	const struct adamw_args a = { 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 3 };
+	const struct adamw_args a = { 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 3, 0, 0, 0 };
 	if (skip("adamw"))
 		return;
 	mat w = make(1, n, DT_F32), m = make(1, n, DT_F32), v = make(1, n, DT_F32), g = make(1, n, DT_F32), b = make(1, n, DT_BF16);
 	K->zero(D, v);
-	TIME(t1, K->adamw(D, w, m, v, g, b, &a))
+	TIME(t1, K->adamw(D, w, m, v, g, b, (mat){ 0 }, &a))
 	bytes("adamw", "", t1, 30.0 * (double)n);
 	TIME(t2, K->sumsq(D, g))
 	bytes("sumsq", "", t2, 4.0 * (double)n);

@@ -61,7 +61,9 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
 	} else if (t->teacher)
 		add(m, "teacher weights", arena(g, 1, (double)t->teacher->elems * (double)dtype_size(t->o.dtype)));
-	add(m, "optimizer", arena(g, 2, 4 * n));
+	add(m, "optimizer", arena(g, 2, (double)trainer_moment_bytes(t)));
+	if (t->o.ema > 0)
+		add(m, "averaged weights", arena(g, 1, (double)trainer_master_bytes(t)));
 	add(m, "gradients", arena(g, 1, 4 * n));
 	add(m, "activations", arena(g, 1, (double)trainer_act_bytes(t)));
 	add(m, "inputs and constants", small_bytes(g, t->train.p) + small_bytes(g, t->eval.p));

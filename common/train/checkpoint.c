@@ -1,8 +1,9 @@
 /*
  * checkpoint.c - writing and reading the state of a run
  *
- * Records: "settings" (u8, JSON text), "counters" (i64), of several domains "mix.taken" (i64) and "mix.weights" (f64), then
- * for every parameter P in table order w.P, m.P, v.P in
+ * Records: "settings" (u8, JSON text), "counters" (i64), of several domains "mix.taken" (i64) and "mix.weights" (f64), "best" (f64: step and
+ * loss) where the best model is kept, then
+ * for every parameter P in table order w.P, m.P, v.P (with a moving average e.P) in
  * chunks of at most CHUNK elements.  The reader expects exactly these, in any chunking, each element once.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -17,12 +18,30 @@
 #include <string.h>
 
 #define CHUNK ((int64_t)1 << 20)
-enum { ARRAYS = 3, COUNTERS = 5 };
-static const char letter[ARRAYS] = { 'w', 'm', 'v' };
+enum { ARRAYS = 4, COUNTERS = 5 };
+static const char letter[ARRAYS] = { 'w', 'm', 'v', 'e' };
 
-static float *array_of(const struct trainer *t, int a)
+/* The last is there with a moving average only. */
+static int arrays(const struct trainer *t)
 {
-	return a == 0 ? t->w : a == 1 ? t->m : t->v;
+	return t->o.ema > 0 ? ARRAYS : ARRAYS - 1;
+}
+
+static bool low(const struct trainer *t, int a)
+{
+	return t->o.low_moments && (letter[a] == 'm' || letter[a] == 'v');
+}
+
+static size_t bytes_of(const struct trainer *t, int a, int64_t n)
+{
+	return (size_t)n * (low(t, a) ? 2 : 4);
+}
+
+/* Element i of array a */
+static char *element(const struct trainer *t, int a, int64_t i)
+{
+	void *base = letter[a] == 'w' ? t->w : letter[a] == 'm' ? t->m : letter[a] == 'v' ? t->v : t->ema;
+	return (char *)base + bytes_of(t, a, i);
 }
 
 static char *step_path(const struct rundir *d, int64_t step)
@@ -82,13 +101,13 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 	int rc = 0;
 	for (int i = 0; i < t->n_param && !rc; i++) {
 		const struct param *p = t->param[i];
-		for (int a = 0; a < ARRAYS && !rc; a++) {
+		for (int a = 0; a < arrays(t) && !rc; a++) {
 			char name[64];
 			snprintf(name, sizeof name, "%c.%s", letter[a], p->name);
 			for (int64_t at = 0, n = p->rows * p->cols; at < n && !rc; at += CHUNK) {
 				int64_t k = n - at < CHUNK ? n - at : CHUNK;
-				t->g->k->download(t->g->d, host, array_of(t, a) + p->off + at, (size_t)k * 4);
-				rc = put(w, name, at, ART_F32, k, host, e);
+				t->g->k->download(t->g->d, host, element(t, a, p->off + at), bytes_of(t, a, k));
+				rc = put(w, name, at, low(t, a) ? ART_BF16 : ART_F32, k, host, e);
 			}
 		}
 	}
@@ -103,14 +122,20 @@ static int put_mix(struct art_w *w, const struct mix *m, struct err *e)
 	return put(w, "mix.taken", 0, ART_I64, m->n, m->taken, e) || put(w, "mix.weights", 0, ART_F64, m->n, m->w, e) ? -1 : 0;
 }
 
+static int put_best(struct art_w *w, const struct progress_state *s, struct err *e)
+{
+	double best[2] = { (double)s->best_step, s->best_loss };
+	return s->best_step ? put(w, "best", 0, ART_F64, 2, best, e) : 0;
+}
+
 /* A chunk, the records that wait to become a frame, and the frame */
 size_t checkpoint_buffer_bytes(const struct trainer *t)
 {
 	size_t chunk = 0, waiting = 0, most = 0;
 	for (int i = 0; i < t->n_param; i++)
-		for (int64_t a = 0, n = t->param[i]->rows * t->param[i]->cols; a < ARRAYS; a++)
+		for (int64_t a = 0, n = t->param[i]->rows * t->param[i]->cols; a < arrays(t); a++)
 			for (int64_t at = 0; at < n; at += CHUNK) {
-				size_t k = 4 * (size_t)(n - at < CHUNK ? n - at : CHUNK);
+				size_t k = bytes_of(t, (int)a, n - at < CHUNK ? n - at : CHUNK);
 				chunk = k > chunk ? k : chunk;
 				waiting = (waiting >= ART_FRAME ? 0 : waiting) + k;
 				most = waiting > most ? waiting : most;
@@ -133,7 +158,7 @@ static int write_state(const char *path, const struct trainer *t, const struct p
 	art_meta_str(w, "config", digest);
 	art_meta_int(w, "seed", s->seed);
 	if (put(w, "settings", 0, ART_U8, (int64_t)strlen(settings), settings, e) ||
-	    put(w, "counters", 0, ART_I64, COUNTERS, count, e) || put_mix(w, s->mix, e) || put_arrays(w, t, e)) {
+	    put(w, "counters", 0, ART_I64, COUNTERS, count, e) || put_mix(w, s->mix, e) || put_best(w, s, e) || put_arrays(w, t, e)) {
 		art_abort(w);
 		return -1;
 	}
@@ -188,6 +213,7 @@ struct reader {
 	struct art_r *r;
 	const char *settings;
 	int64_t count[COUNTERS];
+	double best[2];                /* step and loss; 0: none */
 	bool have_settings, have_counters, have_taken, have_weights;
 	struct mix *mix;               /* NULL: the order needs no state */
 	int64_t *filled;               /* [params * ARRAYS] elements read so far */
@@ -223,19 +249,19 @@ static int take_array(struct reader *q, const msgpack_object *rec, const char *n
 	const void *data;
 	int64_t at, n;
 	int a = 0, i = 0;
-	while (a < ARRAYS && letter[a] != name[0])
+	while (a < arrays(q->t) && letter[a] != name[0])
 		a++;
-	for (int n_all = q->t->n_param; a < ARRAYS && name[1] == '.' && i < n_all; i++)
+	for (int n_all = q->t->n_param; a < arrays(q->t) && name[1] == '.' && i < n_all; i++)
 		if (!strcmp((p = q->t->param[i])->name, name + 2))
 			break;
 	if (!p || i == q->t->n_param)
 		return bad(q, e, "the student has no", name);
 	int64_t *filled = &q->filled[i * ARRAYS + a];
-	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", ART_F32, -1, &data, &n, e))
+	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", low(q->t, a) ? ART_BF16 : ART_F32, -1, &data, &n, e))
 		return -1;
 	if (at != *filled || n > p->rows * p->cols - at)
 		return bad(q, e, "elements out of order or too many in", name);
-	q->t->g->k->upload(q->t->g->d, array_of(q->t, a) + p->off + at, data, (size_t)n * 4);
+	q->t->g->k->upload(q->t->g->d, element(q->t, a, p->off + at), data, bytes_of(q->t, a, n));
 	*filled += n;
 	return 0;
 }
@@ -264,6 +290,15 @@ static int take_mix(struct reader *q, const msgpack_object *rec, const char *nam
 	return 0;
 }
 
+static int take_best(struct reader *q, const msgpack_object *rec, struct err *e)
+{
+	const void *data;
+	if (obj_array(q->r, rec, "data", ART_F64, 2, &data, NULL, e))
+		return -1;
+	memcpy(q->best, data, sizeof q->best);
+	return q->best[0] >= 1 && q->best[0] < 1e15 ? 0 : bad(q, e, "impossible value in", "best");
+}
+
 static int take(struct reader *q, const msgpack_object *rec, struct err *e)
 {
 	char name[80];
@@ -276,6 +311,8 @@ static int take(struct reader *q, const msgpack_object *rec, struct err *e)
 		return bad(q, e, "settings missing before", name);
 	if (!strncmp(name, "mix.", 4))
 		return take_mix(q, rec, name, e);
+	if (!strcmp(name, "best"))
+		return take_best(q, rec, e);
 	if (strcmp(name, "counters"))
 		return take_array(q, rec, name, e);
 	if (obj_array(q->r, rec, "data", ART_I64, COUNTERS, &data, NULL, e))
@@ -293,7 +330,7 @@ static int complete(const struct reader *q, struct err *e)
 		return bad(q, e, "missing", "mix.weights");
 	for (int i = 0; i < q->t->n_param * ARRAYS; i++) {
 		const struct param *p = q->t->param[i / ARRAYS];
-		if (q->filled[i] != p->rows * p->cols)
+		if (i % ARRAYS < arrays(q->t) && q->filled[i] != p->rows * p->cols)
 			return bad(q, e, "elements missing of", p->name);
 	}
 	return 0;
@@ -317,6 +354,8 @@ static int read_state(const char *path, struct trainer *t, struct progress_state
 	if (!rc) {
 		s->step = q.count[0];
 		s->tokens = q.count[1];
+		s->best_step = (int64_t)q.best[0];
+		s->best_loss = q.best[1];
 		t->updates = q.count[2];
 		t->skipped = q.count[3];
 		t->skipped_row = q.count[4];

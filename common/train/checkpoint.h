@@ -19,6 +19,8 @@ struct progress_state {
 	int64_t step, tokens;          /* done so far */
 	int64_t seed;
 	struct trainer *teacher;       /* a teacher that is trained too, or NULL: the file teacher beside state */
+	int64_t best_step;             /* 0: none */
+	double best_loss;              /* held out, the lowest so far: saved where there is one */
 	struct mix *mix;               /* saved and restored where it has several domains */
 };
 /* Writes step-N and removes all but the `keep` newest. */

@@ -9,7 +9,7 @@
 
 struct kd_opts kd = {
 	.documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
-	.tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
+	.moments = "f32", .max_skips = 10, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1, .per_node = 8, .lora = { NULL, 16, 32 },
 };
@@ -62,10 +62,15 @@ static const struct opt opts[] = {
 	OPT_F64(0, "wsd-decay", &kd.wsd, "F", "share of the steps in the final slope of wsd", 0, 1),
 	OPT_F64(0, "clip", &kd.clip, "X", "limit of the gradient's norm, 0 for none", 0, 1e9),
 	OPT_F64(0, "weight-decay", &kd.decay, "X", "of matrices", 0, 1e3),
+	OPT_STR(0, "no-decay", &kd.no_decay, "GLOB,...", "matrices without weight decay, by the names in the model's files (embed_tokens,lm_head); vectors never have it"),
+	OPT_CHOICE(0, "moments", &kd.moments, "f32|bf16|bf16-nearest", "arithmetic type in which AdamW's moments are kept; bf16 rounds at random, by seed, step and element, so that small changes add up"),
+	OPT_F64(0, "ema", &kd.ema, "D", "keep a moving average of the weights, D * average + (1 - D) * weights after each step, and write it as student-ema; 0 for none", 0, 0.9999999),
+	OPT_I64(0, "max-skips", &kd.max_skips, "N", "end after so many steps in a row whose loss or gradient is not finite; such steps change nothing", 1, 1e9),
 	OPT_F64(0, "beta1", &kd.beta1, "X", "AdamW, first moment", 0, 0.999999),
 	OPT_F64(0, "beta2", &kd.beta2, "X", "AdamW, second moment", 0, 0.999999),
 	OPT_F64(0, "eps", &kd.eps, "X", "AdamW, added to the denominator", 1e-30, 1),
 	OPT_I64(0, "save-every", &kd.save_every, "N", "steps between checkpoints, 0 for only when stopped", 0, 1e12),
+	OPT_FLAG(0, "keep-best", &kd.best_valid, "after each validation that is the best so far, write the model as best"),
 	OPT_I64(0, "keep", &kd.keep, "K", "checkpoints to keep", 1, 1e6),
 	OPT_STR(0, "max-time", &kd.max_time, "3h", "stop in time with a checkpoint and exit code 75 (90s, 15m, 1h30m)"),
 	OPT_I64(0, "stop-after", &kd.stop_after, "N", "likewise after N steps of this session, 0 for never", 0, 1e12),
@@ -118,16 +123,10 @@ static void validate_data(void)
 		opt_die("--mix-reference teacher measures the weights of --teacher");
 }
 
-/* -1: no such word */
-static int kd_recompute(const char *word, int *kind)
+/* enum recompute of the words in the table; without one all is meant */
+static int kd_recompute(const char *word)
 {
-	static const char *const words[] = { "none", "selective", "full" }; /* as enum recompute */
-	if (!*word)
-		word = "full";
-	for (*kind = 0; *kind < 3; (*kind)++)
-		if (!strcmp(word, words[*kind]))
-			return 0;
-	return -1;
+	return !word || !strcmp(word, "none") ? RECOMPUTE_NONE : !strcmp(word, "selective") ? RECOMPUTE_NORMS : RECOMPUTE_FULL;
 }
 
 void kd_validate(struct objective *loss, double *max_seconds)
@@ -167,8 +166,9 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--batch %lld is not a multiple of --micro %lld", (long long)kd.batch, (long long)kd.micro);
 	if (kd.min_lr > kd.lr)
 		opt_die("--min-lr %g is above --lr %g", kd.min_lr, kd.lr);
-	if (kd.recompute_word && kd_recompute(kd.recompute_word, &kd.recompute))
-		opt_die("--recompute=%s: expected none, selective or full", kd.recompute_word);
+	kd.recompute = kd_recompute(kd.recompute_word);
+	if (kd.best_valid && !kd.valid.n)
+		opt_die("--keep-best compares held-out losses: it needs --valid");
 	if (kd.export && !kd.stop_at)
 		opt_die("--export needs --stop-at: the step whose model is meant");
 	if (kd.max_time && parse_duration(kd.max_time, max_seconds))

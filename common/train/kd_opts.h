@@ -28,6 +28,10 @@ extern struct kd_opts {
 	bool lora_adapter;
 	double correct_teacher, lr, min_lr, wsd, clip, decay, beta1, beta2, eps, peak;
 	int64_t steps, tokens, warmup;
+	const char *moments, *no_decay;
+	double ema;
+	int64_t max_skips;
+	bool best_valid;
 	const char *recompute_word;
 	int recompute;                 /* enum recompute, of the word */
 	/* saving, stopping, reporting */

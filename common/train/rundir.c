@@ -17,7 +17,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static const char *const ours[] = { "run.json", "metrics.jsonl", "ckpt", "student", "teacher", "adapter", NULL };
+static const char *const ours[] = { "run.json", "metrics.jsonl", "ckpt", "student", "teacher", "adapter", "student-ema", "best", NULL };
 
 static char *in(const struct rundir *d, const char *name)
 {

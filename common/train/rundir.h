@@ -7,6 +7,7 @@
  *	RUNDIR/student/        the result, a Hugging Face directory, there only when finished
  *	RUNDIR/adapter/        its low-rank part alone, if asked for
  *	RUNDIR/teacher/        the corrected teacher, likewise
+ *	RUNDIR/student-ema/    likewise the averaged weights; RUNDIR/best/ the model of the best validation so far
  *	RUNDIR/.lock           held while a program works here
  *
  * A run may only be continued with the settings that it was started with; the first difference is named.  What a killed

@@ -182,6 +182,18 @@ static int from_cache(struct loop *o, struct domain *d, int64_t j, struct err *e
 	return tcache_get(&d->cache, w, t->loss.tau, o->best + j * seq * K, o->logp + j * seq * (K + 1), e);
 }
 
+/* The loss that was asked for; without the teacher's weights cross-entropy */
+static int keep_best(struct loop *o, struct err *e)
+{
+	struct session *s = o->s;
+	double loss = s->mix->d[0].cache.dir ? o->valid.all.mean[LOSS_CE] : o->valid.all.loss;
+	if (!s->best || !isfinite(loss) || (s->at.best_step && loss >= s->at.best_loss))
+		return 0;
+	s->at.best_step = s->at.step;
+	s->at.best_loss = loss;
+	return s->dir->follows ? 0 : s->best(s->best_arg, e);
+}
+
 /* Tokens of the step that begins at position k of the run, and what the cached teacher says about them */
 static int fetch(struct loop *o, int64_t k, struct err *e)
 {
@@ -206,6 +218,7 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	struct session *s = o->s;
 	int64_t batch = s->t->o.batch, seq = s->t->o.seq, step = s->at.step + 1;
 	double t0 = now_seconds(), lr = schedule_lr(&s->rate, step);
+	char digest[33];
 	if (fetch(o, (step - 1) * batch, e))
 		return -1;
 	struct correction *c = s->teacher;
@@ -219,22 +232,23 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	o->slowest = took > o->slowest ? took : o->slowest;
 	s->at.step = step;
 	s->at.tokens += batch * seq;
-	char batch_digest[33];
 	if (s->last.skipped) {
-		digest_hex(o->ids, (size_t)(batch * seq) * sizeof *o->ids, batch_digest);
-		log_warn("step %lld: loss or gradient is not finite, weights left as they are (batch %s)", (long long)step, batch_digest);
+		digest_hex(o->ids, (size_t)(batch * seq) * sizeof *o->ids, digest);
+		log_warn("step %lld: loss or gradient is not finite, weights left as they are (batch %s)", (long long)step, digest);
 	}
 	if (c && c->last.skipped)
 		log_warn("step %lld: loss or gradient of the teacher is not finite, its weights left as they are", (long long)step);
-	if (s->t->skipped_row >= MAX_SKIPS || (c && c->t.skipped_row >= MAX_SKIPS))
-		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %d steps in a row, up to step %lld (batch %s): lower --lr, raise --warmup or use --dtype f32",
-			       MAX_SKIPS, (long long)step, s->last.skipped ? batch_digest : "of the teacher");
+	if (s->t->skipped_row >= s->max_skips || (c && c->t.skipped_row >= s->max_skips))
+		return err_set(e, EXIT_FAIL, "loss or gradient was not finite in %lld steps in a row, up to step %lld (batch %s): lower --lr, raise --warmup or use --dtype f32",
+			       (long long)s->max_skips, (long long)step, s->last.skipped ? digest : "of the teacher");
 	bool end = step == s->rate.steps;
 	bool regular = s->valid_every && step % s->valid_every == 0;
 	bool due = s->mix->n_valid && (end || step == s->stop_at || regular);
 	snprintf(pr->extra, sizeof pr->extra, "loss %.4f lr %.2g", s->last.loss, lr);
 	if (due)
 		measure(o);
+	if (due && keep_best(o, e))
+		return -1;
 	if (regular && s->mix->dynamic && !mix_update(s->mix))
 		log_warn("step %lld: held-out loss is not finite, weights of the data left as they are", (long long)step);
 	if ((end || due || step % s->log_every == 0) && log_line(o, lr, took, due ? &o->valid : NULL, e))

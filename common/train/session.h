@@ -26,6 +26,9 @@ struct session {
 	int64_t valid_every;           /* 0: only before the first and after the last step; else new weights of a dynamic mix too */
 	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
 	int64_t stop_at;               /* leave after this step, having validated there; 0: never */
+	int64_t max_skips;             /* an error after so many steps in a row that were not finite */
+	int (*best)(void *arg, struct err *e); /* called after a validation that is the best so far; or NULL */
+	void *best_arg;
 	double peak;                   /* FLOP/s of the machine; 0: unknown */
 	double max_seconds;            /* leave when the next step would end later; 0: never */
 	struct progress_state at;      /* out: where it is */

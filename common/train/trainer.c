@@ -9,6 +9,7 @@
  */
 #include "trainer_parts.h"
 #include "../base/log.h"
+#include "../base/rng.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,8 +173,10 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
 	size_t n = (size_t)t->trained * 4;
 	t->g = g;
-	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, n, "first moments", e) ||
-	    get(t, &t->v, n, "second moments", e) || get(t, &t->grad, n, "gradients", e))
+	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, trainer_moment_bytes(t), "first moments", e) ||
+	    get(t, &t->v, trainer_moment_bytes(t), "second moments", e) || get(t, &t->grad, n, "gradients", e))
+		return -1;
+	if (t->o.ema > 0 && get(t, &t->ema, trainer_master_bytes(t), "averaged weights", e))
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad))
 		return err_set(e, EXIT_RESOURCE, "several processes add their gradients in host memory: they need --device cpu");
@@ -195,7 +198,8 @@ void trainer_free(struct trainer *t)
 {
 	size_t n = (size_t)t->trained * 4;
 	const struct { void *p; size_t bytes; } own[] = {
-		{ t->w, trainer_master_bytes(t) }, { t->m, n }, { t->v, n }, { t->grad, n }, { t->wb, (size_t)t->elems * 2 },
+		{ t->w, trainer_master_bytes(t) }, { t->m, trainer_moment_bytes(t) }, { t->v, trainer_moment_bytes(t) }, { t->grad, n },
+		{ t->ema, trainer_master_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
 		{ t->corrected ? NULL : t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 	};
@@ -220,10 +224,15 @@ void trainer_free(struct trainer *t)
 
 /* ---- the step ---- */
 
-static mat flat(const struct trainer *t, float *p, int64_t off, int64_t n)
+static mat flat(float *p, int64_t off, int64_t n)
 {
-	(void)t;
 	return (mat){ p + off, 1, n, DT_F32, 0 };
+}
+
+static mat moment(const struct trainer *t, void *p, int64_t off, int64_t n)
+{
+	int type = trainer_moment_type(t);
+	return (mat){ (char *)p + (size_t)off * dtype_size(type), 1, n, type, 0 };
 }
 
 static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
@@ -234,8 +243,12 @@ static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
 void trainer_sync(struct trainer *t)
 {
 	int64_t n = t->trained;
+	if (t->ema && !t->updates) {   /* the average starts where the weights do */
+		int64_t all = (int64_t)(trainer_master_bytes(t) / 4);
+		t->g->k->copy(t->g->d, flat(t->ema, 0, all), flat(t->w, 0, all));
+	}
 	if (t->wb)
-		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t, t->w, 0, n));
+		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t->w, 0, n));
 	t->g->k->weights_changed(t->g->d);
 }
 
@@ -320,7 +333,7 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
 	pass_weights(s, &t->o.loss, r->labels);
-	t->g->k->zero(t->g->d, flat(t, t->grad, 0, t->trained));
+	t->g->k->zero(t->g->d, flat(t->grad, 0, t->trained));
 	frame_zero_stats(&s->f);
 	for (int64_t i = 0; i < all && !stop_requested(); i += n) {
 		if (!comm_mine(t->world, i / n))
@@ -345,20 +358,26 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
 		r->loss += q.scaled / (double)r->labels;
 	}
-	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t, t->grad, 0, t->trained)));
+	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t->grad, 0, t->trained)));
 	return 0;
 }
+
+#define ROUNDING UINT64_C(0x726f756e64) /* stream of random rounding */
 
 static void update(struct trainer *t, double lr, double norm)
 {
 	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
 	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
-				.eps = (float)t->o.eps, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
+				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
+	if (t->o.low_moments && !t->o.nearest)
+		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)t->updates) | 1;
 	for (int i = 0; i < t->n_span; i++) {
 		struct span s = t->span[i];
 		a.weight_decay = s.decay ? (float)t->o.weight_decay : 0;
-		t->g->k->adamw(t->g->d, flat(t, t->w, s.off, s.n), flat(t, t->m, s.off, s.n), flat(t, t->v, s.off, s.n),
-			       flat(t, t->grad, s.off, s.n), flat_bf16(t, s.off, s.n), &a);
+		a.first = s.off;
+		t->g->k->adamw(t->g->d, flat(t->w, s.off, s.n), moment(t, t->m, s.off, s.n), moment(t, t->v, s.off, s.n),
+			       flat(t->grad, s.off, s.n), flat_bf16(t, s.off, s.n),
+			       t->ema ? flat(t->ema, s.off, s.n) : (mat){ 0 }, &a);
 	}
 	t->g->k->weights_changed(t->g->d);
 }

@@ -45,6 +45,11 @@ struct trainer_spec {
 	int recompute;                 /* enum recompute */
 	double clip;                   /* of the global norm; 0: none */
 	double beta1, beta2, eps, weight_decay;
+	const char *no_decay;          /* patterns (trained.h) of what is not decayed, besides vectors; or NULL */
+	bool low_moments;              /* moments in bf16 */
+	bool nearest;                  /* rounded to nearest instead of at random by (seed, step, element) */
+	uint64_t seed;
+	double ema;                    /* decay of the moving average of the weights; 0: none */
 };
 struct span {
 	int64_t off, n;
@@ -60,7 +65,6 @@ struct pass {                          /* a program with its memory and the hand
 	val inner[MAX_PAIRS];          /* sums of the hidden losses */
 	int split;                     /* first op that needs alpha */
 };
-enum { MAX_SKIPS = 10 };
 struct trainer {
 	struct trainer_spec o;
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
@@ -77,7 +81,9 @@ struct trainer {
 	int n_param;
 	int64_t trained, elems;        /* elements: of the trained, which come first; with the frozen (trained.h) */
 	float *w;                      /* device: elems, with wb the trained only */
-	float *m, *v, *grad;           /* device, trained */
+	void *m, *v;                   /* device, trained: f32, or bf16 with low_moments */
+	float *grad;                   /* device, trained */
+	float *ema;                    /* device, as w; NULL: none */
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	int32_t *starts;               /* host, [micro*seq] */
 	void *tw;                      /* device, teacher->elems of dtype */
@@ -99,7 +105,13 @@ struct step_result {
 	int skipped;
 };
 
-/* Of w; of act */
+/* Of m, of v */
+static inline int trainer_moment_type(const struct trainer *t) { return t->o.low_moments ? DT_BF16 : DT_F32; }
+static inline size_t trainer_moment_bytes(const struct trainer *t)
+{
+	return (size_t)t->trained * dtype_size(trainer_moment_type(t));
+}
+/* Of w and ema; of act */
 static inline size_t trainer_master_bytes(const struct trainer *t)
 {
 	return (size_t)(t->o.dtype == DT_BF16 ? t->trained : t->elems) * 4;

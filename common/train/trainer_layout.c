@@ -18,19 +18,31 @@ static void add_projection(struct trainer *t)
 	t->elems = (t->elems + rows * cols + 31) / 32 * 32;
 }
 
-/* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
-static void find_spans(struct trainer *t)
+/* Vectors (norms, biases) are never decayed. */
+static int decays(const struct trainer *t, const struct param *p, const uint8_t *exempt)
 {
+	bool student = p >= t->student->p && p < t->student->p + t->student->n;
+	return p->row->decay && !(student && exempt[p - t->student->p]);
+}
+
+/* Neighbours with equal decay become one span; the padding between them is zero everywhere and stays so. */
+static int find_spans(struct trainer *t, struct err *e)
+{
+	uint8_t *exempt = xcalloc((size_t)t->student->n, 1);
+	int rc = t->o.no_decay ? trained_named(t->student, "no-decay", t->o.no_decay, exempt, e) : 0;
 	t->span = xcalloc((size_t)t->n_param, sizeof *t->span);
-	for (int i = 0; i < t->n_param; i++) {
+	for (int i = 0; i < t->n_param && !rc; i++) {
 		const struct param *q = t->param[i];
+		int decay = decays(t, q, exempt);
 		int64_t end = i + 1 < t->n_param ? t->param[i + 1]->off : t->trained;
 		struct span *last = t->n_span ? &t->span[t->n_span - 1] : NULL;
-		if (last && last->decay == q->row->decay)
+		if (last && last->decay == decay)
 			last->n = end - last->off;
 		else
-			t->span[t->n_span++] = (struct span){ q->off, end - q->off, q->row->decay };
+			t->span[t->n_span++] = (struct span){ q->off, end - q->off, decay };
 	}
+	free(exempt);
+	return rc;
 }
 
 /* A table whose arena holds the output matrix and nothing else */
@@ -71,8 +83,7 @@ int trainer_layout(struct trainer *t, struct err *e)
 		t->param[t->n_param++] = &t->proj[i];
 	for (int i = 0; i < 2 * t->n_adapter; i++)
 		t->param[t->n_param++] = i % 2 ? &t->adapter[i / 2].b : &t->adapter[i / 2].a;
-	find_spans(t);
-	return 0;
+	return find_spans(t, e);
 }
 
 void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)

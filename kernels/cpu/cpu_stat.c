@@ -197,14 +197,47 @@ double cpu_sumsq(struct dev *d, mat x)
 }
 
 /* See ref_optim.c; one pass over the five arrays */
-void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a)
+/* Elements [i, i+n) with bf16 moments, through f32 copies */
+static void adamw_low(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a, const float c[2],
+		      int64_t i, int64_t n)
+{
+	enum { FEW = 2048 };
+	float x[FEW], y[FEW];
+	for (int64_t end = i + n, k; i < end; i += k) {
+		uint16_t *mi = (uint16_t *)m.p + i, *vi = (uint16_t *)v.p + i;
+		k = end - i < FEW ? end - i : FEW;
+		d->simd->cvt(x, DT_F32, mi, DT_BF16, 1.0f, k);
+		d->simd->cvt(y, DT_F32, vi, DT_BF16, 1.0f, k);
+		d->simd->adamw((float *)w.p + i, x, y, (const float *)g.p + i, wb.p ? (uint16_t *)wb.p + i : NULL, a, c[0], c[1], k);
+		if (!a->key) {
+			d->simd->cvt(mi, DT_BF16, x, DT_F32, 1.0f, k);
+			d->simd->cvt(vi, DT_BF16, y, DT_F32, 1.0f, k);
+			continue;
+		}
+		for (int64_t j = 0; j < k; j++) {
+			uint32_t r = rounding_bits(a->key, (uint64_t)(a->first + i + j));
+			mi[j] = f32_to_bf16_random(x[j], r);
+			vi[j] = f32_to_bf16_random(y[j], r >> 16);
+		}
+	}
+}
+
+void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *a)
 {
 	enum { PIECE = 1 << 15 };
-	int64_t n = w.rows * w.cols;
-	float c1 = (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step)));
-	float c2 = (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step)));
+	int64_t all = w.rows * w.cols;
+	const float c[2] = { (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step))),
+			     (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step))) };
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
-	for (int64_t i = 0; i < n; i += PIECE)
-		d->simd->adamw((float *)w.p + i, (float *)m.p + i, (float *)v.p + i, (const float *)g.p + i,
-			       wb.p ? (uint16_t *)wb.p + i : NULL, a, c1, c2, n - i < PIECE ? n - i : PIECE);
+	for (int64_t i = 0; i < all; i += PIECE) {
+		int64_t n = all - i < PIECE ? all - i : PIECE;
+		float *e = ema.p ? (float *)ema.p + i : NULL, *wi = (float *)w.p + i;
+		if (m.dtype == DT_BF16)
+			adamw_low(d, w, m, v, g, wb, a, c, i, n);
+		else
+			d->simd->adamw(wi, (float *)m.p + i, (float *)v.p + i, (const float *)g.p + i,
+				       wb.p ? (uint16_t *)wb.p + i : NULL, a, c[0], c[1], n);
+		if (ema.p)
+			d->simd->lincomb(e, DT_F32, 0, e, DT_F32, a->ema, wi, DT_F32, 1.0f - a->ema, n);
+	}
 }

@@ -136,9 +136,30 @@ static __global__ void mask_k(view y, view x, const float *z, int64_t rows, int6
 
 struct adam_now {
 	float b1, b2, c1, c2, lr, eps, wd, scale;
+	uint64_t key;
+	int64_t first;
+	float ema;
 };
 
-static __global__ void adamw_k(view w, view m, view v, view g, view wb, adam_now a, int64_t n, bool vec)
+/* rounding_bits and f32_to_bf16_random of kernels.h */
+static __device__ uint16_t random_bf16(float f, uint32_t r)
+{
+	union { float f; uint32_t u; } x = { f };
+	if ((x.u & 0x7f800000u) == 0x7f800000u)
+		return (uint16_t)(x.u >> 16 | (x.u & 0x7fffffu ? 0x40u : 0u));
+	return (uint16_t)((x.u + (r & 0xffffu)) >> 16);
+}
+
+static __device__ uint32_t random_bits(uint64_t key, uint64_t i)
+{
+	uint32_t x = (uint32_t)i * 0x9e3779b1u ^ (uint32_t)key ^ (uint32_t)(i >> 32) * 0x85ebca6bu;
+	x = (x ^ x >> 16) * 0x7feb352du;
+	x = (x ^ x >> 15) + (uint32_t)(key >> 32);
+	x = (x ^ x >> 16) * 0x846ca68bu;
+	return x ^ x >> 16;
+}
+
+static __global__ void adamw_k(view w, view m, view v, view g, view wb, view ema, adam_now a, int64_t n, bool vec)
 {
 	int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
 	if (i >= n)
@@ -156,8 +177,23 @@ static __global__ void adamw_k(view w, view m, view v, view g, view wb, adam_now
 		V[k] = a.b2 * V[k] + (1.0f - a.b2) * x * x;
 		W[k] -= a.lr * (M[k] * a.c1 / (sqrtf(V[k] * a.c2) + a.eps) + a.wd * W[k]);
 	}
-	st8(m, i, M, n - i, whole);
-	st8(v, i, V, n - i, whole);
+	if (a.key) {
+		for (int k = 0; k < 8 && i + k < n; k++) {
+			uint32_t r = random_bits(a.key, (uint64_t)(a.first + i + k));
+			((uint16_t *)m.p)[i + k] = random_bf16(M[k], r);
+			((uint16_t *)v.p)[i + k] = random_bf16(V[k], r >> 16);
+		}
+	} else {
+		st8(m, i, M, n - i, whole);
+		st8(v, i, V, n - i, whole);
+	}
+	if (ema.p) {
+		ld8(G, ema, i, n - i, whole);
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			G[k] = a.ema * G[k] + (1.0f - a.ema) * W[k];
+		st8(ema, i, G, n - i, whole);
+	}
 	st8(w, i, W, n - i, whole);
 	if (wb.p)
 		st8(wb, i, W, n - i, whole);
@@ -228,11 +264,12 @@ void cuda_mask(struct dev *d, mat y, mat x, mat z)
 	       vec_ok(C, y, x));
 }
 
-void cuda_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a)
+void cuda_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *a)
 {
 	int64_t n = w.rows * w.cols;
 	adam_now now = { a->beta1, a->beta2, (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step))),
-			 (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step))), a->lr, a->eps, a->weight_decay, a->grad_scale };
+			 (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step))), a->lr, a->eps, a->weight_decay, a->grad_scale,
+			 m.dtype == DT_BF16 ? a->key : 0, a->first, a->ema };
 	LAUNCH(d, adamw_k, blocks_for(n, 8 * THREADS), THREADS, 0, view_of(w), view_of(m), view_of(v), view_of(g), view_of(wb),
-	       now, n, vec_ok(0, w, m, v, g, wb));
+	       view_of(ema), now, n, vec_ok(0, w, m, v, g, wb) && vec_ok(0, ema));
 }

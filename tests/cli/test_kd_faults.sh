@@ -69,8 +69,8 @@ while read -r name every set; do
 	faulty log 0 "$t/ref" -o "$t/ref" || no "$name" "undisturbed: $(cat "$t/err")"
 	calls=$(wc -l <"$t/log") first=$(published step-1) last=$(published student) bad='' at=1 tried=0
 	while [ $at -le "$calls" ]; do
-		one error $at
-		one kill $at
+		one error "$at"
+		one kill "$at"
 		at=$((at + every)) tried=$((tried + 1))
 	done
 	if [ "$first" -gt 999999 ] || [ "$last" -gt 999999 ]; then bad="$bad nothing published among $calls calls"; fi
@@ -79,6 +79,7 @@ done <<END
 full 1 --data $t/tok --teacher $t/teacher
 cached 13 --data $t/tok --teacher-cache $t/cache
 lora 13 --data $t/tok --teacher $t/teacher --lora q_proj --lora-rank 2
+average 13 --data $t/tok --teacher $t/teacher --valid $t/tok --valid-every 1 --keep-best --ema 0.9 --moments bf16
 mixed 13 --data a=$t/tok --data b=$t/tok --valid a=$t/tok --valid b=$t/tok --mix dynamic --mix-reference a:4,b:4 --valid-every 1 --loss ce
 END
 

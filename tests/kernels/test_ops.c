@@ -424,16 +424,19 @@ JOB(relation)
 	j->bwd = relation_b;
 }
 
-/* adamw: 0 g, 1 w, 2 m, 3 v, 4 wb */
-CALL(adamw_f) { k->adamw(d, m[1], m[2], m[3], m[0], m[4], &j->adam); }
+/* adamw: 0 g, 1 w, 2 m, 3 v, 4 wb, 5 ema; variants 2 and 3 have bf16 moments, 3 rounds them at random */
+CALL(adamw_f) { k->adamw(d, m[1], m[2], m[3], m[0], m[4], m[5], &j->adam); }
 JOB(adamw)
 {
-	j->adam = (struct adamw_args){ 1e-2f, 0.9f, 0.95f, 1e-8f, variant ? 0.1f : 0.0f, 0.5f, variant ? 1 : 7 };
+	j->adam = (struct adamw_args){ 1e-2f, 0.9f, 0.95f, 1e-8f, variant ? 0.1f : 0.0f, 0.5f, variant ? 1 : 7,
+					variant == 3 ? 77 : 0, 5, 0.75f };
+	int moments = variant < 2 ? DT_F32 : DT_BF16;
 	add_operand(j, typed(in(1, n * n), DT_F32));
 	add_operand(j, typed(out(1, n * n), DT_F32));
-	add_operand(j, typed(out(1, n * n), DT_F32));
-	add_operand(j, filled(typed(out(1, n * n), DT_F32), F_POSITIVE, 0));
+	add_operand(j, typed(out(1, n * n), moments));
+	add_operand(j, filled(typed(out(1, n * n), moments), F_POSITIVE, 0));
 	add_operand(j, when(typed(out(1, n * n), DT_BF16), variant));
+	add_operand(j, when(typed(out(1, n * n), DT_F32), variant));
 	j->fwd = adamw_f;
 }
 
@@ -451,7 +454,7 @@ static const struct row {
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
 	{ "relation", relation, 4, 2e-5, 2e-2 },
-	{ "adamw", adamw, 2, 4e-3, 4e-3 },
+	{ "adamw", adamw, 4, 4e-3, 4e-3 },
 };
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };
 enum { N_ROWS = sizeof table / sizeof table[0], N_SIZES = sizeof sizes / sizeof sizes[0] };

@@ -56,6 +56,98 @@ static void test_spans(void **state)
 	trainer_free(&t);
 }
 
+/* Exempt matrices differ from decayed ones by lr * decay * w after one step, all others by nothing. */
+static void test_no_decay(void **state)
+{
+	(void)state;
+	struct trainer_spec o = spec(DT_F32);
+	struct trainer a, b;
+	struct step_result r;
+	tiny_trainer(&a, &eng, &small, &large, &o, 51);
+	o.no_decay = "embed_tokens,o_proj";
+	tiny_trainer(&b, &eng, &small, &large, &o, 51);
+	tiny_tokens(ids, labels, BATCH, SEQ, small.vocab, 6);
+	float *w = xmalloc((size_t)a.trained * 4);
+	memcpy(w, a.w, (size_t)a.trained * 4);
+	assert_int_equal(trainer_step(&a, ids, labels, 1e-2, &r), 0);
+	assert_int_equal(trainer_step(&b, ids, labels, 1e-2, &r), 0);
+	for (int i = 0; i < a.n_param; i++) {
+		const struct param *p = a.param[i];
+		bool exempt = !strcmp(p->name, "embed") || !strcmp(p->name, "blk.0.attn.o");
+		for (int64_t k = p->off; k < p->off + p->rows * p->cols; k++)
+			assert_true(fabs((double)(b.w[k] - a.w[k]) - (exempt ? 1e-3 * (double)w[k] : 0)) < 1e-7);
+	}
+	free(w);
+	trainer_free(&a);
+	trainer_free(&b);
+}
+
+/* average = d average + (1-d) weights, from the weights at the start */
+static void test_ema(void **state)
+{
+	(void)state;
+	struct trainer_spec o = spec(DT_F32);
+	struct trainer t;
+	struct step_result r;
+	o.ema = 0.75;
+	tiny_trainer(&t, &eng, &small, &large, &o, 51);
+	tiny_tokens(ids, labels, BATCH, SEQ, small.vocab, 6);
+	double *e = xcalloc((size_t)t.trained, sizeof *e);
+	for (int64_t i = 0; i < t.trained; i++)
+		e[i] = (double)t.w[i];
+	for (int s = 0; s < 4; s++) {
+		assert_int_equal(trainer_step(&t, ids, labels, 1e-2, &r), 0);
+		for (int64_t i = 0; i < t.trained; i++)
+			e[i] = 0.75 * e[i] + 0.25 * (double)t.w[i];
+	}
+	for (int64_t i = 0; i < t.trained; i++)
+		assert_true(fabs(e[i] - (double)t.ema[i]) < 1e-6);
+	free(e);
+	trainer_free(&t);
+}
+
+/* Rounding at random: a neighbour, right on average, a function of (seed, step, element) alone */
+static void test_random_rounding(void **state)
+{
+	(void)state;
+	const float x[] = { 1.0f, 1.00390625f, -0.3337f, 3.1e-39f, 1e30f };
+	for (int k = 0; k < 5; k++) {
+		double sum = 0;
+		for (uint32_t i = 0; i < 65536; i++) {
+			float y = bf16_to_f32(f32_to_bf16_random(x[k], i));
+			assert_true(fabsf(y - x[k]) <= fabsf(x[k]) / 128 + 1e-40f);
+			sum += (double)y / 65536;
+		}
+		assert_true(fabs(sum - (double)x[k]) <= 1e-7 * fabs((double)x[k]));
+	}
+	double mean = 0;
+	for (uint64_t i = 0; i < 100000; i++)
+		mean += (double)(rounding_bits(12345, i) & 0xffff) / 65536 / 100000;
+	assert_true(fabs(mean - 0.5) < 0.005);
+	assert_int_equal(f32_to_bf16_random(INFINITY, 0xffff), f32_to_bf16(INFINITY));
+	float *w[2];
+	size_t n = 0;
+	for (int k = 0; k < 2; k++) {  /* cut into other spans, the elements keep their bits */
+		struct trainer_spec o = spec(DT_F32);
+		struct trainer t;
+		struct step_result r;
+		o.low_moments = true;
+		o.seed = 9;
+		o.weight_decay = 0;
+		o.no_decay = k ? "o_proj" : NULL;
+		tiny_trainer(&t, &eng, &small, &large, &o, 51);
+		tiny_tokens(ids, labels, BATCH, SEQ, small.vocab, 6);
+		for (int s = 0; s < 3; s++)
+			assert_int_equal(trainer_step(&t, ids, labels, 1e-2, &r), 0);
+		n = (size_t)t.trained * 4;
+		w[k] = memcpy(xmalloc(n), t.w, n);
+		trainer_free(&t);
+	}
+	assert_memory_equal(w[0], w[1], n);
+	free(w[0]);
+	free(w[1]);
+}
+
 static void test_skips_nan(void **state)
 {
 	struct trainer t;
@@ -76,7 +168,7 @@ static void test_skips_nan(void **state)
 	assert_memory_equal(w, t.w, n);
 	assert_int_equal(t.updates, 0);
 	for (int64_t i = 0; i < t.student->elems; i++)
-		assert_true(t.m[i] == 0 && t.v[i] == 0);
+		assert_true(((float *)t.m)[i] == 0 && ((float *)t.v)[i] == 0);
 	t.w[p->off] = good;
 	assert_int_equal(trainer_step(&t, ids, labels, 1e-2, &r), 0);
 	assert_false(r.skipped);
@@ -171,6 +263,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_spans),
+		cmocka_unit_test(test_no_decay), cmocka_unit_test(test_ema), cmocka_unit_test(test_random_rounding),
 		cmocka_unit_test(test_skips_nan),
 		cmocka_unit_test(test_learns),
 		cmocka_unit_test(test_repeats),
