@@ -73,7 +73,7 @@ score = evalharness -m $1 --task held:ppl=$(HELD) --limit $(LIMIT) --max-length 
 cut = $(call run,$(call cell,$1,$2),$(WORK)/$1.rank $(HELD),trim -q -f -m $(MODEL) $3 --allow-uneven -o $(call cell,$1,$2).d && $(call score,$(call cell,$1,$2).d) -q -f -o $(call cell,$1,$2) && rm -r $(call cell,$1,$2).d)
 
 $(eval $(call calib-sample,$(WORK)/calib.tok,$(MODEL),$(TEXT),--samples $(SAMPLES) --seq $(SEQ)))
-$(eval $(call act-stats,$(WORK)/stats,$(MODEL),$(WORK)/calib.tok,--dtype bf16))
+$(eval $(call act-stats,$(WORK)/stats,$(MODEL),$(WORK)/calib.tok,--dtype bf16 --sites all))
 $(foreach m,$(METRICS),$(eval $(call rank,$(WORK)/$m.rank,$(WORK)/stats,$(RANK_$m))))
 $(foreach m,$(METRICS),$(foreach c,$(WIDTH),$(eval $(call cut,$m,$c,-r $(WORK)/$m.rank $(CUT_$c) $(if $(filter-out hidden%,$c),$(HOW_$m))))))
 $(foreach m,$(patsubst ABLATE_%,%,$(filter-out %SAMPLES,$(filter ABLATE_%,$(.VARIABLES)))),\

@@ -17,7 +17,7 @@ cat "$root/README.md" "$root/LICENSE" "$root/Makefile" >"$t/text.txt"
 tok() { calib-sample $q -t "$t/llama" --seq 48 "$@"; }
 tok --samples 10 "$t/text.txt" -o "$t/a.tok" || no tokens "calib-sample failed"
 # shellcheck disable=SC2086
-stats() { act-stats $q --dtype f32 --device cpu -f "$@"; }
+stats() { act-stats $q --dtype f32 --device cpu --sites all -f "$@"; }
 
 for f in llama nemotron gemma3_text; do
 	stats -m "$t/$f" "$t/a.tok" --micro 3 -o "$t/whole.st"

@@ -37,7 +37,7 @@ done
 
 # whole query groups
 rank -q --metric kv-contrib -o "$t/kv.rank" "$t/kv.st" 2>/dev/null && no "kv-contrib" "without statistics"
-act-stats -q --device ref -m "$t/llama" "$t/calib" -o "$t/kv.st" && rank -q --metric kv-contrib "$t/kv.st" -o "$t/kv.rank"
+act-stats -q --device ref --sites all -m "$t/llama" "$t/calib" -o "$t/kv.st" && rank -q --metric kv-contrib "$t/kv.st" -o "$t/kv.rank"
 works "trim a query group" trim -q -m "$t/llama" -r "$t/kv.rank" --kv-heads 1 -o "$t/kv1"
 same "a group goes with its query heads" "$(grep -E '"num_(attention|key_value)_heads"' "$t/kv1/config.json" | tr -dc '0-9\n' | tr '\n' ' ')" "3 1 "
 same "the kept group is the first of the ranking" "$(grep -o '"kv_heads":\[\[[0-9]*\]' "$t/kv1/adze-kept.json" | tr -dc 0-9)" \
