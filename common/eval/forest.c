@@ -61,7 +61,8 @@ void forest_make(struct forest *f, const struct ll_set *s, int64_t budget, int s
 		b->rows += more;
 		b->picks += r->n_cont;
 	}
-	qsort(f->b, (size_t)f->n, sizeof *f->b, largest_first);
+	if (f->n)
+		qsort(f->b, (size_t)f->n, sizeof *f->b, largest_first);
 }
 
 void forest_free(struct forest *f)
