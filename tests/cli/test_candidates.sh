@@ -78,3 +78,27 @@ fails "too long a list" 2 "more than" candidates -q -m "$t/15b" --layers 1:32 --
 fails "bad column" 2 "--by 'size'" candidates -q -m "$t/15b" --by size
 echo '{"model_type": "nemotron"' >"$t/broken.json"
 fails "broken config" 65 "broken.json" candidates -q -m "$t/broken.json"
+
+# ---- published shapes: parameters and those without embeddings, as the papers' tables count them ----
+# published NAME FAMILY LAYERS HIDDEN FFN HEADS KV VOCAB TOTAL BODY
+published() {
+	printf '{"model_type":"%s","num_hidden_layers":%d,"hidden_size":%d,"intermediate_size":%d,"num_attention_heads":%d,"num_key_value_heads":%d,"vocab_size":%d,
+		"head_dim":128,"rms_norm_eps":1e-5,"norm_eps":1e-5,"partial_rotary_factor":0.5,"hidden_act":"%s","sliding_window":null,"tie_word_embeddings":false}' \
+		"$2" "$3" "$4" "$5" "$6" "$7" "$8" "$([ "$2" = nemotron ] && echo relu2 || echo silu)" >"$t/published.json"
+	same "$1" "$(candidates -q -m "$t/published.json" --format tsv | sed 1d | cut -f8,9 | tr '\t' ' ')" "$9 ${10}"
+}
+published Nemotron-4-15B nemotron 32 6144 24576 48 8 256000 15628775424 12483047424
+published Nemotron-3-8B nemotron 32 4096 16384 32 32 256000 8540135424 6442983424
+published Minitron-8B nemotron 32 4096 16384 48 8 256000 8271699968 6174547968
+published Minitron-4B nemotron 32 3072 9216 24 8 256000 4190509056 2617645056
+published Minitron-8B-Depth nemotron 16 6144 24576 48 8 256000 9387257856 6241529856
+published width-7.74B nemotron 32 4096 16384 32 8 256000 7734829056 5637677056
+published depth-width-7.91B nemotron 28 4608 16384 32 8 256000 7908885504 5549589504
+published Llama-3.1-8B llama 32 4096 14336 32 8 128256 8030261248 6979588096
+published Llama-3.1-Minitron-4B-Width llama 32 3072 9216 32 8 128256 4512746496 3724741632
+published Llama-3.1-Minitron-4B-Depth llama 16 4096 14336 32 8 128256 4540469248 3489796096
+published Mistral-NeMo-12B mistral 40 5120 14336 32 8 131072 12247782400 10905605120
+published Mistral-NeMo-Minitron-8B mistral 40 4096 11520 32 8 131072 8414105600 7340363776
+published Qwen3-8B qwen3 36 4096 12288 32 8 151936 8190735360 6946075648
+published Qwen3-6.96B qwen3 32 3840 12288 32 8 151936 6955265792 5788397312
+same "three widths, two head counts, two depths" "$(candidates -q -m "$t/15b" --hidden 96:160:32 --heads 24,32 --layers 7,8 --format tsv | sed 1d | wc -l)" 12
