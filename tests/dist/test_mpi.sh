@@ -12,6 +12,8 @@ if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
 	ok "mpi # skipped, mpirun cannot start two processes on this machine: $(grep . "$t/err" | head -n 1)"
 	exit 0
 fi
+# all refuse, and mpirun may end the others before they have said why
+says() { grep -q "$1" "$t/err" && echo said; }
 many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
 
 sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
@@ -32,7 +34,7 @@ works "fewer samples than processes" many 4 $stats --samples 3 -o "$t/few"
 $stats -q --samples 3 -o "$t/few1"
 if artdiff -t 1e-9 "$t/few1" "$t/few" >"$t/diff"; then ok "the limit is that of all"; else no "the limit is that of all" "$(head -n 1 "$t/diff")"; fi
 many 2 act-stats -m "$t/m" -o "$t/p" <"$t/c.tok" >"$t/out.txt" 2>"$t/err"
-same "a pipe has one reader" "$? $(grep -c 'need the token set as a file' "$t/err") $([ -e "$t/p" ] && echo left)" "2 2 "
+same "a pipe has one reader" "$? $(says 'need the token set as a file') $([ -e "$t/p" ] && echo left)" "2 said "
 
 # ---- ablations: the very bytes of one process, also where each round depends on the one before ----
 ablate="ablate -m $t/m $t/c.tok --micro 2 --dtype f32 --threads 1"
@@ -73,7 +75,7 @@ many 3 $kd -o "$t/k" >"$t/out.txt" 2>"$t/err"
 same "4, then 2, then 3 processes" "$first $second $?" "75 75 0"
 near "a checkpoint is of no number of processes" "$t/k1" "$t/k"
 many 5 $kd -o "$t/x" >"$t/out.txt" 2>"$t/err"
-same "micro-batches that cannot be shared alike" "$? $(grep -c '^kd-train: 5 processes cannot share' "$t/err") $([ -e "$t/x" ] && echo left)" "2 1 "
+same "micro-batches that cannot be shared alike" "$? $(says '^kd-train.*: 5 processes cannot share') $([ -e "$t/x" ] && echo left)" "2 said "
 
 # ---- who is missing ----
 # three processes with work for a while; the second gets SIGNAL once all have begun.  Exit code in $rc, words in $t/err
