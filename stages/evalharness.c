@@ -81,7 +81,6 @@ struct run {
 	struct ll_cost cost;
 	struct written w;
 	struct gen_cost write_cost;
-	struct journal *journal;
 	struct progress pr;
 	int64_t items;
 	struct comm world;
@@ -204,20 +203,21 @@ static int step(void *arg, const int64_t *req, int64_t n, int64_t tokens, struct
 {
 	struct run *r = arg;
 	progress_step(&r->pr, (double)tokens);
-	return r->journal ? journal_add(r->journal, &r->set, req, n, e) : 0;
+	return journal_add(r->w.journal, &r->set, req, n, e);
 }
 
 /* Digest of all that shapes the results, so that the state of another run is not taken for this one's. */
 static void make_key(const struct run *r, const struct engine *g, const char *model, char key[33])
 {
-	char ids[33], places[33];
+	char ids[33], places[33], texts[33];
 	struct ll_req *q = xcalloc((size_t)r->set.n + 1, sizeof *q);
 	for (int64_t i = 0; i < r->set.n; i++)
 		q[i] = (struct ll_req){ .off = r->set.r[i].off, .n = r->set.r[i].n, .n_cont = r->set.r[i].n_cont };
 	digest_hex(r->set.ids, (size_t)r->set.n_ids * sizeof *r->set.ids, ids);
 	digest_hex(q, (size_t)r->set.n * sizeof *q, places);
-	char *text = xasprintf("%s %s %s %s %s %lld %lld %d of %d", model, ids, places, g->k->name, com.dtype, (long long)o.batch_tokens,
-			       (long long)(com.threads ? com.threads : cpu_count()), r->world.rank, r->world.size);
+	written_digest(&r->w, texts);
+	char *text = xasprintf("%s %s %s %s %s %s %lld %lld %d of %d", model, ids, places, texts, g->k->name, com.dtype,
+			       (long long)o.batch_tokens, (long long)(com.threads ? com.threads : cpu_count()), r->world.rank, r->world.size);
 	digest_hex(text, strlen(text), key);
 	free(text);
 	free(q);
@@ -226,18 +226,21 @@ static void make_key(const struct run *r, const struct engine *g, const char *mo
 /* Beside -o FILE, until that is complete */
 static int open_journal(struct run *r, const struct engine *g, const char *model, struct err *e)
 {
-	int64_t found;
-	int other;
+	struct journal_found found;
+	const struct journal_of all = { &r->set, &r->w.c.g, r->w.prog, r->w.programs };
 	char key[33];
 	if (!r->state)
 		return 0;
 	make_key(r, g, model, key);
-	r->journal = journal_open(r->state, key, &r->set, &found, &other, e);
-	if (r->journal && other)
+	r->w.journal = journal_open(r->state, key, &all, &found, e);
+	if (r->w.journal && found.other)
 		log_warn("%s is of another run: starting over", r->state);
-	if (r->journal && found)
-		log_info("%s: %lld of %lld requests of an earlier run", r->state, (long long)found, (long long)r->set.n);
-	return r->journal ? 0 : -1;
+	if (r->w.journal && found.requests)
+		log_info("%s: %lld of %lld requests of an earlier run", r->state, (long long)found.requests, (long long)r->set.n);
+	if (r->w.journal && found.texts)
+		log_info("%s: %lld of %lld texts and %lld of %lld verdicts of an earlier run", r->state, (long long)found.texts,
+			 (long long)r->w.c.g.n, (long long)found.programs, (long long)r->w.programs);
+	return r->w.journal ? 0 : -1;
 }
 
 /* Every request once more, by itself: what its company changed. */
@@ -282,7 +285,7 @@ static int write_texts(struct run *r, const struct weights *m, struct err *e)
 	progress_start(&r->pr, "written", (double)r->write_cost.tokens, "tok", 0);
 	int rc = written_run(&r->w, m, count, &r->pr, e);
 	progress_end(&r->pr);
-	if (rc)
+	if (rc || !comm_first(&r->world)) /* what the others would write is not read */
 		return rc;
 	progress_start(&r->pr, "programs", (double)r->w.programs, "programs", 0);
 	rc = written_judge(&r->w, count, &r->pr, e);
@@ -302,9 +305,10 @@ static int score(struct run *r, struct engine *g, const char *model, struct err 
 	r->ll.arg = r;
 	int rc = ll_score(&r->set, &m, &r->ll, e);
 	progress_end(&r->pr);
-	if (!rc && comm_first(&r->world)) /* what the others would write is not read */
+	r->w.world = &r->world;
+	if (!rc)
 		rc = write_texts(r, &m, e);
-	if (rc && stop_requested() && r->journal)
+	if (rc && stop_requested() && r->w.journal)
 		err_set(e, EXIT_AGAIN, "stopped, run again to go on");
 	if (!rc && o.verify)
 		rc = verify(r, &m, e);
@@ -351,7 +355,7 @@ static int score_and_write(struct run *r, struct err *e)
 		outfile_abort(out);
 		outfile_abort(samples);
 		art_abort(scores);
-		journal_close(r->journal, false);
+		journal_close(r->w.journal, false);
 		return -1;
 	}
 	cfg.device = g.k->name;
@@ -360,7 +364,7 @@ static int score_and_write(struct run *r, struct err *e)
 	if ((samples && write_samples(r, samples, e)) || (scores && scores_commit(scores, r->u.t, r->u.n, e)) ||
 	    results_write(r->u.t, r->u.n, &cfg, out, e) || outfile_commit(out, e))
 		return -1;
-	journal_close(r->journal, true);
+	journal_close(r->w.journal, true);
 	if (com.out && strcmp(com.out, "-"))
 		results_table(r->u.t, r->u.n, stdout);
 	engine_close(&g);

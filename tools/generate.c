@@ -176,6 +176,7 @@ static int run_model(const struct prompts *q, const char *dir, struct engine *g,
 	struct weights m = { 0 };
 	struct progress pr;
 	struct gen_cost c;
+	struct gen_opts how = { .slots = o.batch, .seed = (uint64_t)com.seed, .step = step, .step_arg = &pr };
 	out->name = last_component_new(dir);
 	if (arch_load(&a, dir, e))
 		return -1;
@@ -194,7 +195,7 @@ static int run_model(const struct prompts *q, const char *dir, struct engine *g,
 		gen_cost(&s.g, &t->arch, DT_F32, o.batch, &c);
 		progress_start(&pr, out->name, (double)c.tokens, "tok", 0);
 		rc = weights_load(&m, g, dir, dtype_parse(com.dtype), e) ||
-		     complete_run(&s, &m, o.batch, (uint64_t)com.seed, step, &pr, e) ? -1 : 0;
+		     complete_run(&s, &m, &how, e) ? -1 : 0;
 		progress_end(&pr);
 		weights_free(&m);
 		if (!rc)

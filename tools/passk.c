@@ -67,7 +67,7 @@ static int add(struct programs *q, const char *line, size_t n, struct err *e)
 		json_object_set_new(q->ids, key, json_integer(q->problem[q->n]));
 	free(key);
 	q->item[q->n] = j;
-	q->p[q->n++] = (struct sandbox_prog){ json_string_value(text), json_string_length(text), SANDBOX_FAILED };
+	q->p[q->n++] = (struct sandbox_prog){ json_string_value(text), json_string_length(text), SANDBOX_FAILED, 0 };
 	return 0;
 }
 
@@ -93,9 +93,12 @@ static int read_all(struct programs *q, const char *path, struct err *e)
 	return rc;
 }
 
-static void step(void *arg, int64_t done)
+static int step(void *arg, int64_t i, int64_t done, struct err *e)
 {
+	(void)i;
+	(void)e;
 	progress_step(arg, (double)done);
+	return 0;
 }
 
 static int write_verdicts(struct outfile *f, const struct programs *q, struct err *e)

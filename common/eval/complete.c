@@ -131,11 +131,13 @@ static void finish(struct complete_set *s, int64_t i)
 	}
 }
 
-int complete_run(struct complete_set *s, const struct weights *m, int64_t slots, uint64_t seed,
-		 void (*step)(void *arg, int64_t tokens), void *arg, struct err *e)
+int complete_run(struct complete_set *s, const struct weights *m, const struct gen_opts *opts, struct err *e)
 {
-	struct gen_opts o = { .slots = slots, .seed = seed, .eos = s->eos, .n_eos = s->n_eos, .stop = stops, .stop_arg = s,
-			      .step = step, .step_arg = arg };
+	struct gen_opts o = *opts;
+	o.eos = s->eos;
+	o.n_eos = s->n_eos;
+	o.stop = stops;
+	o.stop_arg = s;
 	if (gen_run(&s->g, m, &o, e))
 		return -1;
 	for (int64_t i = 0; i < s->g.n; i++)

@@ -5,7 +5,7 @@
  * The text is what was written without special tokens, then for each stop string in turn only what is before it.
  *
  *	complete_open(&c, &encoder, DIR, e);  complete_add(&c, prompt, n, &how, e);  ...
- *	complete_run(&c, &weights, slots, seed, NULL, NULL, e);  c.r[i].text
+ *	complete_run(&c, &weights, &opts, e);  c.r[i].text
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -39,7 +39,6 @@ struct complete_set {
 int complete_open(struct complete_set *s, struct encoder *enc, const char *dir, struct err *e);
 void complete_close(struct complete_set *s);
 int complete_add(struct complete_set *s, const char *prompt, size_t n, const struct complete_how *how, struct err *e);
-/* step as in gen_opts */
-int complete_run(struct complete_set *s, const struct weights *m, int64_t slots, uint64_t seed,
-		 void (*step)(void *arg, int64_t tokens), void *arg, struct err *e);
+/* As gen_run; where to stop is the set's. */
+int complete_run(struct complete_set *s, const struct weights *m, const struct gen_opts *o, struct err *e);
 #endif

@@ -172,7 +172,7 @@ static double log_softmax_at(const float *l, int64_t V, int32_t id)
 	return (double)l[id] - top - log(sum);
 }
 
-/* Takes the next token of one sequence; its slot is free afterwards when it has ended. */
+/* Takes the next token of one sequence; it may be done then. */
 static void take(struct generator *g, struct seq *q, const float *logits)
 {
 	struct gen_req *r = &g->s->r[q->req];
@@ -192,8 +192,7 @@ static void take(struct generator *g, struct seq *q, const float *logits)
 	}
 	q->tok = id;
 	q->pos++;
-	if (ended)
-		q->req = -1;
+	r->done = ended;
 }
 
 /* One token for every sequence in a slot. */
@@ -216,33 +215,88 @@ static int write_all(struct generator *g, struct err *e)
 		return -1;
 	run(g, &g->writes[k], tok, at, n);
 	frame_get(&g->writes[k].f, g->writes[k].out, g->logits);
-	for (int64_t j = 0; j < n; j++)
-		take(g, &g->seq[who[j]], g->logits + j * g->V);
+	for (int64_t j = 0; j < n; j++) {
+		struct seq *q = &g->seq[who[j]];
+		int64_t i = q->req;
+		take(g, q, g->logits + j * g->V);
+		if (!g->s->r[i].done)
+			continue;
+		q->req = -1;
+		if (g->o->ended && g->o->ended(g->o->ended_arg, i, e))
+			return -1;
+	}
 	return 0;
+}
+
+/* Results of all processes; each request was run by one of them, zeros of the others change nothing. */
+static void exchange(struct gen_set *s, struct comm *world)
+{
+	int64_t n = 3 * s->n;
+	for (int64_t i = 0; i < s->n; i++)
+		n += s->r[i].max_new;
+	if (!world || world->size < 2)
+		return;
+	int64_t *x = xcalloc((size_t)n + 1, sizeof *x), *at = x;
+	double *lp = xcalloc((size_t)s->n + 1, sizeof *lp);
+	for (int64_t i = 0; i < s->n; i++) {
+		const struct gen_req *r = &s->r[i];
+		lp[i] = r->logprob;
+		*at++ = r->done;
+		*at++ = r->n_out;
+		*at++ = (int64_t)r->end;
+		for (int64_t k = 0; k < r->max_new; k++)
+			*at++ = k < r->n_out ? r->out[k] : 0;
+	}
+	comm_sum_i64(world, x, n);
+	comm_sum_f64(world, lp, s->n);
+	at = x;
+	for (int64_t i = 0; i < s->n; i++) {
+		struct gen_req *r = &s->r[i];
+		r->logprob = lp[i];
+		r->done = (int)*at++;
+		r->n_out = *at++;
+		r->end = (enum gen_end)*at++;
+		for (int64_t k = 0; k < r->max_new; k++)
+			r->out[k] = (int32_t)*at++;
+	}
+	free(x);
+	free(lp);
+}
+
+/* The next request of this process from *next on that is not done, -1: none */
+static int64_t next_request(const struct gen_set *s, struct comm *world, int64_t *next)
+{
+	while (*next < s->n && (s->r[*next].done || !comm_mine(world, *next)))
+		++*next;
+	return *next < s->n ? (*next)++ : -1;
 }
 
 int gen_run(struct gen_set *s, const struct weights *m, const struct gen_opts *o, struct err *e)
 {
 	struct generator g = { .s = s, .m = m, .o = o, .slots = o->slots < s->n ? o->slots : s->n, .kv_len = cache_len(s),
 			       .V = m->t->arch.vocab };
-	int64_t next = 0, busy = 0;
+	int64_t next = 0, busy = 0, i;
 	int rc = 0;
 	if (o->slots < 1 || o->slots > GEN_SLOTS)
 		BUG("%lld slots", (long long)o->slots);
 	g.logits = xcalloc((size_t)(GEN_SLOTS * g.V), sizeof *g.logits);
-	for (int64_t i = 0; i < GEN_SLOTS; i++)
-		g.seq[i].req = -1;
+	for (int64_t k = 0; k < GEN_SLOTS; k++)
+		g.seq[k].req = -1;
+	for (int64_t k = 0; k < s->n; k++)
+		g.read += s->r[k].done ? s->r[k].n + s->r[k].n_out : 0;
 	do {
 		busy = 0;
 		for (int64_t k = 0; k < g.slots && !rc; k++) {
-			if (g.seq[k].req < 0 && next < s->n)
-				rc = admit(&g, k, next++, e);
+			if (g.seq[k].req < 0 && (i = next_request(s, o->world, &next)) >= 0)
+				rc = admit(&g, k, i, e);
 			busy += g.seq[k].req >= 0;
 		}
 		if (!rc && busy)
 			rc = interrupted(e) ? -1 : write_all(&g, e);
 	} while (busy && !rc);
 	generator_free(&g);
+	if (!rc)
+		exchange(s, o->world);
 	return rc;
 }
 

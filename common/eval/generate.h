@@ -13,6 +13,7 @@
  */
 #ifndef ADZE_GENERATE_H
 #define ADZE_GENERATE_H
+#include "../comm/comm.h"
 #include "../prog/prog.h"
 
 enum gen_end { GEN_LIMIT, GEN_EOS, GEN_STOP };
@@ -26,6 +27,7 @@ struct gen_req {
 	int64_t n_out;
 	double logprob;        /* result: sum of log softmax(logits) over out, at temperature 1 */
 	enum gen_end end;
+	int done;              /* the result is there: set by gen_run, or before it by who has it already */
 };
 struct gen_set {               /* zero-initialised, freed by gen_set_free */
 	int32_t *ids;
@@ -47,8 +49,11 @@ struct gen_opts {
 	int64_t n_eos;
 	int (*stop)(void *stop_arg, const struct gen_req *r); /* after each token of r; nonzero ends it.  May be NULL */
 	void *stop_arg;
+	struct comm *world;    /* processes that share the requests; NULL: alone.  All have all results in the end */
 	void (*step)(void *step_arg, int64_t tokens);         /* after each pass: tokens read so far.  May be NULL */
 	void *step_arg;
+	int (*ended)(void *ended_arg, int64_t req, struct err *e); /* after each request that is done.  May be NULL; -1 ends the run */
+	void *ended_arg;
 };
 /* What it will cost at most: tokens read, bytes of the cache, FLOPs. */
 struct gen_cost {
@@ -56,7 +61,7 @@ struct gen_cost {
 	double flops;
 };
 void gen_cost(const struct gen_set *s, const struct arch *a, int dtype, int64_t slots, struct gen_cost *c);
-/* Returns -1 with e->code 128 + N when a signal asked to stop. */
+/* Runs all requests that are not done.  Returns -1 with e->code 128 + N when a signal asked to stop. */
 int gen_run(struct gen_set *s, const struct weights *m, const struct gen_opts *o, struct err *e);
 
 /* One token from logits [V]; u in [0, 1) decides (sample.c). */

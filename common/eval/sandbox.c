@@ -226,6 +226,7 @@ static int job_look(struct job *j, const struct sandbox *s, struct sandbox_prog 
 			       late ? "it does not start" : *j->why ? j->why : "bwrap ended at once");
 	}
 	p[j->i].end = passed ? SANDBOX_PASSED : late ? SANDBOX_TIMEOUT : SANDBOX_FAILED;
+	p[j->i].done = 1;
 	return 1;
 }
 
@@ -242,20 +243,25 @@ static void wait_for_news(struct job *j, int jobs)
 	poll(f, n, first > now ? (int)((first - now) * 1000) + 1 : 1);
 }
 
-int sandbox_run(const struct sandbox *s, struct sandbox_prog *p, int64_t n, void (*step)(void *arg, int64_t done), void *arg,
-		struct err *e)
+int sandbox_run(const struct sandbox *s, struct sandbox_prog *p, int64_t n,
+		int (*step)(void *arg, int64_t i, int64_t done, struct err *e), void *arg, struct err *e)
 {
 	struct job *j = xcalloc((size_t)s->jobs, sizeof *j);
 	int64_t next = 0, done = 0;
 	int rc = 0;
+	for (int64_t i = 0; i < n; i++)
+		done += p[i].done;
 	while (done < n && rc >= 0) {
 		if (stop_requested()) {
 			rc = err_set(e, 128 + stop_requested(), "stopped by a signal, nothing written");
 			break;
 		}
-		for (int k = 0; k < s->jobs && next < n && rc >= 0; k++)
-			if (!j[k].pid)
+		for (int k = 0; k < s->jobs && rc >= 0; k++) {
+			while (next < n && p[next].done)
+				next++;
+			if (!j[k].pid && next < n)
 				rc = job_start(&j[k], s, p, next++, e);
+		}
 		if (rc >= 0)
 			wait_for_news(j, s->jobs);
 		for (int k = 0; k < s->jobs && rc >= 0; k++) {
@@ -263,7 +269,7 @@ int sandbox_run(const struct sandbox *s, struct sandbox_prog *p, int64_t n, void
 				continue;
 			done++;
 			if (step && rc > 0)
-				step(arg, done);
+				rc = step(arg, j[k].i, done, e);
 		}
 	}
 	for (int k = 0; k < s->jobs; k++)
@@ -283,7 +289,7 @@ int sandbox_open(struct sandbox *s, double seconds, int jobs, struct err *e)
 			s->python = pythons[i];
 	if (!s->python)
 		return err_set(e, EXIT_RESOURCE, "no sandbox for generated programs: neither %s nor %s", pythons[0], pythons[1]);
-	struct sandbox_prog try = { "x = 1\n", 6, SANDBOX_FAILED };
+	struct sandbox_prog try = { "x = 1\n", 6, SANDBOX_FAILED, 0 };
 	if (sandbox_run(s, &try, 1, NULL, NULL, e))
 		return -1;
 	if (try.end != SANDBOX_PASSED)

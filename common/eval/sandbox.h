@@ -27,11 +27,13 @@ struct sandbox_prog {
 	const char *text;              /* UTF-8 */
 	size_t n;
 	enum sandbox_end end;          /* result */
+	int done;                      /* the result is there: set by sandbox_run, or before it by who has it already */
 };
 /* Fills s with the usual limits (3 s, 1 GiB, 16 MiB, 32 MiB, 8, one job a processor; 0: these) and tries it.
  * EXIT_RESOURCE with the reason when there can be no sandbox. */
 int sandbox_open(struct sandbox *s, double seconds, int jobs, struct err *e);
-/* Runs all; step (may be NULL) after each.  EXIT_RESOURCE when a sandbox does not start, 128 + N when a signal asked to stop. */
-int sandbox_run(const struct sandbox *s, struct sandbox_prog *p, int64_t n, void (*step)(void *arg, int64_t done), void *arg,
-		struct err *e);
+/* Runs all that are not done; step (may be NULL) after program i, the done-th: -1 ends the run.  EXIT_RESOURCE when a sandbox does
+ * not start, 128 + N when a signal asked to stop. */
+int sandbox_run(const struct sandbox *s, struct sandbox_prog *p, int64_t n,
+		int (*step)(void *arg, int64_t i, int64_t done, struct err *e), void *arg, struct err *e);
 #endif

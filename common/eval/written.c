@@ -83,6 +83,7 @@ int written_open(struct written *w, struct suite *u, struct encoder *enc, const 
 	}
 	if (!any)
 		return 0;
+	w->prog = xcalloc((size_t)w->programs + 1, sizeof *w->prog);
 	if (complete_open(&w->c, enc, dir, e) || each(w, add_prompts, e))
 		return -1;
 	return w->programs ? sandbox_open(&w->box, o->seconds, 0, e) : 0;
@@ -92,14 +93,48 @@ void written_close(struct written *w)
 {
 	complete_close(&w->c);
 	arena_free(&w->lists);
+	free(w->prog);
 	*w = (struct written){ 0 };
+}
+
+void written_digest(const struct written *w, char hex[33])
+{
+	char *s = NULL;
+	size_t n;
+	FILE *f = open_memstream(&s, &n);
+	if (!f)
+		BUG("memory stream");
+	fprintf(f, "%llu %a", (unsigned long long)w->o.seed, w->o.seconds);
+	for (int64_t i = 0; i < w->c.g.n; i++) {
+		const struct gen_req *r = &w->c.g.r[i];
+		fprintf(f, "\n%lld %lld %a %a %llu %s", (long long)r->n, (long long)r->max_new, r->temperature, r->top_p,
+			(unsigned long long)r->stream, w->c.eos_text);
+		for (int k = 0; k < w->c.r[i].n_stop; k++)
+			fprintf(f, "%c%s", 0, w->c.r[i].stop[k]);
+	}
+	for (int k = 0; k < w->u->n; k++)
+		for (int64_t i = 0; w->u->t[k].kind->writes == 2 && i < w->u->t[k].n; i++)
+			json_dumpf(w->u->t[k].doc[i].item, f, JSON_COMPACT | JSON_SORT_KEYS);
+	fwrite(w->c.g.ids, sizeof *w->c.g.ids, (size_t)w->c.g.n_ids, f);
+	fwrite(w->c.eos, sizeof *w->c.eos, (size_t)w->c.n_eos, f);
+	fclose(f);
+	digest_hex(s, n, hex);
+	free(s);
+}
+
+static int text_ended(void *arg, int64_t i, struct err *e)
+{
+	struct written *w = arg;
+	return journal_text(w->journal, &w->c.g, i, e);
 }
 
 int written_run(struct written *w, const struct weights *m, void (*step)(void *arg, int64_t tokens), void *arg, struct err *e)
 {
 	if (!w->c.g.n)
 		return 0;
-	if (complete_run(&w->c, m, w->o.slots, w->o.seed, step, arg, e))
+	const struct gen_opts o = { .slots = w->o.slots, .seed = w->o.seed, .world = w->world, .step = step, .step_arg = arg,
+				    .ended = text_ended, .ended_arg = w };
+	if (complete_run(&w->c, m, &o, e))
 		return -1;
 	int64_t at = 0;
 	for (int k = 0; k < w->u->n; k++) {
@@ -165,30 +200,44 @@ static char *program_new(const struct doc *d, const json_t *text, size_t *n)
 	return s;
 }
 
+/* Who hears of the verdicts */
+struct hearing {
+	struct written *w;
+	void (*step)(void *arg, int64_t programs);
+	void *arg;
+};
+
+static int program_ended(void *arg, int64_t i, int64_t done, struct err *e)
+{
+	const struct hearing *h = arg;
+	if (h->step)
+		h->step(h->arg, done);
+	return journal_verdict(h->w->journal, h->w->prog, i, e);
+}
+
 static int run_programs(struct written *w, void (*step)(void *arg, int64_t programs), void *arg, struct err *e)
 {
-	struct sandbox_prog *p = xcalloc((size_t)w->programs, sizeof *p);
 	char **text = xcalloc((size_t)w->programs, sizeof *text);
 	struct doc **of = xcalloc((size_t)w->programs, sizeof *of);
+	struct hearing h = { w, step, arg };
 	int64_t n = 0;
 	for (int k = 0; k < w->u->n; k++) {
 		struct task *t = &w->u->t[k];
 		for (int64_t i = 0; t->kind->writes == 2 && i < t->n; i++)
 			for (size_t j = 0; j < json_array_size(t->doc[i].texts); j++, n++) {
-				text[n] = program_new(&t->doc[i], json_array_get(t->doc[i].texts, j), &p[n].n);
-				p[n].text = text[n];
+				text[n] = program_new(&t->doc[i], json_array_get(t->doc[i].texts, j), &w->prog[n].n);
+				w->prog[n].text = text[n];
 				of[n] = &t->doc[i];
 			}
 	}
-	int rc = sandbox_run(&w->box, p, n, step, arg, e);
+	int rc = sandbox_run(&w->box, w->prog, n, program_ended, &h, e);
 	for (int64_t i = 0; i < n; i++) {
 		if (!rc && !of[i]->verdicts)
 			of[i]->verdicts = json_array();
 		if (!rc)
-			json_array_append_new(of[i]->verdicts, json_boolean(p[i].end == SANDBOX_PASSED));
+			json_array_append_new(of[i]->verdicts, json_boolean(w->prog[i].end == SANDBOX_PASSED));
 		free(text[i]);
 	}
-	free(p);
 	free(text);
 	free(of);
 	return rc;

@@ -102,7 +102,8 @@ same "one is stopped: it is named and the others end" "$([ $rc -ne 0 ] && grep -
 
 # ---- scores: the very bytes of one process ----
 awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"query\":\"item %d says that\",\"choices\":[\"one is %d\",\"two\",\"three and so on\"],\"gold\":%d}\n", i, i, i % 3 }' >"$t/mc.jsonl"
-eval="evalharness -m $t/m --task q:mc=$t/mc.jsonl --text LICENSE --batch-tokens 256 --threads 1 --dtype f32"
+awk 'BEGIN { for (i = 0; i < 7; i++) printf "{\"ctx\":\"say %d\",\"until\":[\"e\"],\"target\":\"x\"}\n", i }' >"$t/say.jsonl"
+eval="evalharness -m $t/m --task q:mc=$t/mc.jsonl --text LICENSE --task say=$t/say.jsonl --max-new 9 --batch-tokens 256 --threads 1 --dtype f32"
 $eval -q -o "$t/e1" --log-samples "$t/l1" >"$t/out.txt" || exit 1
 for n in 2 4; do
 	works "$n processes score" many $n $eval -o "$t/e$n" --log-samples "$t/l$n"

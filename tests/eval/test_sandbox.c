@@ -36,7 +36,7 @@ static void all_end(const char *const *text, enum sandbox_end want, int or_late,
 	if (!have)
 		skip();
 	for (; text[n]; n++)
-		p[n] = (struct sandbox_prog){ text[n], strlen(text[n]), SANDBOX_PASSED };
+		p[n] = (struct sandbox_prog){ text[n], strlen(text[n]), SANDBOX_PASSED, 0 };
 	s.seconds = seconds;
 	s.jobs = 4;
 	if (sandbox_run(&s, p, n, NULL, NULL, &e))
@@ -174,7 +174,7 @@ static void many_at_a_time(void **state)
 {
 	(void)state;
 	enum { N = 24 };
-	struct sandbox_prog p[N];
+	struct sandbox_prog p[N] = { 0 };
 	struct sandbox many = box;
 	struct err e;
 	if (!have)
