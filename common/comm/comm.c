@@ -90,6 +90,28 @@ void comm_bcast(struct comm *c, void *p, int64_t bytes, int from)
 		c->b->bcast(p, bytes, from);
 }
 
+int comm_scatter_begin(struct comm *c, float *x, int64_t n)
+{
+	return c && c->b ? c->b->scatter_begin(x, n, COMM_F32) : 0;
+}
+
+int comm_gather_begin(struct comm *c, void *x, int64_t bytes)
+{
+	return c && c->b ? c->b->gather_begin(x, bytes) : 0;
+}
+
+void comm_wait(struct comm *c, int ticket)
+{
+	if (ticket)
+		c->b->wait(ticket);
+}
+
+void comm_progress(struct comm *c)
+{
+	if (c && c->b)
+		c->b->progress();
+}
+
 int comm_stop_requested(struct comm *c)
 {
 	return (int)comm_max(c, stop_requested());

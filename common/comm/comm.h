@@ -35,6 +35,15 @@ void comm_sum_i64(struct comm *c, int64_t *x, int64_t n);
 int64_t comm_max(struct comm *c, int64_t x);
 /* p[0..bytes) of process `from` to all */
 void comm_bcast(struct comm *c, void *p, int64_t bytes, int from);
+/* Begun now and done when comm_wait returns: until then nothing may touch x.  All processes begin them in the same order, and
+ * other exchanges may come between.  Alone they are done at once.
+ *	scatter   x [size, n]: row `rank` becomes the sum of that row over all processes; the other rows are spoilt
+ *	gather    x [size pieces of bytes]: piece `rank` is this process's own, the others become theirs */
+int comm_scatter_begin(struct comm *c, float *x, int64_t n);
+int comm_gather_begin(struct comm *c, void *x, int64_t bytes);
+void comm_wait(struct comm *c, int ticket);
+/* Lets what has begun get on; call it now and then while computing. */
+void comm_progress(struct comm *c);
 /* The signal that some process was asked to stop by, or 0: the same answer in all of them (see stop_requested). */
 int comm_stop_requested(struct comm *c);
 
@@ -46,9 +55,14 @@ struct comm_backend {
 	void (*sum)(void *x, int64_t n, int kind);     /* enum comm_kind */
 	void (*max)(int64_t *x);
 	void (*bcast)(void *p, int64_t bytes, int from);
+	/* as comm_scatter_begin (enum comm_kind) and comm_gather_begin; tickets are > 0 */
+	int (*scatter_begin)(void *x, int64_t n, int kind);
+	int (*gather_begin)(void *x, int64_t bytes);
+	void (*wait)(int ticket);
+	void (*progress)(void);
 };
 enum comm_kind { COMM_F64, COMM_F32, COMM_I64 };
 #define COMM_SYMBOL "adze_comm"          /* const struct comm_backend, exported by the shared object */
 #define COMM_ABI_SYMBOL "adze_comm_abi"  /* const int */
-enum { COMM_ABI = 1 };
+enum { COMM_ABI = 2 };
 #endif

@@ -3,7 +3,8 @@
  *
  * Exchanges are MPI's own non-blocking collectives, polled.  Before each, a process tells process 0 the exchange's number in
  * a message of its own; when one takes longer than the timeout, process 0 knows who has not announced it, says so and
- * aborts the job.  The others give process 0 a few seconds for that before they abort it themselves.
+ * aborts the job.  The others give process 0 a few seconds for that before they abort it themselves.  What has begun and
+ * is not waited for yet keeps its request and its number in a table; a ticket is its place there.
  *
  * Stands alone: a shared object sees nothing of the program that loads it.
  *
@@ -11,13 +12,22 @@
  */
 #include "../comm.h"
 #include <errno.h>
+#include <limits.h>
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { TAG = 7411, PIECE = 1 << 26, GRACE = 5 };
+enum { TAG = 7411, PIECE = 1 << 26, GRACE = 5, UNIT = 64, TICKETS = 4096 };
+
+struct begun {
+	MPI_Request q;
+	int64_t exchange;      /* its number; 0: the place is free */
+	char *sum, *own;       /* of a scatter: where MPI leaves the sum, and where it belongs */
+	size_t bytes;
+	int done;
+};
 
 static struct {
 	int rank, size;
@@ -25,6 +35,9 @@ static struct {
 	int64_t exchange;      /* number of the one that is under way */
 	int64_t *at;           /* [size] on process 0: the last one that each announced */
 	char (*host)[64];      /* [size] where each runs */
+	struct begun *t;       /* [TICKETS] */
+	int high;              /* places above are free */
+	MPI_Datatype unit;     /* UNIT bytes: counts are int */
 } w;
 
 static double seconds(void)
@@ -52,26 +65,26 @@ static void announce(void)
 		listen();
 }
 
-static _Noreturn void give_up(void)
+static _Noreturn void give_up(int64_t exchange)
 {
 	char late[512] = "";
 	for (int r = 1; !w.rank && r < w.size && strlen(late) < 400; r++)
-		if (w.at[r] < w.exchange)
+		if (w.at[r] < exchange)
 			snprintf(late + strlen(late), sizeof late - strlen(late), "%s%d on %s (last seen at exchange %lld)", *late ? ", " : "", r,
 				 w.host[r], (long long)w.at[r]);
 	if (w.rank)
 		fprintf(stderr, "%s: process 0 on %s did not come to exchange %lld within %g s; the job ends\n", program_invocation_short_name, w.host[0],
-			(long long)w.exchange, w.timeout);
+			(long long)exchange, w.timeout);
 	else
 		fprintf(stderr, "%s: process %s did not come to exchange %lld within %g s; the job ends\n", program_invocation_short_name,
-			*late ? late : "(all came, the network did not)", (long long)w.exchange, w.timeout);
+			*late ? late : "(all came, the network did not)", (long long)exchange, w.timeout);
 	fflush(stderr);
 	MPI_Abort(MPI_COMM_WORLD, EXIT_FAIL);
 	_Exit(EXIT_FAIL);
 }
 
 /* Polls: busy for a moment, then with sleeps that leave the core to others. */
-static void finish(MPI_Request *q)
+static void finish_one(MPI_Request *q, int64_t exchange)
 {
 	double t0 = seconds();
 	int done = 0;
@@ -83,10 +96,15 @@ static void finish(MPI_Request *q)
 		if (!w.rank)
 			listen();
 		if (seconds() - t0 > w.timeout + (w.rank ? GRACE : 0))
-			give_up();
+			give_up(exchange);
 		struct timespec nap = { 0, n < 3000 ? 20000 : 500000 };
 		nanosleep(&nap, NULL);
 	}
+}
+
+static void finish(MPI_Request *q)
+{
+	finish_one(q, w.exchange);
 }
 
 static int mpi_open(int *rank, int *size, double timeout, char why[256])
@@ -101,7 +119,10 @@ static int mpi_open(int *rank, int *size, double timeout, char why[256])
 	w.timeout = timeout;
 	w.at = calloc((size_t)w.size, sizeof *w.at);
 	w.host = calloc((size_t)w.size, sizeof *w.host);
-	if (!w.at || !w.host) {
+	w.t = calloc(TICKETS, sizeof *w.t);
+	MPI_Type_contiguous(UNIT, MPI_BYTE, &w.unit);
+	MPI_Type_commit(&w.unit);
+	if (!w.at || !w.host || !w.t) {
 		snprintf(why, 256, "out of memory");
 		return -1;
 	}
@@ -123,12 +144,15 @@ static void mpi_close(void)
 		listen();
 	free(w.at);
 	free(w.host);
+	free(w.t);
+	MPI_Type_free(&w.unit);
 	MPI_Finalize();
 }
 
+static const MPI_Datatype type[] = { [COMM_F64] = MPI_DOUBLE, [COMM_F32] = MPI_FLOAT, [COMM_I64] = MPI_INT64_T };
+
 static void mpi_sum(void *x, int64_t n, int kind)
 {
-	static const MPI_Datatype type[] = { [COMM_F64] = MPI_DOUBLE, [COMM_F32] = MPI_FLOAT, [COMM_I64] = MPI_INT64_T };
 	size_t size = kind == COMM_F32 ? 4 : 8;
 	for (int64_t i = 0; i < n; i += PIECE) {
 		MPI_Request q;
@@ -157,7 +181,83 @@ static void mpi_bcast(void *p, int64_t bytes, int from)
 	}
 }
 
+/* ---- begun now, waited for later ---- */
+
+static struct begun *begin(int64_t count, const char *what)
+{
+	int i = 0;
+	while (i < w.high && w.t[i].exchange)
+		i++;
+	if (i == TICKETS || count > INT_MAX) {
+		fprintf(stderr, "%s: %s of %lld elements is more than MPI takes at a time\n", program_invocation_short_name, what, (long long)count);
+		MPI_Abort(MPI_COMM_WORLD, EXIT_FAIL);
+	}
+	w.high = i == w.high ? i + 1 : w.high;
+	announce();
+	w.t[i] = (struct begun){ .exchange = w.exchange };
+	return &w.t[i];
+}
+
+static int ticket_of(const struct begun *b)
+{
+	return (int)(b - w.t) + 1;
+}
+
+static int mpi_scatter_begin(void *x, int64_t n, int kind)
+{
+	struct begun *b = begin(n * w.size, "a sum in parts");
+	b->bytes = (size_t)n * (kind == COMM_F32 ? 4 : 8);
+	b->sum = x;            /* in place MPI puts the result first */
+	b->own = b->sum + (size_t)w.rank * b->bytes;
+	MPI_Ireduce_scatter_block(MPI_IN_PLACE, x, (int)n, type[kind], MPI_SUM, MPI_COMM_WORLD, &b->q);
+	return ticket_of(b);
+}
+
+static int mpi_gather_begin(void *x, int64_t bytes)
+{
+	MPI_Datatype t = bytes % UNIT ? MPI_BYTE : w.unit;
+	int64_t n = bytes % UNIT ? bytes : bytes / UNIT;
+	struct begun *b = begin(n * w.size, "a gathering");
+	MPI_Iallgather(MPI_IN_PLACE, 0, t, x, (int)n, t, MPI_COMM_WORLD, &b->q);
+	return ticket_of(b);
+}
+
+static void settle(struct begun *b)
+{
+	b->done = 1;
+	if (b->own != b->sum)
+		memmove(b->own, b->sum, b->bytes);
+}
+
+static void mpi_wait(int ticket)
+{
+	struct begun *b = &w.t[ticket - 1];
+	if (!b->done) {
+		finish_one(&b->q, b->exchange);
+		settle(b);
+	}
+	b->exchange = 0;
+	while (w.high && !w.t[w.high - 1].exchange)
+		w.high--;
+}
+
+/* One test moves all that is under way. */
+static void mpi_progress(void)
+{
+	for (int i = 0; i < w.high; i++) {
+		int done;
+		if (!w.t[i].exchange || w.t[i].done)
+			continue;
+		if (!MPI_Test(&w.t[i].q, &done, MPI_STATUS_IGNORE) && done)
+			settle(&w.t[i]);
+		return;
+	}
+}
+
 extern const int adze_comm_abi;
 const int adze_comm_abi = COMM_ABI;
 extern const struct comm_backend adze_comm;
-const struct comm_backend adze_comm = { "mpi", mpi_open, mpi_close, mpi_sum, mpi_max, mpi_bcast };
+const struct comm_backend adze_comm = {
+	.name = "mpi", .open = mpi_open, .close = mpi_close, .sum = mpi_sum, .max = mpi_max, .bcast = mpi_bcast,
+	.scatter_begin = mpi_scatter_begin, .gather_begin = mpi_gather_begin, .wait = mpi_wait, .progress = mpi_progress,
+};

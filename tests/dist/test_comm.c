@@ -1,0 +1,122 @@
+/*
+ * test_comm.c - sums in parts and gathering, begun and waited for later
+ *
+ * Alone it checks that a process alone exchanges nothing; test_zero.sh starts it as several processes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../../common/base/log.h"
+#include "../../common/base/opt.h"
+#include "../../common/comm/comm.h"
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct comm world;
+
+/* Element i of what process r brings: sums of these are exact in f32 */
+static float brought(int r, int64_t i)
+{
+	return (float)((r + 1) * (int)(i % 1013));
+}
+
+static void check_scatter(const float *x, int64_t n)
+{
+	int all = world.size * (world.size + 1) / 2;
+	for (int64_t i = 0; i < n; i++) {
+		int64_t k = world.rank * n + i;
+		assert_true(x[k] == (float)(all * (int)(k % 1013)));
+	}
+}
+
+static float *fill(int64_t n)
+{
+	float *x = xcalloc((size_t)(n * world.size) + 1, sizeof *x);
+	for (int64_t k = 0; k < n * world.size; k++)
+		x[k] = brought(world.rank, k);
+	return x;
+}
+
+static void scatter(void **state)
+{
+	static const int64_t sizes[] = { 1, 3, 63, 65, 1024, 300001 };
+	(void)state;
+	for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+		float *x = fill(sizes[s]);
+		comm_wait(&world, comm_scatter_begin(&world, x, sizes[s]));
+		check_scatter(x, sizes[s]);
+		free(x);
+	}
+}
+
+static void gather(void **state)
+{
+	static const int64_t sizes[] = { 1, 7, 64, 192, 1000003 };
+	(void)state;
+	for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+		int64_t n = sizes[s];
+		uint8_t *x = xcalloc((size_t)n * (size_t)world.size, 1);
+		memset(x + world.rank * n, world.rank + 1, (size_t)n);
+		comm_wait(&world, comm_gather_begin(&world, x, n));
+		for (int64_t i = 0; i < n * world.size; i++)
+			assert_int_equal(x[i], i / n + 1);
+		free(x);
+	}
+}
+
+/* Several under way, others between, waited for in another order */
+static void at_once(void **state)
+{
+	enum { N = 5 };
+	float *x[N];
+	int ticket[N];
+	int64_t n = 10007;
+	double one = 1;
+	(void)state;
+	for (int i = 0; i < N; i++) {
+		x[i] = fill(n);
+		ticket[i] = comm_scatter_begin(&world, x[i], n);
+		comm_progress(&world);
+	}
+	comm_sum_f64(&world, &one, 1);
+	assert_true(one == world.size);
+	for (int i = N - 1; i >= 0; i--)
+		comm_wait(&world, ticket[i]);
+	for (int i = 0; i < N; i++) {
+		check_scatter(x[i], n);
+		free(x[i]);
+	}
+}
+
+/* The same bits whenever and however the sum is cut */
+static void repeatable(void **state)
+{
+	int64_t n = 4099;
+	float *x = xcalloc((size_t)(n * world.size), sizeof *x), *y = xcalloc((size_t)(n * world.size), sizeof *y);
+	(void)state;
+	for (int64_t i = 0; i < n * world.size; i++)
+		x[i] = y[i] = 1.0f / (float)(1 + i % 977 + 31 * world.rank);
+	comm_wait(&world, comm_scatter_begin(&world, x, n));
+	for (int i = 0; i < 1000; i++)
+		comm_progress(&world);
+	comm_wait(&world, comm_scatter_begin(&world, y, n));
+	assert_memory_equal(x + world.rank * n, y + world.rank * n, (size_t)n * sizeof *x);
+	free(x);
+	free(y);
+}
+
+int main(void)
+{
+	struct err e = { 0 };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(scatter), cmocka_unit_test(gather), cmocka_unit_test(at_once),
+					    cmocka_unit_test(repeatable) };
+	prog_name = "test_comm";
+	if (comm_open(&world, &e))
+		die_err(&e);
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+	comm_close(&world);
+	return rc;
+}
