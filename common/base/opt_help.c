@@ -25,7 +25,7 @@ static void default_text(const struct opt *o, char *buf, size_t n)
 	const char *s = NULL;
 	buf[0] = '\0';
 	switch (o->type) {
-	case OPT_T_STR: case OPT_T_CHOICE:
+	case OPT_T_STR: case OPT_T_CHOICE: case OPT_T_OPTVAL:
 		s = *(const char **)o->dst;
 		if (s)
 			snprintf(buf, n, "%s", s);

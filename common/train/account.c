@@ -6,6 +6,7 @@
 #include "account.h"
 #include "checkpoint.h"
 #include "../base/log.h"
+#include <math.h>
 #include <string.h>
 
 static void add(struct memory *m, const char *word, double bytes)
@@ -33,7 +34,7 @@ static double small_bytes(const struct engine *g, const struct prog *p)
 	return n;
 }
 
-/* Scratch of both programs; the backend's rows stay apart */
+/* Scratch of all programs, one at a time; the backend's rows stay apart */
 static void add_scratch(const struct trainer *t, const struct engine *g, struct memory *m)
 {
 	static const char *const word[HELD_PARTS] = { "output head's chunks", "scratch of products", "scratch of attention",
@@ -41,8 +42,10 @@ static void add_scratch(const struct trainer *t, const struct engine *g, struct 
 	if (!g->k->plan)
 		return;
 	g->k->plan(g->d, 1);
-	prog_note(t->train.p, g);
-	prog_note(t->eval.p, g);
+	for (const struct trainer *q = t; q; q = q->corrected) {
+		prog_note(q->train.p, g);
+		prog_note(q->eval.p, g);
+	}
 	for (int i = 0; i < HELD_PARTS; i++)
 		add(m, word[i], (double)g->k->held_bytes(g->d, (enum held)i));
 	g->k->plan(g->d, 0);
@@ -50,14 +53,15 @@ static void add_scratch(const struct trainer *t, const struct engine *g, struct 
 
 void account_memory(const struct trainer *t, const struct engine *g, struct memory *m)
 {
-	double n = (double)t->trained;
+	double n = (double)t->trained, buffers = (double)checkpoint_buffer_bytes(t);
 	*m = (struct memory){ .n = 0 };
 	add(m, "student weights", arena(g, 1, (double)trainer_master_bytes(t)) + (t->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)t->elems) : 0));
 	if (t->corrected) {
 		const struct trainer *c = t->corrected;
-		double all = (double)trainer_master_bytes(c), grads = 4 * (double)c->trained;
+		buffers = fmax(buffers, (double)checkpoint_buffer_bytes(c)); /* one file after the other */
+		double all = (double)trainer_master_bytes(c), moments = (double)trainer_moment_bytes(c);
 		add(m, "teacher weights", arena(g, 1, all) + (c->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)c->elems) : 0));
-		add(m, "teacher's training", arena(g, 3, grads) + arena(g, 1, (double)trainer_act_bytes(c)) +
+		add(m, "teacher's training", arena(g, 2, moments) + arena(g, 1, 4 * (double)c->trained) + arena(g, 1, (double)trainer_act_bytes(c)) +
 		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
 	} else if (t->teacher)
 		add(m, "teacher weights", arena(g, 1, (double)t->teacher->elems * (double)dtype_size(t->o.dtype)));
@@ -68,7 +72,7 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 	add(m, "activations", arena(g, 1, (double)trainer_act_bytes(t)));
 	add(m, "inputs and constants", small_bytes(g, t->train.p) + small_bytes(g, t->eval.p));
 	add_scratch(t, g, m);
-	add(m, "checkpoint buffers", (double)checkpoint_buffer_bytes(t));
+	add(m, "checkpoint buffers", buffers);
 	double now = (double)rss_bytes(), before = (double)peak_rss_bytes();
 	add(m, "program and data", now);
 	m->peak = m->sum > before ? m->sum : before;

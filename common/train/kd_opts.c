@@ -11,7 +11,7 @@ struct kd_opts kd = {
 	.documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.moments = "f32", .max_skips = 10, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
-	.log_every = 1, .per_node = 8, .lora = { NULL, 16, 32 },
+	.log_every = 1, .per_node = 8, .recompute_word = "selective", .lora = { NULL, 16, 32 },
 };
 
 static const struct opt opts[] = {
@@ -80,7 +80,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-every", &kd.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
-	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "less memory: the backward pass runs each block again (full, also without a word), or only its norms and activation functions; the same bits"),
+	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "what the backward pass computes again to save memory: nothing, each block's norms and activation functions (a third of the activations for about 1 % of the time), or all of it (full, also without a word); the same bits"),
 	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
@@ -123,10 +123,10 @@ static void validate_data(void)
 		opt_die("--mix-reference teacher measures the weights of --teacher");
 }
 
-/* enum recompute of the words in the table; without one all is meant */
+/* enum recompute of the words in the table; an option without one means all */
 static int kd_recompute(const char *word)
 {
-	return !word || !strcmp(word, "none") ? RECOMPUTE_NONE : !strcmp(word, "selective") ? RECOMPUTE_NORMS : RECOMPUTE_FULL;
+	return !strcmp(word, "none") ? RECOMPUTE_NONE : !strcmp(word, "selective") ? RECOMPUTE_NORMS : RECOMPUTE_FULL;
 }
 
 void kd_validate(struct objective *loss, double *max_seconds)

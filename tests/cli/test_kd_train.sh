@@ -59,8 +59,8 @@ train --max-time 0.001s --save-every 0 -o "$t/m"; same max-time-75 $? 75
 train --save-every 7 --keep 1 --stop-after 18 -o "$t/k"; same keeps-newest "$(ls "$t/k/ckpt")" step-18
 
 # --- recomputation gives the same bytes
-train --recompute -o "$t/r"; alike recompute "$t/a/student/model.safetensors" "$t/r/student/model.safetensors"
-train --recompute=selective -f -o "$t/r"; alike recompute-selective "$t/a/student/model.safetensors" "$t/r/student/model.safetensors"
+train --recompute=none -o "$t/r"; alike recompute-none "$t/a/student/model.safetensors" "$t/r/student/model.safetensors"
+train --recompute -f -o "$t/r"; alike recompute "$t/a/student/model.safetensors" "$t/r/student/model.safetensors"
 fails recompute-word 2 "none of none|selective|full" train --recompute=some -o "$t/x"
 
 # --- finished, other settings, force
