@@ -7,19 +7,20 @@ Writes, below OUT (tests/golden):
   losses-NAME.safetensors every loss of kd_losses.py on the same pair; gradients of the first, norms of nemotron
   docs-NAME.safetensors   a step with documents kept apart, of kd_documents.py on the same pair
   hidden-NAME.safetensors losses between hidden states of kd_hidden.py on the same pair
+  curve-NAME.safetensors  fifty optimizer steps of kd_curve.py on the same pair
   lora-NAME.safetensors   low-rank adapters of kd_lora.py on the same pair
 Coverage: llama-tied-gqa - tied, 3 query heads per kv head, heads*head_dim != hidden, stored bf16;  llama-untied - llama3
 rope scaling with all three frequency bands, shards of 48 KB, f32;  nemotron - LayerNorm1P with biases, squared ReLU, half of
 each head rotated.  The last two have the older spelling of config.json.  qwen3 - norms of query and key heads;  gemma3 -
 norms after each part, (1 + w), scaled embeddings, GeGLU, one sliding and one full block, two rotary bases, linear rope
 scaling, the hub's older spelling;  qwen2 - biases of q, k, v, the second block slides;  mistral - all blocks slide;  llama-bias - a bias
-in every linear (the last three: logits only).  Random by seed: run again, get the same bytes.
+in every linear (the last three: logits only);  nemotron-deep - 3 layers to a student of 1 (kd_curve.py only).  Random by seed: run again, get the same bytes.
 """
 import argparse, json, os, shutil
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, NemotronConfig, Qwen2Config, Qwen3Config
-import ablations, importance, kd_documents, kd_hidden, kd_lora, kd_losses, kd_step
+import ablations, importance, kd_curve, kd_documents, kd_hidden, kd_lora, kd_losses, kd_step
 from common import load
 
 V = 96
@@ -35,6 +36,8 @@ DOCUMENTS = ("llama-tied-gqa", "nemotron", "gemma3")
 HIDDEN = {"llama-tied-gqa": ("last", "mixed", "rel"), "llama-untied": ("uniform",), "nemotron": ("last", "relv")}   # cases of kd_hidden.py
 
 LORA = ("llama-tied-gqa", "nemotron")          # of kd_lora.py
+
+CURVE = {"llama-tied-gqa": ("embed_tokens", "o_proj"), "nemotron-deep": ()}   # matrices without decay
 
 
 def shape(layers, hidden, ffn, heads, kv, head_dim, **k):
@@ -56,6 +59,8 @@ MODELS = {
     "qwen2": (Qwen2Config, shape(2, 12, 14, 4, 2, 6, vocab_size=48, use_sliding_window=True, sliding_window=5, max_window_layers=1), "bfloat16"),
     "mistral": (MistralConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, sliding_window=7), "bfloat16"),
     "llama-bias": (LlamaConfig, shape(2, 12, 14, 4, 2, 6, vocab_size=48, attention_bias=True, mlp_bias=True), "bfloat16"),
+    "nemotron-deep": (NemotronConfig, shape(3, 24, 32, 3, 1, 8, vocab_size=48, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
+    "nemotron-deep-student": (NemotronConfig, shape(1, 16, 24, 2, 1, 8, vocab_size=48, norm_eps=1e-5, rope_parameters=HALF), "bfloat16"),
 }
 
 
@@ -102,7 +107,10 @@ def main():
         os.remove(os.path.join(d, "generation_config.json"))
         if name in ("llama-untied", "nemotron", "gemma3"):
             old_spelling(os.path.join(d, "config.json"))
-    for seed, name in enumerate(n for n in MODELS if not n.endswith("-student")):
+    for seed, (name, free) in enumerate(CURVE.items()):
+        teacher, student = (load(os.path.join(out, "models", name + of), attn="eager") for of in ("", "-student"))
+        save_file(kd_curve.fixture(teacher, student, 300 + seed, free), os.path.join(out, f"curve-{name}.safetensors"))
+    for seed, name in enumerate(n for n in MODELS if not n.endswith("-student") and n != "nemotron-deep"):
         teacher = load(os.path.join(out, "models", name), attn="eager")
         ids = torch.randint(0, teacher.config.vocab_size, (2, 17), generator=torch.Generator().manual_seed(200 + seed))
         with torch.no_grad():
