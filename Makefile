@@ -3,7 +3,8 @@
 #   make            programs into build/bin, the CPU kernels into build/lib/adze
 #   make demo       compress a real model twice on real text (pipelines/demo.mk)
 #   make test       all tests; closes with "N passed, N failed" (DEVICE=cuda: the CUDA kernels on a GPU instead of on the host)
-#   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for)
+#   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for), and what joins GPUs,
+#                   where NCCL is found (NCCL=DIR that holds include/nccl.h and lib/libnccl.so.2, such as pip's nvidia/nccl)
 #   make bench      timings against the machine's limits (not part of the tests)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
@@ -63,12 +64,20 @@ SHIM_SO := $(B)/tests/cuda/adze-cuda.so
 # Exchanges between processes, where an MPI is installed (see tools/need-packages: test)
 MPICC ?= $(shell command -v mpicc)
 MPI_SO := $(if $(MPICC),$(B)/lib/adze/adze-mpi.so)
+# The same between GPUs, where NCCL is: beside CUDA, or of the system
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
+NCCL ?= $(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(addsuffix /include/nccl.h,$(CUDA_HOME) /usr/local /usr))))
+NCCL_LIB = $(firstword $(wildcard $(foreach d,lib lib64 lib/x86_64-linux-gnu,$(NCCL)/$(d)/libnccl.so.2)))
+NCCL_SRC := $(sort $(wildcard common/comm/nccl/*.c))
+NCCL_SO := $(if $(CUDA_HOME),$(if $(NCCL_LIB),$(if $(wildcard $(NCCL)/include/nccl.h),$(B)/lib/adze/adze-nccl.so)))
+SHIM_NCCL_OBJ := $(patsubst %.c,$(B)/obj/shim/%.o,$(NCCL_SRC) $(sort $(wildcard tests/cuda/shim/nccl/*.c)))
+SHIM_NCCL_SO := $(B)/tests/cuda/adze-nccl.so
 PROGS := $(patsubst stages/%.c,$(B)/bin/%,$(STAGE_SRC)) $(patsubst tools/%.c,$(B)/bin/%,$(TOOL_SRC))
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 
-.PHONY: all tests mpi test demo bench install clean help
+.PHONY: all tests mpi cuda test demo bench install clean help
 all: $(PROGS) $(CPU_SO) $(MPI_SO)
-tests: $(TESTS) $(SHIM_SO)
+tests: $(TESTS) $(SHIM_SO) $(SHIM_NCCL_SO)
 mpi: $(MPI_SO)
 
 # Missing packages are installed when root or sudo allows; otherwise the exact line is printed.
@@ -119,8 +128,21 @@ $(B)/obj/shim/%.o: %.cc | $(B)/.deps-test
 $(SHIM_SO): $(SHIM_OBJ)
 	@mkdir -p $(@D)
 	$(CXX) $(LDFLAGS) -shared -o $@ $^ -lm
-ifneq ($(shell command -v $(NVCC)),)
-cuda: all $(CUDA_SO)
+$(B)/obj/common/comm/nccl/%.o: CPPFLAGS += -isystem $(CUDA_HOME)/include -I$(NCCL)/include
+$(B)/obj/common/comm/nccl/%.o: CFLAGS += -fPIC
+$(NCCL_SO): $(call obj,$(NCCL_SRC))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $^ $(NCCL_LIB) $(if $(filter /usr $(CUDA_HOME),$(NCCL)),,-Wl$(comma)-rpath$(comma)$(dir $(NCCL_LIB))) \
+		-L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lrt -ldl
+$(B)/obj/shim/%.o: %.c | $(B)/.deps-test
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -Itests/cuda/shim/nccl $(CFLAGS) -fPIC -MMD -MP -c -o $@ $<
+$(SHIM_NCCL_SO): $(SHIM_NCCL_OBJ) $(SHIM_SO)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $(SHIM_NCCL_OBJ) -L$(@D) -l:$(notdir $(SHIM_SO)) -Wl,-rpath,'$$ORIGIN'
+ifneq ($(CUDA_HOME),)
+cuda: all $(CUDA_SO) $(NCCL_SO)
+	@$(if $(NCCL_SO),,echo "exchanges between GPUs not built: no nccl.h (NCCL=DIR names the folder that holds include/nccl.h and lib/libnccl.so.2)")
 else
 cuda: all
 	@echo "CUDA backend not built: no nvcc"
@@ -143,7 +165,7 @@ bench: all
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
 	for p in $(PROGS); do install -m 755 $$p $(DESTDIR)$(PREFIX)/bin/$(PROGRAM_PREFIX)$$(basename $$p); done
-	install -m 755 $(CPU_SO) $(MPI_SO) $(DESTDIR)$(PREFIX)/lib/adze/
+	install -m 755 $(CPU_SO) $(MPI_SO) $(wildcard $(CUDA_SO) $(NCCL_SO)) $(DESTDIR)$(PREFIX)/lib/adze/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/adze/pipelines
 	for p in $(PROGS); do $$p --man >$(DESTDIR)$(PREFIX)/share/man/man1/$(PROGRAM_PREFIX)$$(basename $$p).1; done
 	install -m 644 $(wildcard pipelines/*.mk) $(DESTDIR)$(PREFIX)/share/adze/pipelines/
@@ -154,4 +176,4 @@ help:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(CUDA_OBJ) $(SHIM_OBJ) $(call obj,$(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))
+-include $(patsubst %.o,%.d,$(CUDA_OBJ) $(SHIM_OBJ) $(SHIM_NCCL_OBJ) $(call obj,$(NCCL_SRC) $(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))

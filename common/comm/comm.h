@@ -2,8 +2,9 @@
  * comm.h - several processes that work on one job: who am I, and what all of them know together
  *
  * A process that was started alone loads nothing and pays nothing: size is 1, every exchange returns at once.  Under mpirun
- * or srun the exchanges are MPI's (lib/adze/adze-mpi.so).  All processes must make the same exchanges in the same order;
- * one that does not come within ADZE_COMM_TIMEOUT seconds (600) is named and all of them end.
+ * or srun the exchanges are MPI's (lib/adze/adze-mpi.so), and what lies on GPUs is NCCL's (adze-nccl.so); started in
+ * torchrun's manner (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) all are NCCL's.  All processes must make the same
+ * exchanges in the same order; one that does not come within ADZE_COMM_TIMEOUT seconds (600) is named and all of them end.
  *
  * Every process reads the same inputs and does its share; process 0 alone speaks and writes.  In an exchange NULL stands for
  * a process alone.
@@ -16,11 +17,14 @@
 
 struct comm {
 	int rank, size;
-	const struct comm_backend *b;  /* NULL: alone */
+	const struct comm_backend *b;  /* for what lies in the host's memory; NULL: alone */
+	const struct comm_backend *gpu;/* for what lies on GPUs (may be b); NULL: there are none, or no NCCL */
+	char why_no_gpu[256];          /* and the reason */
 };
 
 /* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events and
- * nothing to stdout, and their errors begin with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had. */
+ * nothing to stdout, and their errors begin with "program[rank]: ".  EXIT_RESOURCE when the launcher's library cannot be had.
+ * With GPUs, --device becomes that of this process: its number on its machine. */
 int comm_open(struct comm *c, struct err *e);
 /* All processes must come; then they may end. */
 void comm_close(struct comm *c);
@@ -47,10 +51,21 @@ void comm_progress(struct comm *c);
 /* The signal that some process was asked to stop by, or 0: the same answer in all of them (see stop_requested). */
 int comm_stop_requested(struct comm *c);
 
+/* What NCCL is told: who we are, and a way to give 128 bytes of process 0 to all */
+struct comm_seat {
+	int rank, size, gpu;           /* gpu: its number, or -1 for `local` */
+	int local;                     /* which of the processes on its machine; -1: the launcher does not say */
+	double timeout;
+	int (*share)(void *arg, void *p, int64_t bytes, char why[256]);
+	void *arg;
+};
+
 /* What a backend provides; failure inside an exchange ends the job. */
 struct comm_backend {
 	const char *name;
-	int (*open)(int *rank, int *size, double timeout, char why[256]); /* 0 or -1 */
+	int (*open)(int *rank, int *size, double timeout, char why[256]); /* 0 or -1; MPI */
+	int (*join)(struct comm_seat *, char why[256]);                   /* 0 or -1; NCCL: says which GPU it took */
+	bool (*owns)(const void *p);                   /* is it the memory of a GPU; NCCL */
 	void (*close)(void);
 	void (*sum)(void *x, int64_t n, int kind);     /* enum comm_kind */
 	void (*max)(int64_t *x);
@@ -64,5 +79,5 @@ struct comm_backend {
 enum comm_kind { COMM_F64, COMM_F32, COMM_I64 };
 #define COMM_SYMBOL "adze_comm"          /* const struct comm_backend, exported by the shared object */
 #define COMM_ABI_SYMBOL "adze_comm_abi"  /* const int */
-enum { COMM_ABI = 2 };
+enum { COMM_ABI = 3 };
 #endif

@@ -36,7 +36,8 @@ struct dev *cuda_dev_open(int gpu)
 	if (!d)
 		return NULL;
 	d->gpu = gpu;
-	if (cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking) != cudaSuccess) {
+	/* One that the legacy stream waits for: exchanges between GPUs are ordered by that (common/comm/nccl) */
+	if (cudaStreamCreateWithFlags(&d->stream, cudaStreamDefault) != cudaSuccess) {
 		free(d);
 		return NULL;
 	}

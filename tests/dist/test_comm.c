@@ -8,6 +8,7 @@
 #include "../../common/base/log.h"
 #include "../../common/base/opt.h"
 #include "../../common/comm/comm.h"
+#include "../../kernels/kernels.h"
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -108,11 +109,40 @@ static void repeatable(void **state)
 	free(y);
 }
 
+/* The same with memory of a GPU, where there are several */
+static void on_gpus(void **state)
+{
+	char why[256];
+	int64_t n = 10007, all = n * world.size, bytes = all * (int64_t)sizeof(float);
+	(void)state;
+	if (!world.gpu)
+		return;
+	const struct kernels *k = kernels_open("cuda", why);
+	struct dev *d = k->dev_open(atoi(com.device + 5));
+	float *x = fill(n), *y = k->mem_alloc(d, (size_t)bytes), *z = k->mem_alloc(d, (size_t)bytes);
+	k->upload(d, y, x, (size_t)bytes);
+	k->upload(d, z, x, (size_t)bytes);
+	int first = comm_scatter_begin(&world, y, n), second = comm_scatter_begin(&world, z, n);
+	comm_progress(&world);
+	comm_wait(&world, second);
+	comm_wait(&world, comm_gather_begin(&world, z, n * (int64_t)sizeof *z));
+	comm_wait(&world, first);
+	k->download(d, x, y, (size_t)bytes);
+	check_scatter(x, n);
+	k->download(d, x, z, (size_t)bytes);
+	for (int64_t i = 0; i < all; i++)
+		assert_true(x[i] == (float)(world.size * (world.size + 1) / 2 * (int)(i % 1013)));
+	k->mem_free(d, y, (size_t)bytes);
+	k->mem_free(d, z, (size_t)bytes);
+	k->dev_close(d);
+	free(x);
+}
+
 int main(void)
 {
 	struct err e = { 0 };
 	const struct CMUnitTest tests[] = { cmocka_unit_test(scatter), cmocka_unit_test(gather), cmocka_unit_test(at_once),
-					    cmocka_unit_test(repeatable) };
+					    cmocka_unit_test(repeatable), cmocka_unit_test(on_gpus) };
 	prog_name = "test_comm";
 	if (comm_open(&world, &e))
 		die_err(&e);

@@ -14,6 +14,7 @@
  */
 #ifndef SHIM_CUDA_RUNTIME_H
 #define SHIM_CUDA_RUNTIME_H
+#include "cuda_runtime_api.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -128,28 +129,9 @@ static inline int __ffs(int x)
 	return __builtin_ffs(x);
 }
 
-/* ---- the runtime */
-
-typedef enum { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorInvalidValue } cudaError_t;
-typedef struct shim_stream *cudaStream_t;
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1 };
-const char *cudaGetErrorString(cudaError_t);
-cudaError_t cudaGetDeviceCount(int *);
-cudaError_t cudaSetDevice(int);
-cudaError_t cudaGetLastError();
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned);
-cudaError_t cudaStreamDestroy(cudaStream_t);
-cudaError_t cudaStreamSynchronize(cudaStream_t);
-cudaError_t cudaMalloc(void **, size_t);
-cudaError_t cudaFree(void *);
-cudaError_t cudaMemcpyAsync(void *, const void *, size_t, cudaMemcpyKind, cudaStream_t);
-cudaError_t cudaMemsetAsync(void *, int, size_t, cudaStream_t);
+/* ---- launches */
 
 void shim_run(dim3 grid, unsigned block, size_t shared, void (*call)(void *), void *arg);
-/* Opens device memory to the host (1) or closes it (0) */
-void shim_access(int open);
-
 template <class F> static inline void shim_launch(dim3 grid, unsigned block, size_t shared, F f)
 {
 	shim_run(grid, block, shared, [](void *arg) { (*(F *)arg)(); }, &f);

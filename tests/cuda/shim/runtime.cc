@@ -55,7 +55,7 @@ const char *cudaGetErrorString(cudaError_t e)
 	return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
 }
 
-/* SHIM_GPUS=0 plays a machine without one */
+/* SHIM_GPUS=0 plays a machine without one, SHIM_GPUS=4 one with four */
 cudaError_t cudaGetDeviceCount(int *n)
 {
 	const char *s = getenv("SHIM_GPUS");
@@ -65,7 +65,20 @@ cudaError_t cudaGetDeviceCount(int *n)
 
 cudaError_t cudaSetDevice(int i)
 {
-	return i == 0 ? cudaSuccess : cudaErrorInvalidValue;
+	int n;
+	cudaGetDeviceCount(&n);
+	return i >= 0 && i < n ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p)
+{
+	a->type = inside(p, 1) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+	return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t)
+{
+	return cudaSuccess;
 }
 
 cudaError_t cudaGetLastError()
@@ -87,6 +100,34 @@ cudaError_t cudaStreamDestroy(cudaStream_t)
 cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
 	return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t e, unsigned)
+{
+	return e ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/* Streams are immediate, so an event has always come; an event that is no event is refused. */
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+{
+	*e = (cudaEvent_t)malloc(1);
+	return *e ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e)
+{
+	free(e);
+	return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
+{
+	return e ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t e)
+{
+	return e ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
