@@ -2,10 +2,11 @@
 #
 #   make            programs into build/bin, the CPU kernels into build/lib/adze
 #   make demo       compress a real model twice on real text (pipelines/demo.mk)
-#   make test       all tests; closes with "N passed, N failed" (DEVICE=cuda: the CUDA kernels on a GPU instead of on the host)
+#   make test       all tests; closes with "N passed, N failed" (DEVICE=cuda: all that needs a GPU)
 #   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for), and what joins GPUs,
 #                   where NCCL is found (NCCL=DIR that holds include/nccl.h and lib/libnccl.so.2, such as pip's nvidia/nccl)
-#   make bench      timings against the machine's limits (not part of the tests)
+#   make bench      timings against the machine's limits (not part of the tests; DEVICE=cuda: a distillation step on a GPU, beside
+#                   PyTorch's with PYTHON=)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
 #   make help       this page
@@ -154,13 +155,18 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 # `tests` may just have installed an MPI: look again
 test: all tests $(if $(filter cuda,$(DEVICE)),cuda)
 	@$(if $(MPI_SO),,$(MAKE) -s mpi)
-	@B=$(B) $(if $(filter cuda,$(DEVICE)),ADZE_CUDA_LIB=$(CURDIR)/$(B)/lib/adze) sh tests/run.sh $(TESTS) $(TEST_SH)
+	@B=$(B) sh $(if $(filter cuda,$(DEVICE)),tests/cuda/device.sh test,tests/run.sh) $(TESTS) $(TEST_SH)
 
 demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
 
+ifeq ($(DEVICE),cuda)
+bench: cuda $(B)/tests/train/test_batches
+	@B=$(B) PYTHON="$(PYTHON)" sh tests/cuda/device.sh bench
+else
 bench: all
 	$(B)/bin/bench-kernels
+endif
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/adze
