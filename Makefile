@@ -5,8 +5,8 @@
 #   make test       all tests; closes with "N passed, N failed" (DEVICE=cuda: all that needs a GPU)
 #   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for), and what joins GPUs,
 #                   where NCCL is found (NCCL=DIR that holds include/nccl.h and lib/libnccl.so.2, such as pip's nvidia/nccl)
-#   make bench      timings against the machine's limits (not part of the tests; DEVICE=cuda: a distillation step on a GPU, beside
-#                   PyTorch's with PYTHON=)
+#   make bench      timings against the machine's limits and, with PEERS=DIR, against other programs (tools/bench/README.md;
+#                   DEVICE=cuda: a distillation step on a GPU, beside PyTorch's with PYTHON=)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
 #   make help       this page
@@ -160,12 +160,15 @@ test: all tests $(if $(filter cuda,$(DEVICE)),cuda)
 demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
 
+$(B)/bench/bench-gemm: $(B)/obj/tools/bench/gemm.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIB) -ldnnl $(LDLIBS)
 ifeq ($(DEVICE),cuda)
 bench: cuda $(B)/tests/train/test_batches
 	@B=$(B) PYTHON="$(PYTHON)" sh tests/cuda/device.sh bench
 else
-bench: all
-	$(B)/bin/bench-kernels
+bench: all $(B)/bench/bench-gemm
+	@python3 tools/bench/run.py --build $(B) $(if $(PEERS),--peers $(PEERS)) $(BENCH)
 endif
 
 install: all
@@ -182,4 +185,4 @@ help:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(CUDA_OBJ) $(SHIM_OBJ) $(SHIM_NCCL_OBJ) $(call obj,$(NCCL_SRC) $(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) $(TEST_SRC) $(TEST_AUX)))
+-include $(patsubst %.o,%.d,$(CUDA_OBJ) $(SHIM_OBJ) $(SHIM_NCCL_OBJ) $(call obj,$(NCCL_SRC) $(LIB_SRC) $(CPU_SRC) $(MPI_SRC) $(STAGE_SRC) $(TOOL_SRC) tools/bench/gemm.c $(TEST_SRC) $(TEST_AUX)))

@@ -32,7 +32,7 @@ static struct {
 static const struct opt opts[] = {
 	OPT_STR('m', "model", &o.model, "DIR", "model directory to measure"),
 	OPT_OUT_ROW("statistics to write (default: stdout)"),
-	OPT_STR(0, "sites", &o.sites, "LIST", "what to observe, of hidden,heads,ffn,ffn-pre,layers,kv, or all; kv (for kv-contrib) costs a tenth more"),
+	OPT_STR(0, "sites", &o.sites, "LIST", "what to observe, of hidden,heads,ffn,ffn-pre,layers,kv, or all or none; kv (for kv-contrib) costs a tenth more"),
 	OPT_I64(0, "micro", &o.micro, "N", "samples per forward pass, 0: as many as make about 4096 tokens", 0, 1 << 20),
 	OPT_STR(0, "memory", &o.memory, "BYTES",
 		"stay within this much memory: more than it for the weights and all samples go through one block at a time"),

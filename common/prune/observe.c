@@ -18,13 +18,15 @@ int observe_sites_parse(const char *s, uint32_t *sites, struct err *e)
 		return 0;
 	}
 	*sites = 0;
+	if (!strcmp(s, "none"))
+		return 0;
 	for (const char *p = s; *p;) {
 		size_t n = strcspn(p, ",");
 		int k = 0;
 		while (k < WORDS && (strlen(words[k]) != n || strncmp(words[k], p, n)))
 			k++;
 		if (k == WORDS)
-			return err_set(e, EXIT_USAGE, "--sites %s: '%.*s' is not one of hidden, heads, ffn, ffn-pre, layers, kv, all",
+			return err_set(e, EXIT_USAGE, "--sites %s: '%.*s' is not one of hidden, heads, ffn, ffn-pre, layers, kv, all, none",
 				       s, (int)n, p);
 		*sites |= 1u << k;
 		p += n + (p[n] == ',');

@@ -70,6 +70,7 @@ fails "statistics of another model" 65 "are of model" rank -q -f "$t/all.st" -m 
 
 # refusals
 fails "no model" 2 "model is missing" act-stats "$t/a.tok" -o "$t/bad"
+works "no site: the forward pass alone" stats -m "$t/llama" "$t/a.tok" --sites none -o "$t/none.st"
 fails "unknown site" 2 "'nope' is not one of" stats -m "$t/llama" "$t/a.tok" --sites nope -o "$t/bad"
 fails "not an artifact" 65 "README" stats -m "$t/llama" "$root/README.md" -o "$t/bad"
 fails "wrong kind" 65 "expected 'tokens'" stats -m "$t/llama" "$t/all.st" -o "$t/bad"
