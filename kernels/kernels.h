@@ -65,7 +65,7 @@ enum { STAT_SUM_X, STAT_M, STAT_M2, STAT_L, STAT_L2, STAT_V, STAT_V2, STAT_ROWS 
 
 /* Attention relations (MiniLM-v2, arXiv 2012.15828) of the vectors in columns [a0, a0 + heads da) of a and [b0, ...) of b, each cut
  * into `heads` pieces whatever number of heads made them.  Row t of a sequence of T rows has, for each piece x,
- *   R_t = softmax over u <= t of x_t.x_u / sqrt(its columns)          (causal: the pairs that attention sees)
+ *   R_t = softmax over start_t <= u <= t of x_t.x_u / sqrt(its columns)          (causal: the pairs that attention sees)
  *   loss = mean over pieces of KL(R_t(b) || R_t(a)) */
 struct relation {
 	int64_t T, a0, b0, da, db;
@@ -226,8 +226,8 @@ struct kernels {
 	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 
 	/* relation  sums [1,1] f64 += sum over rows of the loss above; a [N,Ca], b [N,Cb];  da [N,Ca] (=, += acc) coef times its
-	 *           gradient, 0 in other columns, or absent.  label as above.  T x T is never formed. */
-	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, const struct relation *, float coef, int acc);
+	 *           gradient, 0 in other columns, or absent.  label as above, start as attn's.  T x T is never formed. */
+	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
 
 	/* adamw     w, g [1,n] f32, m, v [1,n] both f32 or both bf16, in place (decoupled weight decay); ema [1,n] f32 or absent:
 	 *           ema = args->ema ema + (1 - args->ema) w;  wb [1,n] bf16 copy of w (nearest even) or
@@ -246,7 +246,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 9 };
+enum { KERNELS_ABI = 10 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -152,8 +152,8 @@ val p_topk(struct prog *p, val h, val W, val label, int64_t K, val *logp);
 /* Inner loss between kept values (same shape) over the rows with a label; weight p->coef[slot], slot -1: the value alone.
  * Returns the f64 sum [1,1]. */
 val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot);
-/* Likewise between relations of rows of a and b */
-val p_relation(struct prog *p, val a, val b, val label, int slot, const struct relation *r);
+/* Likewise between relations of rows of a and b; start: as p_attn's */
+val p_relation(struct prog *p, val a, val b, val label, val start, int slot, const struct relation *r);
 val p_logprob(struct prog *p, val h, val W, val label);
 
 void p_keep(struct prog *p, val v);

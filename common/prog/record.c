@@ -381,7 +381,7 @@ val p_inner_loss(struct prog *p, int opcode, val a, val b, val label, int slot)
 	return inner_loss(p, opcode, a, b, label, slot);
 }
 
-val p_relation(struct prog *p, val a, val b, val label, int slot, const struct relation *r)
+val p_relation(struct prog *p, val a, val b, val label, val start, int slot, const struct relation *r)
 {
 	if (r->heads < 1 || r->a0 + r->heads * r->da > V(a).cols || r->b0 + r->heads * r->db > V(b).cols || V(a).rows != V(b).rows ||
 	    V(a).rows % r->T)
@@ -389,6 +389,9 @@ val p_relation(struct prog *p, val a, val b, val label, int slot, const struct r
 	val sums = inner_loss(p, OP_RELATION, a, b, label, slot);
 	p->rel = xrealloc(p->rel, (size_t)p->n_rel + 1, sizeof *p->rel);
 	p->rel[p->n_rel] = *r;
+	if (start.id)
+		SHAPE(start, V(a).rows, 1);
+	p->op[p->n - 1].in[3] = start;
 	p->op[p->n - 1].geom = p->n_rel++;
 	return sums;
 }

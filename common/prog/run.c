@@ -99,8 +99,8 @@ static void run_loss(struct frame *f, const struct op *o)
 		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), tokens_of(f, o->out[2]), M(f, o->in[0]), tokens_of(f, o->in[1]), ht, Wt,
 			   M(f, o->in[4]), &a);
 	} else if (o->code == OP_RELATION) {
-		k->relation(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]), M(f, o->in[1]), M(f, o->in[2]), &p->rel[o->geom],
-			    p->coef[o->arg], o->acc);
+		k->relation(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]), M(f, o->in[1]), M(f, o->in[2]), M(f, o->in[3]),
+			    &p->rel[o->geom], p->coef[o->arg], o->acc);
 	} else {
 		(o->code == OP_MSE ? k->mse : k->cosine)(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]),
 							 M(f, o->in[1]), M(f, o->in[2]), p->coef[o->arg], o->acc);

@@ -34,7 +34,7 @@ static val pair_loss(const struct trainer *t, struct pass *s, int i, val a, val 
 	if (hidden_projects(h, i))
 		return p_inner_loss(s->p, h->term[h->pair[i].term].opcode, a, ht, s->label, slot);
 	struct relation r = hidden_relation(h, &h->pair[i], &t->student->arch, &t->teacher->arch, t->o.seq);
-	return p_relation(s->p, a, ht, s->label, slot, &r);
+	return p_relation(s->p, a, ht, s->label, s->start, slot, &r);
 }
 
 /* With a dynamic alpha the values come first, alone, so that alpha is known where the gradients need it. */

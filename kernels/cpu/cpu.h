@@ -197,7 +197,7 @@ void cpu_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void cpu_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cpu_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, const struct relation *, float coef, int acc);
+void cpu_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
 void cpu_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
 double cpu_sumsq(struct dev *, mat x);
 #endif

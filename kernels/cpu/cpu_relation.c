@@ -4,7 +4,7 @@
  * A tile holds the scores of TILE rows against the keys before them, for a and for b, f32: T x T never exists.  A score
  * row is a row of logits whose vocabulary are the positions seen, so value and gradient g = coef (R_a - R_b) are kd_head's
  * (simd_loss.h).  With x the vectors of one head:  dx[tile] += g x,  dx += g' x[tile].  Widths of products are multiples
- * of WIDE, so that few shapes occur; keys after a row have g = 0.
+ * of WIDE, so that few shapes occur; keys after a row, and of documents before its own, have g = 0.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,7 +17,7 @@ enum { TILE = 128, WIDE = 1024 };
 struct call {
 	struct dev *d;
 	mat a, b, da;
-	const int32_t *label;
+	const int32_t *label, *start;
 	const struct relation *r;
 	struct kd_head_args kl;
 	float *s, *t, *g, *dx;      /* scores of a and b, gradient [TILE, T]; dx [T, columns of a head] */
@@ -59,11 +59,12 @@ static double tile(struct call *c, int h, int64_t row0, int64_t t0, int64_t n)
 	scores(c, c->t, c->b, r->b0, r->db, h, row0, t0, n, w);
 #pragma omp parallel for num_threads(c->d->threads) schedule(dynamic)
 	for (int64_t i = 0; i < n; i++) {
-		int64_t seen = t0 + i + 1;
-		float *s = c->s + i * w, *t = c->t + i * w, *g = c->da.p ? c->g + i * w : NULL;
+		int64_t from = c->start ? c->start[row0 + t0 + i] : 0, seen = t0 + i + 1 - from;
+		float *s = c->s + i * w + from, *t = c->t + i * w + from, *g = c->da.p ? c->g + i * w : NULL;
 		c->loss[i] = 0;
 		if (g)
 			memset(g, 0, (size_t)w * sizeof *g);
+		g = g ? g + from : NULL;
 		if (c->label && c->label[row0 + t0 + i] < 0)
 			continue;
 		c->d->simd->cvt(s, DT_F32, s, DT_F32, 1.0f / sqrtf((float)r->da), seen);
@@ -79,9 +80,10 @@ static double tile(struct call *c, int h, int64_t row0, int64_t t0, int64_t n)
 	return sum;
 }
 
-void cpu_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, const struct relation *r, float coef, int acc)
+void cpu_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef,
+		  int acc)
 {
-	struct call c = { .d = d, .a = a, .b = b, .da = da, .label = label.p, .r = r, .kl = { .tau = 1 } };
+	struct call c = { .d = d, .a = a, .b = b, .da = da, .label = label.p, .start = start.p, .r = r, .kl = { .tau = 1 } };
 	int64_t T = r->T, D = r->da;
 	size_t room = (size_t)(TILE * T) * sizeof(float);
 	double sum = 0;

@@ -60,7 +60,7 @@ void cuda_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void cuda_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 void cuda_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
 void cuda_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cuda_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, const struct relation *, float coef, int acc);
+void cuda_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
 void cuda_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
 double cuda_sumsq(struct dev *, mat x);
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 /*
  * relation.cu - KL between attention relations, by tiles
  *
- *   R_t = softmax_{u <= t} x_t.x_u / sqrt(D)     L_t = KL(R_t(b) || R_t(a))     g_tu = c (R_t(a) - R_t(b))
+ *   R_t = softmax_{start_t <= u <= t} x_t.x_u / sqrt(D)     L_t = KL(R_t(b) || R_t(a))     g_tu = c (R_t(a) - R_t(b))
  *   dx_n = sum_{u <= n} g_nu x_u + sum_{t >= n} g_tn x_t
  * One kernel leaves the log of each row's sum, for a and for b; then a block owns a tile of rows of one piece and walks all
  * other tiles, which it meets as rows that it sees or as rows that see it: no atomics.
@@ -21,7 +21,7 @@ struct rel_args {
 	side a, b;
 	view da;
 	double *loss;              /* [N, heads] */
-	const int32_t *label;      /* or NULL */
+	const int32_t *label, *start; /* or NULL */
 	int64_t T;
 	float scale;
 	int heads, tile;
@@ -37,7 +37,7 @@ static __device__ void load_piece(float *out, const side &s, int64_t row0, int64
 }
 
 /* block (tile of rows, piece, sequence) */
-static __global__ void lse_k(side s, int64_t T, int heads, int tile)
+static __global__ void lse_k(side s, const int32_t *start, int64_t T, int heads, int tile)
 {
 	SHARED_BYTES(float, mem);
 	int n = tile * (int)(s.D + 1);
@@ -53,7 +53,9 @@ static __global__ void lse_k(side s, int64_t T, int heads, int tile)
 		scores(sc, x, y, tile, (int)s.D);
 		__syncthreads();
 		for (int r = threadIdx.x; r < tile; r += TILE_THREADS)
-			for (int c = 0; c < tile && u0 + c <= t0 + r; c++) {
+			for (int c = 0; c < tile && t0 + r < T && u0 + c <= t0 + r; c++) {
+				if (start && u0 + c < start[row0 + t0 + r])
+					continue;
 				float v = sc[r * (tile + 1) + c] * is, m = fmaxf(top[r], v);
 				sum[r] = sum[r] * expf(top[r] - m) + expf(v - m);
 				top[r] = m;
@@ -71,10 +73,11 @@ static __device__ void differences(float *sa, const float *sb, float *loss, cons
 	for (int r = threadIdx.x; r < q.tile; r += TILE_THREADS) {
 		int64_t t = t0 + r, n = (row0 + t) * q.heads + blockIdx.y;
 		bool counts = t < q.T && (!q.label || q.label[row0 + t] >= 0);
+		int64_t from = counts && q.start ? q.start[row0 + t] : 0;
 		for (int c = 0; c < q.tile; c++) {
 			int at = r * (q.tile + 1) + c;
 			float g = 0;
-			if (counts && u0 + c <= t) {
+			if (counts && u0 + c <= t && u0 + c >= from) {
 				float la = sa[at] * ia - q.a.lse[n], lb = sb[at] * ib - q.b.lse[n], pb = expf(lb);
 				g = q.scale * (expf(la) - pb);
 				if (loss)
@@ -131,7 +134,7 @@ static __global__ void relation_k(rel_args q)
 	}
 }
 
-void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, const struct relation *r, float coef, int acc)
+void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef, int acc)
 {
 	int64_t n = a.rows * r->heads;
 	if (!n)
@@ -139,14 +142,14 @@ void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, con
 	double *loss = (double *)scratch(d, S_ROWS, (size_t)n * sizeof *loss);
 	float *lse = (float *)scratch(d, S_ATTN, (size_t)(2 * n) * sizeof *lse);
 	rel_args q = { { view_of(a), a.cols, r->a0, r->da, lse }, { view_of(b), b.cols, r->b0, r->db, lse + n }, view_of(da), loss,
-		       (const int32_t *)label.p, r->T, coef / ((float)r->heads * sqrtf((float)r->da)), r->heads, 0 };
+		       (const int32_t *)label.p, (const int32_t *)start.p, r->T, coef / ((float)r->heads * sqrtf((float)r->da)), r->heads, 0 };
 	const side *both[] = { &q.a, &q.b };
 	for (int k = 0; k < 2; k++) {
 		int tile;
 		size_t shared = widest_tile(&tile, 2 * (int)(both[k]->D + 1));
 		ALLOW_SHARED(lse_k, shared);
 		LAUNCH(d, lse_k, dim3(blocks_for(r->T, tile), (unsigned)r->heads, (unsigned)(a.rows / r->T)), TILE_THREADS, shared, *both[k],
-		       r->T, r->heads, tile);
+		       q.start, r->T, r->heads, tile);
 	}
 	if (da.p && !acc)
 		cuda_zero(d, da);

@@ -1,7 +1,7 @@
 /*
  * ref_relation.c - KL between attention relations, row by row
  *
- *   R_t = softmax_{u <= t} x_t.x_u / sqrt(D)     L_t = KL(R_t(b) || R_t(a))
+ *   R_t = softmax_{start_t <= u <= t} x_t.x_u / sqrt(D)     L_t = KL(R_t(b) || R_t(a))
  *   dL_t / dx_t = sum_u g_u x_u / sqrt(D),  dL_t / dx_u = g_u x_t / sqrt(D),  g = R_t(a) - R_t(b)
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -9,35 +9,36 @@
 #include "ref.h"
 #include <math.h>
 
-/* p[0..t] = log R_t of the vectors of D columns from column c0 on */
-static void log_relation(double *p, mat x, int64_t row0, int64_t t, int64_t c0, int64_t D)
+/* p[from..t] = log R_t of the vectors of D columns from column c0 on */
+static void log_relation(double *p, mat x, int64_t row0, int64_t from, int64_t t, int64_t c0, int64_t D)
 {
 	double top = -INFINITY, sum = 0;
-	for (int64_t u = 0; u <= t; u++) {
+	for (int64_t u = from; u <= t; u++) {
 		p[u] = 0;
 		for (int64_t k = 0; k < D; k++)
 			p[u] += ld(x, (row0 + t) * x.cols + c0 + k) * ld(x, (row0 + u) * x.cols + c0 + k);
 		p[u] /= sqrt((double)D);
 		top = fmax(top, p[u]);
 	}
-	for (int64_t u = 0; u <= t; u++)
+	for (int64_t u = from; u <= t; u++)
 		sum += exp(p[u] - top);
-	for (int64_t u = 0; u <= t; u++)
+	for (int64_t u = from; u <= t; u++)
 		p[u] -= top + log(sum);
 }
 
-void ref_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, const struct relation *r, float coef, int acc)
+void ref_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef,
+		  int acc)
 {
 	(void)d;
 	double *la = ref_tmp(r->T), *lb = ref_tmp(r->T), *dx = ref_tmp(a.rows * a.cols), sum = 0;
 	double scale = (double)coef / (r->heads * sqrt((double)r->da));
 	for (int64_t n = 0; n < a.rows; n++) {
-		int64_t t = n % r->T, row0 = n - t;
+		int64_t t = n % r->T, row0 = n - t, from = start.p ? ref_int(start, n) : 0;
 		for (int h = 0; h < r->heads && !(label.p && ref_int(label, n) < 0); h++) {
 			int64_t c = r->a0 + h * r->da;
-			log_relation(la, a, row0, t, c, r->da);
-			log_relation(lb, b, row0, t, r->b0 + h * r->db, r->db);
-			for (int64_t u = 0; u <= t; u++) {
+			log_relation(la, a, row0, from, t, c, r->da);
+			log_relation(lb, b, row0, from, t, r->b0 + h * r->db, r->db);
+			for (int64_t u = from; u <= t; u++) {
 				double g = scale * (exp(la[u]) - exp(lb[u]));
 				sum += exp(lb[u]) * (lb[u] - la[u]) / r->heads;
 				for (int64_t k = 0; k < r->da; k++) {

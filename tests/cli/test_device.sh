@@ -50,7 +50,7 @@ kd() {
 	near "$name" "$t/$name.ref/metrics.jsonl" "$t/$name.cuda/metrics.jsonl" "$tol"
 }
 kd adapters 2e-4 --dtype f32 --lora q_proj,down_proj --lora-rank 4
-kd documents 2e-4 --dtype f32 --documents apart --recompute=full
+kd documents 2e-4 --dtype f32 --documents apart --recompute=full --hidden-loss relation@last:last
 kd relations 2e-4 --dtype f32 --hidden-loss relation@last:last
 kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
 kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce

@@ -114,6 +114,19 @@ JOB(linear)
 	j->bwd = linear_b;
 }
 
+/* Where each row's document begins; absent without docs */
+static void add_starts(struct job *j, int64_t B, int64_t T, int docs)
+{
+	static const int64_t length[] = { 1, 6, 2, 21, 70, 9, 3 };
+	static double start[2 * 4096];
+	for (int64_t i = 0, at = 0, k = 0; i < B * T; i++) {
+		at = i % T == 0 ? 0 : i % T - at >= length[k++ % 7] ? i % T : at;
+		start[i] = (double)at;
+	}
+	int op = add_operand(j, when(filled(typed(in(B * T, 1), DT_I32), F_GIVEN, 0), docs));
+	j->op[op].given = start;
+}
+
 /* attn: 0 qkv, 1 rope, 2 o, 3 lse, 4 do, 5 dqkv, 6 start */
 CALL(attn_f) { k->attn(d, m[2], m[3], m[0], m[1], m[6], &j->g); }
 CALL(attn_b) { k->attn_bwd(d, m[5], m[4], m[2], m[3], m[0], m[1], m[6], &j->g); }
@@ -123,13 +136,7 @@ JOB(attn)
 		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 0 },
 		{ 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 } /* with documents */
 	};
-	static const int64_t length[] = { 1, 6, 2, 21, 70, 9, 3 };
-	static double start[2 * 4096];
 	int64_t B = n > 100 ? 1 : 2, T = n, W;
-	for (int64_t i = 0, at = 0, k = 0; i < B * T; i++) {
-		at = i % T == 0 ? 0 : i % T - at >= length[k++ % 7] ? i % T : at;
-		start[i] = (double)at;
-	}
 	j->g = (struct attn_geom){ B, T, v[variant].H, v[variant].G, v[variant].D, v[variant].rot, 0.4f, v[variant].window };
 	W = (j->g.H + 2 * j->g.G) * (int64_t)j->g.D;
 	add_operand(j, in(B * T, W));
@@ -138,8 +145,7 @@ JOB(attn)
 	add_operand(j, typed(out(B * T, j->g.H), DT_F32));
 	add_operand(j, seed(2, B * T, j->g.H * (int64_t)j->g.D));
 	add_operand(j, grad(0, B * T, W));
-	int docs = add_operand(j, when(filled(typed(in(B * T, 1), DT_I32), F_GIVEN, 0), variant > 4));
-	j->op[docs].given = start;
+	add_starts(j, B, T, variant > 4);
 	j->fwd = attn_f;
 	j->bwd = attn_b;
 }
@@ -404,9 +410,9 @@ JOB(pair)
 	j->bwd = pair_b;
 }
 
-/* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label */
-CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], &j->rel, j->f, j->acc); }
-CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], &j->rel, j->f, j->acc); }
+/* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label, 6 start; variants 4 and 5 with documents */
+CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], m[6], &j->rel, j->f, j->acc); }
+CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], m[6], &j->rel, j->f, j->acc); }
 JOB(relation)
 {
 	static const double weight[1] = { 0.75 };
@@ -419,7 +425,8 @@ JOB(relation)
 	int w = add_operand(j, typed(filled(seed(2, 1, 1), F_GIVEN, 0), DT_F64));
 	j->op[w].given = weight;
 	add_operand(j, grad(0, 2 * n, 15));
-	add_operand(j, when(ints(2 * n, F_LABEL, 9), variant >> 1));
+	add_operand(j, when(ints(2 * n, F_LABEL, 9), variant >> 1 & 1));
+	add_starts(j, 2, n, variant > 3);
 	j->fwd = relation_f;
 	j->bwd = relation_b;
 }
@@ -453,7 +460,7 @@ static const struct row {
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
-	{ "relation", relation, 4, 2e-5, 2e-2 },
+	{ "relation", relation, 6, 2e-5, 2e-2 },
 	{ "adamw", adamw, 4, 4e-3, 4e-3 },
 };
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };

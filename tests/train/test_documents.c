@@ -50,8 +50,9 @@ static void test_pytorch(void **state)
 	pytorch("cpu");
 }
 
-/* One window of five documents; as five windows of one document, padded.  The same losses, the same gradients. */
-static void test_alone(void **state)
+/* One window of five documents; as five windows of one document, padded.  The same losses, the same gradients.
+ * hidden: or NULL, a --hidden-loss beside them. */
+static void alone_as_packed(const char *hidden)
 {
 	static const int64_t length[] = { 5, 1, 9, 6, 3 };
 	static const struct tiny student = { .family = "gemma3_text", .layers = 2, .hidden = 12, .ffn = 10, .heads = 4, .kv_heads = 2,
@@ -62,7 +63,6 @@ static void test_alone(void **state)
 	int32_t x[5 * SEQ], y[5 * SEQ];
 	struct step_result r[2];
 	float *grad = NULL;
-	(void)state;
 	for (int64_t k = 0, at = 0; k < 5; k++)
 		for (int64_t i = 0; i < SEQ; i++) {
 			uint32_t id = i == length[k] - 1 ? END : (uint32_t)((i * 5 + k * 3) % 6 + 8);
@@ -78,6 +78,9 @@ static void test_alone(void **state)
 		o.seq = SEQ;
 		o.batch = o.micro = pass ? 5 : 1;
 		o.apart = !pass;
+		o.hidden.heads = 2;
+		if (hidden)
+			assert_int_equal(hidden_parse(&o.hidden, hidden, 2, 2, NULL), 0);
 		assert_int_equal(batches_from(&b, pass ? alone : packed, o.batch, SEQ, SEQ, 1), 0);
 		b.eos = END;
 		b.apart = true;
@@ -103,7 +106,16 @@ static void test_alone(void **state)
 	assert_int_equal(r[1].labels, SEQ - 5);
 	near("KL", r[0].mean[LOSS_KL], r[1].mean[LOSS_KL], 1e-6);
 	near("CE", r[0].mean[LOSS_CE], r[1].mean[LOSS_CE], 1e-6);
+	near("hidden", r[0].hidden, r[1].hidden, 1e-6);
+	assert_int_equal(r[0].hidden > 0, hidden != NULL);
 	free(grad);
+}
+
+static void test_alone(void **state)
+{
+	(void)state;
+	alone_as_packed(NULL);
+	alone_as_packed("relation:3@0:1,1:1");
 }
 
 int main(void)
