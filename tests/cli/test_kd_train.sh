@@ -91,6 +91,11 @@ same term-checkpoint "$(ls "$t/s/ckpt" | grep -c step-)" 2
 newest=$(ls "$t/s/ckpt" | sed 's/step-//' | sort -n | tail -n 1)
 same term-at-last-step "$(tail -n 1 "$t/s/metrics.jsonl" | sed 's/{"step":\([0-9]*\),.*/\1/')" "$newest"
 
+train_bg --steps 30000 --save-every 0 -o "$t/u" & pid=$!
+while [ ! -s "$t/u/metrics.jsonl" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
+kill -USR1 $pid
+wait $pid; same usr1-75 "$? $(ls "$t/u/ckpt" | grep -c step-)" "75 1"
+
 # --- kill -9 at any point: nothing partial under a final name, and the same end
 n=0 bad=
 for wait in 0.04 0.11 0.07 0.19 0.13 0.05 0.23 0.17 0.09 0.29; do
@@ -127,6 +132,11 @@ same many-losses "$? $(grep -c '"kd/jsd":.*"kd/tvd":.*"kd/mse":.*"kd/cos":.*"val
 train --top-k 96 --tail ghost -o "$t/best"; train --valid "$t/valid" -o "$t/full"
 if awk "BEGIN { d = $(loss "$t/best" 20) / $(loss "$t/full" 21) - 1; exit !(d < 0.02 && d > -0.02) }"; then ok best-of-all; else no best-of-all "$(loss "$t/best" 20) and $(loss "$t/full" 21)"; fi
 fails other-tail 65 'tail "ghost", now "zero"' train --top-k 96 --tail zero -o "$t/best"
+
+# every key of every run so far is in the manual
+unknown=$(cat "$t"/*/metrics.jsonl | tr '{,' '\n\n' | sed -n 's|^"\([^"]*\)":.*|\1|; s|^valid/kd/.*|valid/kd/...|; /^[a-z]/p' | sort -u |
+	while read -r key; do grep -q -F "\`$key\`" formats/metrics.md || echo "$key"; done)
+same keys-in-manual "$unknown" ""
 
 # weights that grow a million times a step overflow soon
 fails nan-guard 1 "not finite in 10 steps in a row, up to step " train --steps 40 --lr 1e3 --weight-decay 1e3 -o "$t/nan"
