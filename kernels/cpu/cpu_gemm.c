@@ -1,5 +1,8 @@
 /*
- * cpu_gemm.c - matrix products by oneDNN, one cached primitive per shape
+ * cpu_gemm.c - matrix products by oneDNN, cut into tiles of C that threads take in turn; one cached primitive per shape of tile
+ *
+ * Who finishes a tile takes the next one, so a core that another process shares does less and nobody waits for it (a static
+ * split runs at the pace of the slowest core). 
  *
  * Operands are read where they lie, with strides: on the machines measured the packed layout gains less than 10 % and
  * would cost a second copy of every weight (NOTES.md).  bias, residual and accumulation ride along as post-ops, on the
@@ -25,14 +28,14 @@ enum { N_MEM = 6, CACHE = 512 };
 struct prim {
 	struct key key;
 	dnnl_primitive_t p;
-	dnnl_exec_arg_t arg[N_MEM];
+	dnnl_exec_arg_t *arg;  /* [threads][N_MEM] */
 	int n_arg, used;
-	size_t pad;
+	size_t pad;            /* bytes of scratch that one execution needs, a multiple of 64 */
 };
 struct gemm_cache {
 	dnnl_engine_t engine;
 	dnnl_stream_t stream;
-	int n;
+	int n, threads;
 	struct prim slot[CACHE]; /* open addressing on the key */
 };
 
@@ -111,6 +114,7 @@ struct gemm_cache *gemm_open(struct dev *d)
 		free(g);
 		return NULL;
 	}
+	g->threads = d->threads;
 	d->bf16_gemm = d->simd == &simd_v4b && has_bf16(g); /* emulated bf16 is slower than converting to f32 */
 	return g;
 }
@@ -121,9 +125,11 @@ static void forget_all(struct gemm_cache *g)
 		struct prim *p = &g->slot[i];
 		if (!p->used)
 			continue;
-		for (int a = 0; a < p->n_arg; a++)
-			dnnl_memory_destroy(p->arg[a].memory);
+		for (int t = 0; t < g->threads; t++)
+			for (int a = 0; a < p->n_arg; a++)
+				dnnl_memory_destroy(p->arg[t * N_MEM + a].memory);
 		dnnl_primitive_destroy(p->p);
+		free(p->arg);
 		p->used = 0;
 	}
 	g->n = 0;
@@ -137,29 +143,32 @@ void gemm_close(struct gemm_cache *g)
 	free(g);
 }
 
+/* The next argument of p, an object for each thread: where it lies is set at every execution */
 static void add_arg(struct gemm_cache *g, struct prim *p, int arg, const dnnl_memory_desc_t *md)
 {
-	p->arg[p->n_arg].arg = arg;
-	DNN(dnnl_memory_create(&p->arg[p->n_arg].memory, md, g->engine, DNNL_MEMORY_NONE));
+	for (int t = 0; t < g->threads; t++) {
+		dnnl_exec_arg_t *to = &p->arg[t * N_MEM + p->n_arg];
+		to->arg = arg;
+		DNN(dnnl_memory_create(&to->memory, md, g->engine, DNNL_MEMORY_NONE));
+	}
 	p->n_arg++;
 }
 
-static void build(struct dev *d, struct prim *p, const struct key *k)
+static void build(struct gemm_cache *g, struct prim *p, const struct key *k)
 {
-	struct gemm_cache *g = d->gemm;
 	memset(p, 0, sizeof *p);
 	p->key = *k;
 	p->used = 1;
-	omp_set_num_threads(d->threads); /* the primitive is cut for this many */
 	dnnl_primitive_desc_t pd = describe(g, k);
-	if (!pd)
-		check(dnnl_unimplemented, "matmul");
+	p->arg = calloc((size_t)g->threads * N_MEM, sizeof *p->arg);
+	if (!pd || !p->arg)
+		check(pd ? dnnl_out_of_memory : dnnl_unimplemented, "matmul");
 	DNN(dnnl_primitive_create(&p->p, pd));
 	add_arg(g, p, DNNL_ARG_SRC, dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0));
 	add_arg(g, p, DNNL_ARG_WEIGHTS, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
 	add_arg(g, p, DNNL_ARG_DST, dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0));
 	const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-	p->pad = dnnl_memory_desc_get_size(pad);
+	p->pad = (dnnl_memory_desc_get_size(pad) + 63) / 64 * 64;
 	add_arg(g, p, DNNL_ARG_SCRATCHPAD, pad);
 	if (k->bias >= 0)
 		add_arg(g, p, DNNL_ARG_BIAS, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 1));
@@ -170,18 +179,15 @@ static void build(struct dev *d, struct prim *p, const struct key *k)
 	dnnl_primitive_desc_destroy(pd);
 }
 
-static struct prim *lookup(struct dev *d, const struct key *k)
+static struct prim *lookup(struct gemm_cache *g, const struct key *k)
 {
-	struct gemm_cache *g = d->gemm;
 	uint64_t h = 1469598103934665603u;
 	for (size_t i = 0; i < sizeof *k; i++)
 		h = (h ^ ((const unsigned char *)k)[i]) * 1099511628211u;
-	if (g->n > CACHE * 3 / 4)
-		forget_all(g);
 	for (unsigned i = (unsigned)(h >> 32);; i++) {
 		struct prim *p = &g->slot[i % CACHE];
 		if (!p->used) {
-			build(d, p, k);
+			build(g, p, k);
 			g->n++;
 			return p;
 		}
@@ -190,40 +196,113 @@ static struct prim *lookup(struct dev *d, const struct key *k)
 	}
 }
 
-/* The product as it stands: A and B of one dtype that oneDNN handles here */
-static void direct(struct dev *d, const struct product *q)
+/* How many parts of at most `most` n is cut into, and (*step) how long they are: a multiple of 64, the last one may be shorter */
+static int64_t cut(int64_t n, int64_t most, int64_t *step)
 {
-	int in_place = q->acc || (q->res.p && q->res.p == q->C);
+	int64_t parts = (n + most - 1) / most;
+	*step = ((n + parts - 1) / parts + 63) / 64 * 64;
+	return (n + *step - 1) / *step;
+}
+
+/*
+ * Tiles of C [M,N], some for every thread, whole rows as long as that gives enough of them (each tile rearranges its part of B,
+ * or of A where A is transposed: few rows of C would pay for that too often); one thread takes C whole
+ */
+struct grid {
+	int64_t m, n;       /* tiles down, across */
+	int64_t dm, dn;     /* rows, columns of a tile */
+};
+static struct grid tiles(const struct product *q, int threads)
+{
+	enum { EACH = 6, MOST = 512, COLS = 256, F32_MOST = 1024 };
+	struct grid t = { 1, 1, q->M, q->N };
+	if (threads == 1)
+		return t;
+	int64_t least = q->A.trans ? 128 : 256, rows = q->M / (EACH * threads);
+	t.m = cut(q->M, rows < least ? least : rows > MOST ? MOST : rows, &t.dm);
+	int64_t cols = q->N * t.m / (EACH * threads);
+	if (q->A.dtype == DT_F32 && cols > F32_MOST)
+		cols = F32_MOST;
+	if (cols < q->N)
+		t.n = cut(q->N, cols < COLS ? COLS : cols, &t.dn);
+	return t;
+}
+
+static struct key key_of(const struct product *q)
+{
 	struct key k;
 	memset(&k, 0, sizeof k); /* compared as bytes */
-	k.M = q->M;
-	k.N = q->N;
-	k.K = q->K;
 	k.lda = q->A.ld;
 	k.ldb = q->B.ld;
 	k.ldc = q->ldc;
+	k.K = q->K;
 	k.at = q->A.dtype;
 	k.bt = q->B.dtype;
 	k.ct = q->c_dtype;
 	k.ta = q->A.trans;
 	k.tb = q->B.trans;
-	k.sum = in_place;
+	k.sum = q->acc || (q->res.p && q->res.p == q->C);
 	k.bias = q->bias.p ? q->bias.dtype : -1;
 	k.res = q->res.p && q->res.p != q->C ? q->res.dtype : -1;
 	k.ldres = k.res >= 0 ? q->res.cols : 0;
-	struct prim *p = lookup(d, &k);
-	const void *ptr[N_MEM] = { q->A.p, q->B.p, q->C, scratch(d, S_DNNL, p->pad) };
+	return k;
+}
+
+/* Factors from row m on, from column n on */
+static struct factor rows(struct factor f, int64_t m)
+{
+	f.p = (const char *)f.p + (size_t)(f.trans ? m : m * f.ld) * dtype_size(f.dtype);
+	return f;
+}
+
+static struct factor columns(struct factor f, int64_t n)
+{
+	f.p = (const char *)f.p + (size_t)(f.trans ? n * f.ld : n) * dtype_size(f.dtype);
+	return f;
+}
+
+/* The tile of C whose first element is (m, n), by thread t with its scratch */
+static void one_tile(struct gemm_cache *g, const struct prim *p, const struct product *q, int64_t m, int64_t n, int t, char *pad)
+{
+	char *C = (char *)q->C + (size_t)(m * q->ldc + n) * dtype_size(q->c_dtype);
+	const void *at[N_MEM] = { rows(q->A, m).p, columns(q->B, n).p, C, pad };
+	int k = 4;
+	if (p->key.bias >= 0)
+		at[k++] = elem_at(q->bias, n);
+	if (p->key.res >= 0)
+		at[k++] = elem_at(q->res, m * q->res.cols + n);
+	dnnl_exec_arg_t *arg = p->arg + t * N_MEM;
+	for (int i = 0; i < k; i++)
+		DNN(dnnl_memory_set_data_handle(arg[i].memory, (void *)(uintptr_t)at[i]));
+	DNN(dnnl_primitive_execute(p->p, g->stream, p->n_arg, arg));
+}
+
+/* The product as it stands: A and B of one dtype that oneDNN handles here */
+static void direct(struct dev *d, const struct product *q)
+{
+	struct gemm_cache *g = d->gemm;
+	struct grid t = tiles(q, d->threads);
+	struct prim *p[2][2]; /* [last row of tiles][last column] */
+	size_t pad = 0;
+	omp_set_num_threads(1); /* to oneDNN, here and in the threads below: a tile is one thread's, its scratch too */
+	if (g->n + 4 > CACHE * 3 / 4)
+		forget_all(g);
+	for (int i = 0; i < 4; i++) {
+		struct key k = key_of(q);
+		k.M = i / 2 || t.m == 1 ? q->M - (t.m - 1) * t.dm : t.dm;
+		k.N = i % 2 || t.n == 1 ? q->N - (t.n - 1) * t.dn : t.dn;
+		p[i / 2][i % 2] = lookup(g, &k);
+		pad = p[i / 2][i % 2]->pad > pad ? p[i / 2][i % 2]->pad : pad;
+	}
+	char *scr = scratch(d, S_DNNL, pad * (size_t)d->threads);
 	if (d->planning)
 		return;
-	int n = 4;
-	if (k.bias >= 0)
-		ptr[n++] = q->bias.p;
-	if (k.res >= 0)
-		ptr[n++] = q->res.p;
-	for (int i = 0; i < n; i++)
-		DNN(dnnl_memory_set_data_handle(p->arg[i].memory, (void *)(uintptr_t)ptr[i]));
-	DNN(dnnl_primitive_execute(p->p, d->gemm->stream, p->n_arg, p->arg));
-	DNN(dnnl_stream_wait(d->gemm->stream));
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+	for (int64_t i = 0; i < t.m * t.n; i++) {
+		int64_t m = i / t.n, n = i % t.n;
+		int me = omp_get_thread_num();
+		one_tile(g, p[m == t.m - 1][n == t.n - 1], q, m * t.dm, n * t.dn, me, scr + pad * (size_t)me);
+	}
 }
 
 /* Stored rows x cols of a factor as dense f32 in slot s; a factor that is f32 already stays where it is. */
@@ -240,12 +319,6 @@ static struct factor as_f32(struct dev *d, enum slot s, struct factor f, int64_t
 	for (int64_t r = 0; r < rows; r++)
 		d->simd->cvt(out + r * cols, DT_F32, in + r * ld, DT_BF16, 1.0f, cols);
 	return (struct factor){ out, DT_F32, f.trans, cols };
-}
-
-static struct factor columns(struct factor f, int64_t n0)
-{
-	f.p = (const char *)f.p + (size_t)(f.trans ? n0 * f.ld : n0) * dtype_size(f.dtype);
-	return f;
 }
 
 /* y = [y +] tile [+ res] row by row, with conversion */
