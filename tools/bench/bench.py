@@ -57,6 +57,7 @@ def run(cmd, env=None, watch=True, may_fail=False):
     r.out = p.stdout.read()
     _, code, use = os.wait4(p.pid, 0)
     r.wall = time.perf_counter() - t
+    resident[0] = resident[0] or use.ru_maxrss / 1024  # gone before the first sample
     p.returncode = os.waitstatus_to_exitcode(code)
     for x in threads:
         x.join()
@@ -74,7 +75,7 @@ class Worker:
         n = str(threads or ctx.threads)
         env = dict(os.environ, OMP_NUM_THREADS=n, MKL_NUM_THREADS=n, RAYON_NUM_THREADS=n, TOKENIZERS_PARALLELISM="true" if n != "1" else "false",
                    HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=ctx.path("hf"), PYTHONDONTWRITEBYTECODE="1")
-        self.log = open(ctx.path("worker.log"), "w+")
+        self.log = open(ctx.path(f"worker-{len(ctx.open_workers)}.log"), "w+")
         self.p = subprocess.Popen([ctx.python, os.path.join(HERE, "peers", script), *map(str, args)], stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         ctx.open_workers.append(self)
@@ -185,10 +186,10 @@ def versus(what, ours, peer, target, unit, faster="more"):
 class Context:
     """Settings of a run and the inputs that comparisons share, made once in `work`."""
     def __init__(self, bin_dir, lib_dir, work, model=None, text=None, python=None, rounds=3, threads=2, small=False):
-        self.bin, self.lib, self.work, self.text, self.python = bin_dir, lib_dir, work, text, python
+        self.bin, self.lib, self.work, self.text, self.python = bin_dir, lib_dir, os.path.abspath(work), text, python
         self.rounds, self.threads, self.small, self.open_workers = rounds, threads, small, []
         os.makedirs(work, exist_ok=True)
-        self.model = model if model and not small else self.random_model()
+        self.model = os.path.abspath(model) if model and not small else self.random_model()
         with open(os.path.join(self.model, "config.json")) as f:
             self.config = json.load(f)
 
@@ -297,6 +298,11 @@ class Context:
         return rates[-1]
 
 
+def text_bytes(docs):
+    with open(docs) as f:
+        return sum(len(json.loads(x)["text"].encode()) for x in f)
+
+
 def ids_of(records):
     """All ids of a token set's records, one array"""
     a = array.array("I")
@@ -321,7 +327,7 @@ def head_products(config, rows, times, backward=False):
     return [(form, n, config["hidden_size"], config["vocab_size"], times) for form in (("fwd", "dx", "dw") if backward else ("fwd",))]
 
 
-def gemm(ctx, specs, dtype, pairs=9):
+def gemm(ctx, specs, dtype, pairs=5):
     """bench-gemm's rows for these products"""
     words = [f"{form}:{m}:{i}:{o}" for form, m, i, o in specs]
     out = run([os.path.join(ctx.lib, "bench-gemm"), "--threads", str(ctx.threads), "--dtype", dtype, "--pairs", str(3 if ctx.small else pairs), *words],

@@ -59,12 +59,11 @@ def models(ctx):
     mid = {k: {x: med([r[x] for r in rs]) for x in rs[0]} for k, rs in runs.items() if rs}
     of = lambda k, x="seconds": mid[k][x] if k in mid else None
     total, name = size(model), f"trim of {size(model) / 1e9:.2g} GB"
-    kept = total - (total - size(ctx.path("cut"))) * 0.5
     lines = []
     for temper, target in (("warm", 3), ("cold", 2.5)):
         lines.append(versus(f"{name}, {temper}", of(f"ours, {temper}"), of(f"peer, {temper}"), target, "s", "less"))
         rate = lambda k, n: n / of(f"{k}, {temper}") / 1e9
-        a, b = rate("ours", kept + size(ctx.path("cut"))), rate("cp", 2 * total)
+        a, b = rate("ours", total + size(ctx.path("cut"))), rate("cp", 2 * total)
         lines.append(line(f"{name}, {temper}, bytes read and written a second by cp's", a, b, a / b, None, True, "GB/s"))
     lines.append(line(f"{name}, private memory", of("ours, warm", "private_mb"), of("peer, warm", "private_mb"), of("ours, warm", "private_mb"), 64, False, "MB"))
     lines.append(line(f"{name}, with the check of the result, private memory", of("checked, warm", "private_mb"), None, None, None, False, "MB"))

@@ -48,7 +48,7 @@ def ours(ctx, path, n):
 
 def theirs(ctx, n):
     """The package's own run over a task file, in a process of its own; the loop is its loglikelihood() alone."""
-    w = ctx.worker("lm_eval_task.py", ctx.model, ctx.path("task", "mc.yaml"), ctx.threads, 8)
+    w = ctx.worker("lm_eval_task.py", ctx.model, ctx.path("task", "mc.yaml"), ctx.threads, 16)
     got = w.go()
     w.close()
     return {"items_per_s": n / got["wall"], "loop": n / got["loop"], "acc": got["acc"], "acc_norm": got["acc_norm"], "peak_mb": got["peak_mb"],

@@ -19,7 +19,7 @@ class Spin:
 
 
 def beside(ctx):
-    samples, seq = (4, 64) if ctx.small else (8, SEQ)
+    samples, seq = (4, 64) if ctx.small else (16, SEQ)
     tok, ids = ctx.tokens(samples, seq)
     notes, runs = [], {k: [] for k in ("ours, quiet", "ours, loaded", "torch, quiet", "torch, loaded")}
     peer = ctx.worker_or_none(notes, "torch_stats.py", ctx.model, ids, "bf16", ctx.threads, MICRO, "torch")

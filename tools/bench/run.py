@@ -11,6 +11,7 @@ SPDX-License-Identifier: Apache-2.0
 """
 import argparse, importlib, json, os, subprocess, sys, time
 
+sys.dont_write_bytecode = True
 import bench
 
 # name -> module.function; several may share a group's first word

@@ -54,4 +54,4 @@ def bf16(ctx):
 
 
 def f32(ctx):
-    return compare(ctx, "f32", 8, (1.25, None, None))
+    return compare(ctx, "f32", 16, (1.25, None, None))

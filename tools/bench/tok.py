@@ -3,9 +3,9 @@
 Ours is calib-sample as a whole process, reading and writing included; the peers' time is that of encoding alone, loaded before.
 SPDX-License-Identifier: Apache-2.0
 """
-import array, os
+import array
 
-from bench import ids_of, line, med, versus
+from bench import ids_of, line, med, text_bytes, versus
 
 
 def ours(ctx, docs, threads, *more):
@@ -15,7 +15,7 @@ def ours(ctx, docs, threads, *more):
 
 def speed(ctx):
     docs = ctx.documents(200_000 if ctx.small else 12_000_000)
-    size = os.path.getsize(docs) / 1e6
+    size = text_bytes(docs) / 1e6
     notes, runs, workers = [], {}, {}
     for n in (1, 2):
         for impl in ("tiktoken", "tokenizers"):
