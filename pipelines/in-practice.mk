@@ -24,47 +24,20 @@
 # SPDX-License-Identifier: Apache-2.0
 here := $(dir $(lastword $(MAKEFILE_LIST)))
 .DEFAULT_GOAL := all
-include $(here)rules.mk
-
 WORK ?= build/in-practice
 CORRECTION ?= first
 CORRECT_LR ?= 2e-5
 CORRECT_STEPS ?= $(STEPS)
 DEPTH_METRIC ?= loss
 PROTECT ?= 0
-SAMPLES ?= 1024
-TRAIN_SAMPLES ?= 0
-SEQ ?= 4096
-SEED ?= 1
+include $(here)recipe.mk
 
-ifeq ($(TEACHER),)
-$(error TEACHER=DIR is missing: the model to start from)
-endif
-ifeq ($(DATA)$(TEXT),)
-$(error DATA=TOKENS or TEXT=FILES is missing: what to correct and distil on)
-endif
-ifneq ($(and $(findstring =,$(DATA)),$(if $(TEXT)$(CALIB),,1)),)
-$(error DATA="$(DATA)" are domains: CALIB=TOKENS is needed)
-endif
 ifeq ($(DEPTH)$(WIDTH),)
 $(error DEPTH=N (blocks to leave out) or WIDTH="--hidden ... --ffn ..." is missing)
 endif
 ifeq ($(filter first parallel none,$(CORRECTION)),)
 $(error CORRECTION=$(CORRECTION) is none of first, parallel and none)
 endif
-
-# ---- data ----
-ifneq ($(TEXT),)
-ifeq ($(DATA),)
-DATA := $(WORK)/train.tok
-$(eval $(call calib-sample,$(DATA),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(TRAIN_SAMPLES) --seq $(SEQ) --seed $(SEED)))
-endif
-ifeq ($(CALIB),)
-CALIB := $(WORK)/calib.tok
-$(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
-endif
-endif
-CALIB ?= $(DATA)
 
 # ---- the teacher: cross-entropy on the data that the students will see ----
 batch := $(addprefix --batch ,$(BATCH)) $(addprefix --micro ,$(MICRO)) $(addprefix --seed ,$(SEED)) $(addprefix --valid ,$(VALID))
@@ -96,8 +69,6 @@ $(eval $(call rank,$(WORK)/width/rank,$(WORK)/width/stats,$(RANKOPTS)))
 $(eval $(call trim,$(WORK)/width/trimmed,$(model),$(WORK)/width/rank,$(WIDTH) $(TRIMOPTS)))
 endif
 ways := $(if $(DEPTH),depth) $(if $(WIDTH),width)
-scores :=
-score = $(if $(EVAL),$(eval $(call evalharness,$1,$2,$(EVAL_INPUTS),$(EVAL)))$(eval scores += $1))
 define student
 $(call kd-train,$(WORK)/$1/kd,$(model),$(WORK)/$1/trimmed,$(DATA),$(call kdopts,$1),$(VALID))
 .PHONY: $1
@@ -107,21 +78,5 @@ $(foreach w,$(ways),\
 	$(eval $(call student,$w))\
 	$(call score,$(WORK)/$w/trimmed.json,$(WORK)/$w/trimmed)\
 	$(call score,$(WORK)/$w/results.json,$(WORK)/$w/kd/student))
-$(call score,$(WORK)/teacher/results.json,$(TEACHER))
 $(if $(filter first,$(CORRECTION)),$(call score,$(WORK)/correct/results.json,$(model)))
-
-# ---- the report ----
-$(WORK)/teacher/model: $(TEACHER)/config.json
-	@mkdir -p $(@D) && ln -sfn $(abspath $(TEACHER)) $@
-rows := $(WORK)/teacher $(if $(filter first,$(CORRECTION)),$(WORK)/correct) $(ways:%=$(WORK)/%)
-$(eval $(call stamp,$(WORK)/report.cmd,$(rows)))
-$(WORK)/report.txt: $(ways:%=$(WORK)/%/kd/student/config.json) $(scores) $(WORK)/report.cmd | $(WORK)/teacher/model
-	$(REPORT) -f $(rows) -o $(WORK)/report.html | tee $@.tmp
-	@mv $@.tmp $@
-
-.PHONY: all report clean
-all: $(WORK)/report.txt
-report: $(WORK)/report.txt
-	@cat $<
-clean:
-	rm -rf $(WORK)
+$(eval $(call report,$(if $(filter first,$(CORRECTION)),correct) $(ways),$(ways:%=$(WORK)/%/kd/student)))

@@ -28,57 +28,20 @@
 # SPDX-License-Identifier: Apache-2.0
 here := $(dir $(lastword $(MAKEFILE_LIST)))
 .DEFAULT_GOAL := all
-include $(here)rules.mk
-
 WORK ?= build/minitron
-TEACHER ?=
-TARGETS ?=
-DATA ?=
-TEXT ?=
-SAMPLES ?= 1024
-TRAIN_SAMPLES ?= 0
-SEQ ?= 4096
-SEED ?= 1
 KD_TEACHER ?= original
-EVAL ?=
-EVAL_INPUTS ?=
+include $(here)recipe.mk
 
-ifeq ($(TEACHER),)
-$(error TEACHER=DIR is missing: the model to start from)
-endif
 ifeq ($(TARGETS),)
 $(error TARGETS="NAME..." is missing: the models to make, largest first)
-endif
-ifeq ($(DATA)$(TEXT),)
-$(error DATA=TOKENS or TEXT=FILES is missing: what to distil on)
 endif
 ifeq ($(filter original previous,$(KD_TEACHER)),)
 $(error KD_TEACHER=$(KD_TEACHER) is neither original nor previous)
 endif
 
-ifneq ($(and $(word 2,$(DATA)),$(strip $(foreach w,$(DATA),$(if $(findstring =,$w),,$w)))),)
-$(error DATA="$(DATA)" is more than one token set: domains have names, DATA="web=web.tok code=code.tok"; or let calib-sample join the texts)
-endif
-ifneq ($(and $(findstring =,$(DATA)),$(if $(TEXT)$(CALIB),,1)),)
-$(error DATA="$(DATA)" are domains: CALIB=TOKENS is needed)
-endif
-
 # $(call of,VAR,TARGET): VAR_TARGET where set, else VAR;  $(call opt,--name,VAR,TARGET): "--name value" when not empty
 of = $(if $(filter undefined,$(origin $1_$2)),$($1),$($1_$2))
 opt = $(if $(call of,$2,$3),$1 $(call of,$2,$3))
-
-# ---- data ----
-ifneq ($(TEXT),)
-ifeq ($(DATA),)
-DATA := $(WORK)/train.tok
-$(eval $(call calib-sample,$(DATA),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(TRAIN_SAMPLES) --seq $(SEQ) --seed $(SEED)))
-endif
-ifeq ($(CALIB),)
-CALIB := $(WORK)/calib.tok
-$(eval $(call calib-sample,$(CALIB),$(TEACHER),$(TEXT),$(CALIBOPTS) --samples $(SAMPLES) --seq $(SEQ) --seed $(SEED)))
-endif
-endif
-CALIB ?= $(DATA)
 
 # ---- one target ----
 # Parameters: target, directory of the model it is trimmed from
@@ -88,7 +51,6 @@ kdopts = $(strip $(addprefix --valid ,$(VALID)) $(call opt,--steps,STEPS,$1) $(c
 hash := \#
 budget = $(if $(SHAPE_$1),,$(if $(BUDGET_$1),$(BUDGET_$1),$(if $(PARAMS_$1),--params $(PARAMS_$1),$(error target $1 needs SHAPE_$1, PARAMS_$1 or BUDGET_$1))))
 shape = $(if $(budget),--candidate $(WORK)/$1/cand$(hash)1,$(SHAPE_$1))
-score = $(if $(EVAL),$(eval $(call evalharness,$1,$2,$(EVAL_INPUTS),$(EVAL)))$(eval scores += $1))
 define target
 $(call act-stats,$(WORK)/$1/stats,$2,$(CALIB),$(call of,STATSOPTS,$1))
 $(call rank,$(WORK)/$1/rank,$(WORK)/$1/stats,$(call of,RANKOPTS,$1))
@@ -100,29 +62,10 @@ $1: $(WORK)/$1/kd/student/config.json
 endef
 
 # ---- all of them, each from the one before ----
-scores :=
 previous := $(TEACHER)
 $(foreach t,$(TARGETS),\
 	$(eval $(call target,$t,$(previous)))\
 	$(call score,$(WORK)/$t/trimmed.json,$(WORK)/$t/trimmed)\
 	$(call score,$(WORK)/$t/results.json,$(WORK)/$t/kd/student)\
 	$(eval previous := $(WORK)/$t/kd/student))
-$(call score,$(WORK)/teacher/results.json,$(TEACHER))
-
-$(WORK)/teacher/model: $(TEACHER)/config.json
-	@mkdir -p $(@D) && ln -sfn $(abspath $(TEACHER)) $@
-
-# ---- the report ----
-students := $(foreach t,$(TARGETS),$(WORK)/$t/kd/student/config.json)
-rows := $(WORK)/teacher $(addprefix $(WORK)/,$(TARGETS))
-$(eval $(call stamp,$(WORK)/report.cmd,$(rows)))
-$(WORK)/report.txt: $(students) $(scores) $(WORK)/report.cmd | $(WORK)/teacher/model
-	$(REPORT) -f $(rows) -o $(WORK)/report.html | tee $@.tmp
-	@mv $@.tmp $@
-
-.PHONY: all report clean
-all: $(WORK)/report.txt
-report: $(WORK)/report.txt
-	@cat $<
-clean:
-	rm -rf $(WORK)
+$(eval $(call report,$(TARGETS),$(TARGETS:%=$(WORK)/%/kd/student)))
