@@ -63,5 +63,15 @@ double rel_error(const double *a, const double *b, int64_t n);
 void check_same(const struct backend *fast, const struct job *j, int dtype);
 void check_repeat(const struct backend *fast, const struct job *j, int dtype);
 void check_differences(const struct job *j);
+
+struct op_case {                    /* one op of kernels.h */
+	const char *name;
+	void (*build)(struct job *, int64_t n, int variant);
+	int variants;
+	double tol_f32, tol_bf16;   /* as in struct job */
+};
+extern const struct op_case op_cases[];
+extern const int n_op_cases;
+struct job case_job(const struct op_case *c, int64_t n, int variant);
 double noise(uint64_t i);           /* about normal, from a counter */
 #endif
