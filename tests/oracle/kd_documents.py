@@ -1,6 +1,6 @@
 """A distillation step on sequences that hold several documents, none of which attends to another, by PyTorch autograd.
 
-    kd_documents.py TEACHER STUDENT IDS OUT.safetensors        (mk_fixtures.py calls it for some of the tiny models)
+mk_fixtures.py calls fixture() for some of the tiny models, and writes what it gives.
 
 ids [B, T+1] as in kd_step.py, with END written over some of them: a document ends there.  Token i attends to token j of the same
 document with j <= i (and j > i - window in sliding blocks), positions restart with each document; the token after an END
@@ -8,11 +8,8 @@ is no label.  loss = 0.75 KL + 0.25 CE, means over labels.  Tensors of the file:
     ids I32             ids, END included
     docs.loss F64 [3]   loss, KL, CE;   docs.norm F64 [1]   L2 norm of all gradients;   docs.grad.NAME F32   of the parameters in SHOWN
 """
-import argparse
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from common import load, token_rows
 
 END, AT = 7, ((2, 3, 9), (0, 12))
 SHOWN = ("layers.0.self_attn", "layers.1.self_attn.q_proj", "norm")
@@ -49,15 +46,3 @@ def fixture(teacher, student, ids):
     out = {"ids": ids.int(), "docs.loss": torch.stack([loss, kl, ce]).detach().double(),
            "docs.norm": torch.stack([p.grad.double().norm() for p in named.values()]).norm().reshape(1)}
     return out | {f"docs.grad.{n}": p.grad.clone() for n, p in named.items() if any(w in n for w in SHOWN)}
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("teacher", "student", "ids", "out"):
-        ap.add_argument(name)
-    a = ap.parse_args()
-    save_file(fixture(load(a.teacher), load(a.student), token_rows(a.ids)), a.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Losses between hidden states and their gradients by PyTorch autograd, with forward hooks: fixtures of tests/train.
 
-    kd_hidden.py TEACHER STUDENT IDS OUT.safetensors        (mk_fixtures.py calls it for two tiny pairs)
+mk_fixtures.py calls fixture() for two tiny pairs, and writes what it gives.
 
 ids as in kd_step.py.  loss = KL + alpha L_is, L_is = sum of terms w * mean over pairs of mean over tokens of cosine or MSE
 between P h_student and h_teacher, or between the relations of queries, keys or values (kernels.h, no P, these cases in f64); alpha = KL / L_is without gradient (dynamic) or 1.  Of each case in CASES:
@@ -8,11 +8,8 @@ between P h_student and h_teacher, or between the relations of queries, keys or 
     CASE.proj.I F32         the projections used;   CASE.pgrad.I F32    their gradients
     CASE.grad.NAME F32      of the parameters that kd_losses.SHOWN names
 """
-import argparse
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from common import load, token_rows
 from kd_losses import SHOWN, losses
 
 # terms: (kind, weight, [(place, student block, teacher block)]); emb has no blocks.  Negative blocks count from the end.
@@ -99,15 +96,3 @@ def fixture(teacher, student, ids, cases=tuple(CASES)):
         out.update({f"{name}.grad.{k}": p.grad.float() for k, p in named.items() if any(s in k for s in SHOWN)})
     student.float(), teacher.float()
     return out
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("teacher", "student", "ids", "out"):
-        ap.add_argument(name)
-    a = ap.parse_args()
-    save_file(fixture(load(a.teacher), load(a.student), token_rows(a.ids)), a.out)
-
-
-if __name__ == "__main__":
-    main()

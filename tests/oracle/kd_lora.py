@@ -1,6 +1,6 @@
 """Low-rank adapters and their gradients by PyTorch autograd, with forward hooks: fixtures of tests/train.
 
-    kd_lora.py TEACHER STUDENT IDS OUT.safetensors        (mk_fixtures.py calls it for two tiny pairs)
+mk_fixtures.py calls fixture() for two tiny pairs, and writes what it gives.
 
 ids as in kd_step.py.  Every weight of the student is frozen; y = W x + alpha/rank B A x in the linears whose names end in one
 of the case's words.  A and B are random, so that neither gradient is zero.  Of each case in CASES:
@@ -8,10 +8,7 @@ of the case's words.  A and B are random, so that neither gradient is zero.  Of 
     CASE.A.MODULE F32, CASE.B.MODULE F32        the adapters;     CASE.gA.MODULE, CASE.gB.MODULE    their gradients
     CASE.merged F64 [1]      the loss of the model with W + alpha/rank B A, no adapters
 """
-import argparse
 import torch
-from safetensors.torch import save_file
-from common import load, token_rows
 from kd_losses import losses
 
 CASES = {
@@ -57,15 +54,3 @@ def fixture(teacher, student, ids):
             out.update({f"{name}.A.{module}": a.detach(), f"{name}.B.{module}": b.detach(),
                         f"{name}.gA.{module}": a.grad, f"{name}.gB.{module}": b.grad})
     return out
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("teacher", "student", "ids", "out"):
-        ap.add_argument(name)
-    a = ap.parse_args()
-    save_file(fixture(load(a.teacher), load(a.student), token_rows(a.ids)), a.out)
-
-
-if __name__ == "__main__":
-    main()

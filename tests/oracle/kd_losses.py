@@ -1,17 +1,14 @@
 """Every loss on logits and its gradient by PyTorch autograd, from plain definitions: fixtures of tests/train.
 
-    kd_losses.py TEACHER STUDENT IDS OUT.safetensors        (mk_fixtures.py calls it for two tiny pairs)
+mk_fixtures.py calls fixture() for two tiny pairs, and writes what it gives.
 
 ids as in kd_step.py.  Of each case in CASES (losses and their weights, tau, beta, K best tokens and tail rule, wsl):
     CASE.loss F64 [1]      sum of weight * (tau^2 for kl, rkl, jsd, tvd) * loss, means over the tokens
     CASE.norm F64 [1]      L2 norm of all gradients
     CASE.grad.NAME F32     of the parameters in SHOWN (with --grads)
 """
-import argparse
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from common import load, token_rows
 
 CASES = {
     "rkl": dict(w={"rkl": 1}), "rkl2": dict(w={"rkl": 1}, tau=2), "jsd": dict(w={"jsd": 1}),
@@ -79,16 +76,3 @@ def fixture(teacher, student, ids, grads=True):
         if grads:
             out.update({f"{name}.grad.{n}": p.grad.clone() for n, p in named.items() if any(s in n for s in SHOWN)})
     return out
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("teacher", "student", "ids", "out"):
-        ap.add_argument(name)
-    ap.add_argument("--grads", action="store_true")
-    a = ap.parse_args()
-    save_file(fixture(load(a.teacher), load(a.student), token_rows(a.ids), a.grads), a.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """One knowledge-distillation step, and three with the optimizer, by PyTorch autograd: the judge of the training core.
 
-    kd_step.py TEACHER STUDENT IDS OUT.safetensors        (mk_fixtures.py calls it for the tiny models)
+mk_fixtures.py calls fixture() for the tiny models, and writes what it gives.
 
 ids [B, T+1]: input ids[:, :-1], labels ids[:, 1:], N = B*T tokens.  s, t = logits of student and teacher, tau temperature:
     KL = 1/N sum_n sum_v pt (log pt - log ps),  pt = softmax(t/tau), ps = softmax(s/tau);   CE = 1/N sum_n -log softmax(s)[label]
@@ -15,11 +15,8 @@ AdamW: lr 1e-3 constant, betas .9 .95, eps 1e-8, decoupled weight decay 0.1 on m
 vectors; the whole gradient is first scaled by min(1, 1 / (norm + 1e-6)).  Entries whose gradient is rounding noise take
 steps of +-lr all the same: compare parameters by their share outside a tolerance, the losses closely.
 """
-import argparse
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from common import load, token_rows
 
 CASES = {"kl": (1.0, 0.0, 1.0), "kl2": (1.0, 0.0, 2.0), "mix": (0.75, 0.25, 2.0), "ce": (0.0, 1.0, 1.0)}
 
@@ -63,15 +60,3 @@ def fixture(teacher, student, ids):
         curve.append(losses(teacher, student, ids, *CASES["mix"])[0])
     out.update({f"adamw.param.{n}": p.detach().clone() for n, p in named.items()})
     return out | {"adamw.loss": f64(*curve), "adamw.norm": f64(*norms)}
-
-
-def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("teacher", "student", "ids", "out"):
-        ap.add_argument(name)
-    a = ap.parse_args()
-    save_file(fixture(load(a.teacher), load(a.student), token_rows(a.ids)), a.out)
-
-
-if __name__ == "__main__":
-    main()

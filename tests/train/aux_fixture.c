@@ -136,3 +136,21 @@ void compare_gradient(const char *name, const float *got, const float *want, int
 		fail_msg("%s: relative difference %.3g", name, rel);
 	worst_gradient = rel > worst_gradient ? rel : worst_gradient;
 }
+
+int on_backends(struct engine *g, const struct CMUnitTest *tests, size_t n)
+{
+	static const char *const backend[] = { "ref", "cpu" };
+	int failed = 0;
+	for (int i = 0; i < 2; i++) {
+		struct err e = { 0 };
+		if (engine_open(g, backend[i], 2, &e)) {
+			print_message("%s\n", e.msg);
+			failed++;
+			continue;
+		}
+		worst_gradient = 0;
+		failed += _cmocka_run_group_tests(backend[i], tests, n, NULL, NULL);
+		engine_close(g);
+	}
+	return failed;
+}

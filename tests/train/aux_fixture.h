@@ -27,4 +27,7 @@ int each_tensor(struct job *j, const char *prefix, const float *arena, int some,
 /* For each_tensor: relative difference at most 1e-3; keeps the largest */
 extern double worst_gradient;
 void compare_gradient(const char *name, const float *got, const float *want, int64_t n);
+/* Runs the n tests on the ref and on the cpu backend, each open in *g; the number that failed, for main */
+struct CMUnitTest;
+int on_backends(struct engine *g, const struct CMUnitTest *tests, size_t n);
 #endif

@@ -69,6 +69,7 @@ static void count_far(const char *name, const float *got, const float *want, int
 static void test_adamw_steps(void **state)
 {
 	(void)state;
+	far = all = 0;
 	for (int m = 0; m < MODELS; m++) {
 		struct job j;
 		struct step_result r;
@@ -94,19 +95,5 @@ int main(void)
 		cmocka_unit_test(test_one_step),
 		cmocka_unit_test(test_adamw_steps),
 	};
-	static const char *const backend[] = { "ref", "cpu" };
-	int rc = 0;
-	for (int i = 0; i < 2; i++) {
-		struct err e = { 0 };
-		if (engine_open(&eng, backend[i], 2, &e)) {
-			print_message("%s\n", e.msg);
-			rc++;
-			continue;
-		}
-		worst_gradient = 0;
-		far = all = 0;
-		rc += cmocka_run_group_tests_name(backend[i], tests, NULL, NULL);
-		engine_close(&eng);
-	}
-	return rc;
+	return on_backends(&eng, tests, sizeof tests / sizeof tests[0]);
 }

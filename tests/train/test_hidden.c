@@ -194,18 +194,5 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_against_autograd), cmocka_unit_test(test_spelling), cmocka_unit_test(test_relation_heads), cmocka_unit_test(test_masked_rows),
 	};
-	static const char *const backend[] = { "ref", "cpu" };
-	int rc = 0;
-	for (int i = 0; i < 2; i++) {
-		struct err e = { 0 };
-		if (engine_open(&eng, backend[i], 2, &e)) {
-			print_message("%s\n", e.msg);
-			rc++;
-			continue;
-		}
-		worst_gradient = 0;
-		rc += cmocka_run_group_tests_name(backend[i], tests, NULL, NULL);
-		engine_close(&eng);
-	}
-	return rc;
+	return on_backends(&eng, tests, sizeof tests / sizeof tests[0]);
 }
