@@ -132,7 +132,9 @@ void param_read_at(const struct ptable *t, const struct param *p, const struct s
 	const struct st_tensor *x = s < p->row->nseg ? segment(t, p, s, m, &e) : NULL;
 	if (!x || n > x->elems - at)
 		BUG("%s: elements outside of a segment", p->name);
-	st_to_f32(out, (const char *)x->data + (size_t)at * st_dtype_size(x->dtype), x->dtype, n);
+	const char *src = (const char *)x->data + (size_t)at * st_dtype_size(x->dtype);
+	st_to_f32(out, src, x->dtype, n);
+	st_release_bytes(src, (size_t)n * st_dtype_size(x->dtype));
 }
 
 int params_each(const struct ptable *t, const char *dir,

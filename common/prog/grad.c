@@ -234,10 +234,11 @@ static int rule_reads(const struct grad *g, const struct op *o, val *r)
 	}
 }
 
-/* Dear to compute, in bytes kept for a FLOP saved: stays stored unless everything is computed again */
+/* Dear to compute, in bytes kept for a FLOP saved: stays stored unless everything is computed again.  Adding an adapter's
+ * product is not, but would keep both summands instead of the sum. */
 static int dear(const struct op *o)
 {
-	return o->code == OP_LINEAR || o->code == OP_ATTN;
+	return o->code == OP_LINEAR || o->code == OP_ATTN || o->code == OP_ADD_COLS;
 }
 
 /* Emits again what the rules of ops [from, to] of one block read and that block computed. */

@@ -35,7 +35,8 @@ train --dtype f32 --steps 20 -o "$t/f"
 kd-train --teacher "$t/teacher" --student "$t/f/student" --data "$t/tok" --valid "$t/valid" --steps 1 --batch 4 --dtype f32 -q -o "$t/g"
 if awk "BEGIN { r = $(value "$t/g" 1 valid/kd/kl) / $(value "$t/f" 21 valid/kd/kl) - 1; exit !(r < 1e-5 && r > -1e-5) }"; then ok merged-same-loss
 else no merged-same-loss "$(value "$t/g" 1 valid/kd/kl), before $(value "$t/f" 21 valid/kd/kl)"; fi
-train --recompute --steps 20 -o "$t/h" && train --steps 20 -o "$t/i"
+train --recompute --steps 20 -o "$t/h" && train --recompute=none --steps 20 -o "$t/i" && train --steps 20 -o "$t/sel"
+alike recompute-selective "$t/sel/student/model.safetensors" "$t/i/student/model.safetensors"
 alike recompute "$t/h/student/model.safetensors" "$t/i/student/model.safetensors"
 train --train 'model.norm' --steps 3 --save-every 2 -o "$t/j"; same with-trained "$? $(artcat "$t/j/ckpt/step-2/state" | grep -c '"w.final.norm.w"')" "0 1"
 opt() { sed 's/.*"optimizer":\([0-9]*\).*/\1/'; }
