@@ -93,6 +93,6 @@ def fixture(teacher, student, ids, cases=tuple(CASES)):
         out[f"{name}.norm"] = torch.stack([q.double().norm() for q in every]).norm().reshape(1)
         out.update({f"{name}.proj.{k}": p.detach().float() for k, p in enumerate(proj)})
         out.update({f"{name}.pgrad.{k}": p.grad.float() for k, p in enumerate(proj)})
-        out.update({f"{name}.grad.{k}": p.grad.float() for k, p in named.items() if any(s in k for s in SHOWN)})
+        out.update({f"{name}.grad.{k}": p.grad.clone().float() for k, p in named.items() if any(s in k for s in SHOWN)})
     student.float(), teacher.float()
     return out
