@@ -25,6 +25,12 @@ struct attn_args {
 	bool vec;
 };
 
+/* a.delta, in scratch (attn_plain.cu); n = rows times heads */
+void attn_delta(struct dev *, attn_args *a, int64_t n);
+/* On tensor cores where dtypes, widths and addresses allow it (attn_flash.cu); false: not done */
+bool attn_flash(struct dev *, const attn_args *, int64_t B);
+bool attn_flash_bwd(struct dev *, const attn_args *, int64_t B);
+
 static __device__ __forceinline__ int64_t first_key(int64_t i, const geom &g)
 {
 	if (g.node)

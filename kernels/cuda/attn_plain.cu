@@ -1,5 +1,5 @@
 /*
- * attn_plain.cu - attention for any head width and dtype, in f32, by tiles
+ * attn_plain.cu - attention for any head width and dtype, in f32, by tiles: what attn_flash.cu does not take
  *
  * Forward: a block owns a tile of queries of one head and walks the tiles of keys, keeping for each query the maximum, the
  * sum and the output so far (online softmax).  Backward from lse, without atomics: one kernel owns a tile of queries and
@@ -194,13 +194,18 @@ static void attn_plain(struct dev *d, const attn_args *args, int64_t B)
 	LAUNCH(d, fwd_k, dim3(blocks_for(a.g.T, a.tile), (unsigned)a.g.H, (unsigned)B), TILE_THREADS, shared, a);
 }
 
+void attn_delta(struct dev *d, attn_args *args, int64_t n)
+{
+	args->delta = (float *)scratch(d, S_ATTN, (size_t)n * sizeof *args->delta);
+	attn_args a = *args;
+	LAUNCH(d, delta_k, blocks_for(n, 4), 128, 0, a, n);
+}
+
 static void attn_plain_bwd(struct dev *d, const attn_args *args, int64_t B)
 {
 	attn_args a = *args;
-	int64_t n = B * a.g.T * a.g.H;
-	a.delta = (float *)scratch(d, S_ATTN, (size_t)n * sizeof *a.delta);
+	attn_delta(d, &a, B * a.g.T * a.g.H);
 	size_t shared = choose_tile(&a, 6);
-	LAUNCH(d, delta_k, blocks_for(n, 4), 128, 0, a, n);
 	ALLOW_SHARED(dq_k, shared);
 	ALLOW_SHARED(dkv_k, shared);
 	LAUNCH(d, dq_k, dim3(blocks_for(a.g.T, a.tile), (unsigned)a.g.H, (unsigned)B), TILE_THREADS, shared, a);
@@ -221,7 +226,8 @@ void cuda_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, mat start, cons
 {
 	attn_args a = args_of(qkv, rope, lse, o, g);
 	a.g.start = (const int32_t *)start.p;
-	attn_plain(d, &a, g->B);
+	if (!attn_flash(d, &a, g->B))
+		attn_plain(d, &a, g->B);
 }
 
 void cuda_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start,
@@ -231,7 +237,8 @@ void cuda_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, m
 	a.g.start = (const int32_t *)start.p;
 	a.dout = view_of(dout);
 	a.dqkv = view_of(dqkv);
-	attn_plain_bwd(d, &a, g->B);
+	if (!attn_flash_bwd(d, &a, g->B))
+		attn_plain_bwd(d, &a, g->B);
 }
 
 void cuda_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)

@@ -72,7 +72,7 @@ enum slot {
 	S_PART, S_ROWS, S_UNITS,                                                         /* other ops */
 	S_INDEX, S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_BEST, S_LOSS,               /* the head */
 	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_FEW_X, S_FEW_Y, S_WORK,                          /* products */
-	S_ATTN, S_COUNT
+	S_ATTN, S_TURNED, S_COUNT                                                        /* attention */
 };
 
 struct products;               /* the product library's handle and its plans, one per shape */

@@ -52,6 +52,10 @@ kd() {
 kd adapters 2e-4 --dtype f32 --lora q_proj,down_proj --lora-rank 4
 kd documents 2e-4 --dtype f32 --documents apart --recompute=full --hidden-loss relation@last:last
 kd relations 2e-4 --dtype f32 --hidden-loss relation@last:last
+# heads of 64 in bf16: attention on tensor cores
+mkmodel -q --layers 2 --hidden 64 --ffn 40 --heads 2 --kv-heads 1 --head-dim 64 --vocab 64 --tied -o "$t/wide"
+mkmodel -q --layers 1 --hidden 32 --ffn 24 --heads 2 --kv-heads 2 --head-dim 64 --vocab 64 --seed 3 -o "$t/wide-student"
+kd tensor-cores 2e-2 --teacher "$t/wide" --student "$t/wide-student" --dtype bf16 --documents apart
 kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
 kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce
 for dev in ref cuda; do

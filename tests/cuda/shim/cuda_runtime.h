@@ -7,8 +7,8 @@
  * warp operation that some lanes skip, end the program with a message.  Dynamic shared memory starts as NaN bits.  Device memory is
  * accessible only while a kernel runs or the runtime copies, so a host access through a device pointer faults; freshly
  * allocated it holds NaN bits, and between blocks of it are guards (poisoned under AddressSanitizer).
- * Blocks run one after another, streams are immediate.  What this cannot show: races between blocks, timing, bank
- * conflicts, and rounding of the GPU's own exp and log.
+ * Blocks run one after another, streams are immediate.  ldmatrix with a bank conflict ends the program.  What this
+ * cannot show: races between blocks, timing, other bank conflicts, and rounding of the GPU's own exp and log.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -128,6 +128,8 @@ static inline int __ffs(int x)
 {
 	return __builtin_ffs(x);
 }
+
+#include "tensor.h"
 
 /* ---- launches */
 
