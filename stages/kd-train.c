@@ -207,7 +207,7 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 		if (kd.export && s->at.step > kd.stop_at)
 			die(EXIT_FAIL, "%s: is at step %lld, the model of step %lld is gone", com.out, (long long)s->at.step,
 			    (long long)kd.stop_at);
-		if (kd.export && !dir->follows && kd_export_model(s, kd.export, &e))
+		if (kd.export && kd_export_model(s, kd.export, &e))
 			die_err(&e);
 		log_summary("step %lld of %lld reached", (long long)s->at.step, (long long)r->rate.steps);
 		return EXIT_DONE;
@@ -217,11 +217,9 @@ static int finish(struct run *r, const struct session *s, struct rundir *dir, in
 			    (long long)r->rate.steps);
 		return rc;
 	}
-	if (dir->follows)
-		return EXIT_DONE;
 	if (kd_export_results(s, &e))
 		die_err(&e);
-	if (rundir_mark(dir, r->settings, true, &e))
+	if (!dir->follows && rundir_mark(dir, r->settings, true, &e))
 		die_err(&e);
 	log_summary("%lld steps, %lld tokens, %lld skipped, last loss %.4f", (long long)s->at.step, (long long)s->at.tokens,
 		    (long long)r->t.skipped, s->last.loss);
@@ -238,7 +236,6 @@ static int train(struct run *r, struct rundir *dir)
 	account(r, &g, &m, &peak);
 	if (m.peak > m.room)
 		log_warn("needs %s of memory, and there are %s", fmt_bytes(buf, m.peak), fmt_bytes(room, m.room));
-	r->t.world = r->correct.t.world = &r->world;
 	load_weights(r, &g);
 	if (r->mix.dynamic && !strcmp(kd.mix_reference, "teacher"))
 		teacher_references(r);
@@ -405,7 +402,8 @@ int main(int argc, char **argv)
 				     .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
-				     .seed = (uint64_t)com.seed, .ema = kd.ema };
+				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .zero = (int)kd.zero,
+				     .correct = kd.correct_teacher > 0 };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
 		spec.hidden.heads = kd.relation_heads;

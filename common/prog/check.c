@@ -50,18 +50,18 @@ static int by_def(const void *x, const void *y)
 	return a->def != b->def ? (a->def < b->def ? -1 : 1) : 0;
 }
 
-/* Two ACT values may share bytes only when one is dead before the other is born, or the later is born in place. */
-static int check_places(const struct prog *p, struct err *e)
+/* Two planned values of a space may share bytes only when one is dead before the other is born, or the later is born in place. */
+static int check_places(const struct prog *p, int space, struct err *e)
 {
 	const struct value **live = xcalloc((size_t)p->nv, sizeof *live), **all = xcalloc((size_t)p->nv, sizeof *all);
 	int n = 0, m = 0, rc = 0;
 	for (int i = 1; i < p->nv; i++)
-		if (p->v[i].space == SP_ACT && p->v[i].def >= 0)
+		if (is_planned(p, i, space) && p->v[i].def >= 0)
 			all[m++] = &p->v[i];
 	qsort(all, (size_t)m, sizeof *all, by_def);
 	for (int i = 0; i < m && !rc; i++) {
 		const struct value *v = all[i];
-		if (v->off < 0 || v->off + (int64_t)value_bytes(v) > p->bytes[SP_ACT])
+		if (v->off < 0 || v->off + (int64_t)value_bytes(v) > p->bytes[space])
 			rc = bad(e, p, v->def, v, "outside the arena");
 		int k = 0;
 		for (int j = 0; j < n; j++)    /* forget the dead */
@@ -83,6 +83,35 @@ static int check_places(const struct prog *p, struct err *e)
 	return rc;
 }
 
+/* A gradient within a bucket is touched only between the bucket's ZERO and its REDUCE_SCATTER, and that is waited for. */
+static int check_buckets(const struct prog *p, struct err *e)
+{
+	enum { CLOSED, OPEN, UNDER_WAY };
+	uint8_t *state = xcalloc((size_t)p->nv, 1);
+	int rc = 0, waits = 0;
+	for (int i = 0; i < p->n && !rc; i++) {
+		const struct op *o = &p->op[i];
+		int b = o->code == OP_ZERO ? o->out[0].id : o->in[0].id;
+		int from = o->code == OP_ZERO ? CLOSED : o->code == OP_REDUCE_SCATTER ? OPEN : UNDER_WAY;
+		if (o->code == OP_ZERO || o->code == OP_REDUCE_SCATTER || o->code == OP_WAIT) {
+			waits += (from == OPEN) - (from == UNDER_WAY);
+			rc = state[b] != from || waits > 1 ? bad(e, p, i, &p->v[b], "bucket out of turn") : 0;
+			state[b] = (uint8_t)((from + 1) % 3);
+			continue;
+		}
+		for (int k = 0; k < MAX_IN + MAX_OUT && !rc; k++) {
+			int id = k < MAX_IN ? o->in[k].id : o->out[k - MAX_IN].id;
+			if (id && p->v[id].within && state[p->v[id].within] != OPEN)
+				rc = bad(e, p, i, &p->v[id], "its bucket is closed");
+		}
+	}
+	for (int i = 1; i < p->nv && !rc; i++)
+		if (state[i] != CLOSED)
+			rc = err_set(e, EXIT_FAIL, "program value %s: nothing waits for its sum", p->v[i].name);
+	free(state);
+	return rc;
+}
+
 int prog_check(const struct prog *p, struct err *e)
 {
 	for (int i = 1; i < p->nv; i++) {
@@ -91,10 +120,11 @@ int prog_check(const struct prog *p, struct err *e)
 		if (mul_over(v->rows, v->cols, &n) || mul_over(n, 8, &n))
 			return err_set(e, EXIT_RESOURCE, "program value %s: %lld x %lld is too large", v->name,
 				       (long long)v->rows, (long long)v->cols);
-		if (v->space != SP_ACT && v->off + (int64_t)value_bytes(v) > p->bytes[v->space])
+		bool unused = v->space == SP_GRAD && v->def < 0;
+		if (v->space != SP_ACT && !unused && v->off + (int64_t)value_bytes(v) > p->bytes[v->space])
 			return err_set(e, EXIT_FAIL, "program value %s lies outside its space", v->name);
 	}
 	if (check_order(p, e))
 		return -1;
-	return check_places(p, e);
+	return check_places(p, SP_ACT, e) || check_places(p, SP_GRAD, e) || check_buckets(p, e) ? -1 : 0;
 }

@@ -16,4 +16,9 @@ struct opinfo {
 extern const struct opinfo opinfo[OP_COUNT];
 /* Whether output k of o is added into (`+`, or `~` with acc): a read as well as a write. */
 int op_adds(const struct op *o, int k);
+/* Whether prog_plan places v by its lifetime: activations, and buckets of gradients */
+static inline int is_planned(const struct prog *p, int id, int space)
+{
+	return p->v[id].space == space && (space == SP_ACT || p->v[id].within == id);
+}
 #endif

@@ -95,17 +95,17 @@ static int in_place(const struct op *o)
 	return o->code == OP_LINEAR ? 3 : o->code == OP_ADD || o->code == OP_ADD_COLS || o->code == OP_MASK ? 0 : -1;
 }
 
-static void place_op(struct prog *p, struct heap *h, int i)
+static void place_op(struct prog *p, struct heap *h, int space, int i)
 {
 	const struct op *o = &p->op[i];
 	int k = in_place(o);
 	int taken = 0;
 	for (int j = 0; j < MAX_OUT; j++) {
 		struct value *v = &p->v[o->out[j].id];
-		if (!o->out[j].id || v->space != SP_ACT || v->def != i)
+		if (!o->out[j].id || !is_planned(p, o->out[j].id, space) || v->def != i)
 			continue;
 		struct value *w = j == 0 && k >= 0 && o->in[k].id ? &p->v[o->in[k].id] : NULL;
-		if (w && w->space == SP_ACT && w->last == i && w->dtype == v->dtype && value_bytes(w) == value_bytes(v)) {
+		if (w && w->space == SP_ACT && space == SP_ACT && w->last == i && w->dtype == v->dtype && value_bytes(w) == value_bytes(v)) {
 			v->off = w->off;
 			taken = o->in[k].id;
 		} else {
@@ -115,7 +115,7 @@ static void place_op(struct prog *p, struct heap *h, int i)
 	for (int id = 0, j = 0; j < MAX_IN + MAX_OUT; j++) {
 		id = j < MAX_IN ? o->in[j].id : o->out[j - MAX_IN].id;
 		struct value *v = &p->v[id];
-		if (!id || v->space != SP_ACT || v->last != i || id == taken)
+		if (!id || !is_planned(p, id, space) || v->last != i || id == taken)
 			continue;
 		for (int q = 0; q < j; q++)    /* the same operand twice */
 			if ((q < MAX_IN ? o->in[q].id : o->out[q - MAX_IN].id) == id)
@@ -125,16 +125,32 @@ static void place_op(struct prog *p, struct heap *h, int i)
 	}
 }
 
+static int64_t place(struct prog *p, int space)
+{
+	struct heap h = { 0 };
+	for (int i = 0; i < p->n; i++)
+		place_op(p, &h, space, i);
+	free(h.r);
+	return h.top;
+}
+
+/* Buckets, and the gradients within them */
+static void place_gradients(struct prog *p)
+{
+	int64_t top = place(p, SP_GRAD);
+	for (int i = 1; i < p->nv; i++)
+		if (p->v[i].within && p->v[i].within != i)
+			p->v[i].off += p->v[p->v[i].within].off;
+	p->bytes[SP_GRAD] = top ? top : p->bytes[SP_GRAD];
+}
+
 int prog_plan(struct prog *p, struct err *e)
 {
 	if (p->n_forward == 0)
 		p->n_forward = p->n;
 	lifetimes(p);
-	struct heap h = { 0 };
-	for (int i = 0; i < p->n; i++)
-		place_op(p, &h, i);
-	p->bytes[SP_ACT] = h.top;
-	free(h.r);
+	p->bytes[SP_ACT] = place(p, SP_ACT);
+	place_gradients(p);
 	static const int plain[] = { SP_INPUT, SP_CONST, SP_STAT };
 	for (int s = 0; s < 3; s++) {
 		int64_t off = 0;

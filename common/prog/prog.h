@@ -12,6 +12,7 @@
  */
 #ifndef ADZE_PROG_H
 #define ADZE_PROG_H
+#include "../comm/comm.h"
 #include "../model/params.h"
 
 typedef struct {
@@ -26,9 +27,9 @@ enum opcode {
 	OP_COUNT
 };
 /* Where a value lives.  ACT is one arena laid out by prog_plan; PARAM*, GRAD and STATE are bound by the program's owner.
- * STATE outlives a run, and programs of one model recorded with the same cache share it. */
+ * SHARD is what a process keeps of gradients that prog_overlap sums.  STATE outlives a run, and programs of one model recorded with the same cache share it. */
 enum space {
-	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_STATE, SP_COUNT
+	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_SHARD, SP_STATE, SP_COUNT
 };
 enum { MAX_IN = 6, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
 
@@ -40,6 +41,7 @@ struct value {
 	int32_t train;         /* a gradient must reach it */
 	int32_t keep;          /* read by the owner after the run: never overwritten */
 	int32_t grad;          /* id of its gradient, 0: none yet */
+	int32_t within;        /* of a gradient: the bucket that it is a part of (its own id: is one), 0: none */
 	int32_t def, last;     /* first write, last access (op indices), set by prog_plan */
 };
 struct op {
@@ -108,6 +110,7 @@ struct prog {
 	int n_rel;
 	int64_t B, T;
 	int64_t vocab;         /* rows of the output matrices that are tokens, the others are padding: -inf; 0: all are tokens */
+	int mark;              /* an op index that the owner remembers: passes that insert ops move it along */
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;
 	const struct ptable *table[SP_COUNT]; /* whose parameters PARAM and PARAM_T hold */
@@ -163,6 +166,14 @@ val prog_find(const struct prog *p, const char *name);     /* NONE when absent *
 /* What of a block the backward pass computes again instead of finding it stored: nothing, norms and activation functions, all */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_NORMS, RECOMPUTE_FULL };
 void prog_grad(struct prog *p, int recompute);
+/* A run of the arena of gradients, elements [off, off + n), whose sum over processes each needs a slice of: n = each times
+ * processes, its own slice lies at `at` of what it keeps. */
+struct grad_bucket {
+	int64_t off, n, each, at;
+};
+/* With several processes, if asked for: sums gradients as the backward pass completes buckets, which hold all of them; what
+ * is not complete yet shares the memory SP_GRAD, slices are added to SP_SHARD.  frame.comm must be set. */
+void prog_overlap(struct prog *p, const struct grad_bucket *b, int n);
 int prog_plan(struct prog *p, struct err *e);
 int prog_check(const struct prog *p, struct err *e);
 void prog_explain(const struct prog *p, FILE *f);
@@ -188,6 +199,8 @@ struct frame {                 /* memory of one program on one engine */
 	const struct engine *g;
 	const struct prog *p;
 	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD, STATE bound by the owner */
+	struct comm *comm;     /* of a program with sums over processes, bound by the owner */
+	int ticket;            /* of the sum that is under way */
 	int lent;              /* ACT is somebody else's */
 };
 int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e);

@@ -107,6 +107,19 @@ static void run_loss(struct frame *f, const struct op *o)
 	}
 }
 
+static void run_sum(struct frame *f, const struct op *o)
+{
+	mat x = M(f, o->in[0]);
+	if (o->code == OP_REDUCE_SCATTER) {
+		f->ticket = comm_scatter_begin(f->comm, x.p, x.cols / f->comm->size);
+		return;
+	}
+	comm_wait(f->comm, f->ticket);
+	f->ticket = 0;
+	mat part = M(f, o->out[0]), own = { (float *)x.p + f->comm->rank * part.cols, 1, part.cols, DT_F32, 0 };
+	f->g->k->add(f->g->d, part, part, own);
+}
+
 static void run_op(struct frame *f, const struct op *o)
 {
 	const struct kernels *k = f->g->k;
@@ -147,6 +160,9 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_TAKE_COLS: k->take_cols(d, O(0), I(0), o->arg, o->f); break;
 	case OP_COPY: k->copy(d, O(0), I(0)); break;
 	case OP_SCALE: k->scale(d, O(0), I(0), o->f); break;
+	case OP_ZERO: k->zero(d, O(0)); break;
+	case OP_REDUCE_SCATTER:
+	case OP_WAIT: run_sum(f, o); break;
 	case OP_COUNT: BUG("opcode %d", o->code);
 	}
 #undef I
@@ -169,8 +185,11 @@ void prog_note(const struct prog *p, const struct engine *g)
 
 void prog_run_part(struct frame *f, int from, int to)
 {
-	for (int i = from; i < to; i++)
+	for (int i = from; i < to; i++) {
 		run_op(f, &f->p->op[i]);
+		if (f->ticket)
+			comm_progress(f->comm);
+	}
 }
 
 void prog_run(struct frame *f)

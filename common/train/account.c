@@ -34,6 +34,12 @@ static double small_bytes(const struct engine *g, const struct prog *p)
 	return n;
 }
 
+static double gradients(const struct trainer *t, const struct engine *g)
+{
+	double pool = (double)trainer_pool_bytes(t);
+	return arena(g, 1, (double)trainer_grad_bytes(t)) + (pool > 0 ? arena(g, 1, pool) : 0);
+}
+
 /* Scratch of all programs, one at a time; the backend's rows stay apart */
 static void add_scratch(const struct trainer *t, const struct engine *g, struct memory *m)
 {
@@ -53,7 +59,7 @@ static void add_scratch(const struct trainer *t, const struct engine *g, struct 
 
 void account_memory(const struct trainer *t, const struct engine *g, struct memory *m)
 {
-	double n = (double)t->trained, buffers = (double)checkpoint_buffer_bytes(t);
+	double buffers = (double)checkpoint_buffer_bytes(t);
 	*m = (struct memory){ .n = 0 };
 	add(m, "student weights", arena(g, 1, (double)trainer_master_bytes(t)) + (t->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)t->elems) : 0));
 	if (t->corrected) {
@@ -61,14 +67,14 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 		buffers = fmax(buffers, (double)checkpoint_buffer_bytes(c)); /* one file after the other */
 		double all = (double)trainer_master_bytes(c), moments = (double)trainer_moment_bytes(c);
 		add(m, "teacher weights", arena(g, 1, all) + (c->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)c->elems) : 0));
-		add(m, "teacher's training", arena(g, 2, moments) + arena(g, 1, 4 * (double)c->trained) + arena(g, 1, (double)trainer_act_bytes(c)) +
+		add(m, "teacher's training", arena(g, 2, moments) + gradients(c, g) + arena(g, 1, (double)trainer_act_bytes(c)) +
 		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
 	} else if (t->teacher)
 		add(m, "teacher weights", arena(g, 1, (double)t->teacher->elems * (double)dtype_size(t->o.dtype)));
 	add(m, "optimizer", arena(g, 2, (double)trainer_moment_bytes(t)));
 	if (t->o.ema > 0)
-		add(m, "averaged weights", arena(g, 1, (double)trainer_master_bytes(t)));
-	add(m, "gradients", arena(g, 1, 4 * n));
+		add(m, "averaged weights", arena(g, 1, (double)trainer_average_bytes(t)));
+	add(m, "gradients", gradients(t, g));
 	add(m, "activations", arena(g, 1, (double)trainer_act_bytes(t)));
 	add(m, "inputs and constants", small_bytes(g, t->train.p) + small_bytes(g, t->eval.p));
 	add_scratch(t, g, m);

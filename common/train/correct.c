@@ -10,6 +10,7 @@ int correct_plan(struct correction *c, struct trainer *student, const struct pta
 	struct trainer_spec o = student->o;
 	o.loss = (struct objective){ .tau = 1, .beta = 0.5, .weight[LOSS_CE] = 1 };
 	o.ema = 0;
+	o.correct = false;
 	o.hidden.n = o.hidden.terms = 0;
 	o.lora = (struct lora){ 0 };
 	o.choice = (struct choice){ 0 };

@@ -30,7 +30,7 @@ extern struct kd_opts {
 	int64_t steps, tokens, warmup;
 	const char *moments, *no_decay;
 	double ema;
-	int64_t max_skips;
+	int64_t max_skips, zero;
 	bool best_valid;
 	const char *recompute_word;
 	int recompute;                 /* enum recompute, of the word */

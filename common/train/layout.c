@@ -36,12 +36,20 @@ static double activations(const struct arch *a, int recompute, double tokens)
 	return tokens * L * kept(a, recompute);
 }
 
+/* Parameters whose gradients exist at the same time, whole, with ZeRO 2 */
+static double unsummed(const struct arch *a)
+{
+	double block = block_params(a), V = (double)a->vocab * (double)a->hidden;
+	return a->tied ? V + 2 * block : V > block ? V + block : 2 * block;
+}
+
 static void memory_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
 {
 	double P = (double)arch_count(r->student), d = (double)c->world, node = (double)(c->world < c->per_node ? c->world : c->per_node);
 	double grads = l->bf16_grads ? 2 : 4, moments = l->offload ? 0 : 12 / d;
 	double student[] = { 2 + grads + (l->offload ? 0 : 12), 2 + grads + moments, 2 + grads / d + moments, (2 + grads) / d + moments };
-	n->bytes[NEED_STUDENT] = student[l->zero] * P + (l->zero == 3 ? 4 * block_params(r->student) : 0);
+	double passing[] = { 0, 0, grads * unsummed(r->student), 4 * block_params(r->student) };
+	n->bytes[NEED_STUDENT] = student[l->zero] * P + passing[l->zero];
 	if (r->teacher) {
 		double Pt = (double)arch_count(r->teacher);
 		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / node + 4 * block_params(r->teacher) : 2 * Pt;

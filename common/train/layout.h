@@ -5,7 +5,8 @@
  * (ZeRO, arXiv 1910.02054) implies for these shapes; activations as in arXiv 2205.05198 without T x T scores.
  *
  *	student   18 P replicated; sharded over d: (6 + 12/d) P, (2 + 16/d) P, 18 P/d + two gathered blocks   (ZeRO 1, 2, 3)
- *	          with bf16 gradients 2 P less; the optimizer on the host: 12 P/d go there
+ *	          ZeRO 2 also holds gradients that are not complete or under way (prog_overlap): the output matrix's and a block's,
+ *	          or two blocks', and a tied matrix's all along; with bf16 gradients 2 P less; the optimizer on the host: 12 P/d go there
  *	teacher   2 Pt whole, 2 Pt / GPUs of a node + two gathered blocks, or nothing (cached)
  *	step      (2 Pt + 6 P) FLOPs a token, 8 P with full recomputation
  *

@@ -24,18 +24,17 @@ static const char *module(const struct ptable *t, const struct param *p, int seg
 	return buf;
 }
 
-static struct param part(const struct param *p, const char *mod, const char *which, int64_t rows, int64_t cols, int64_t *at)
+static struct param part(const struct param *p, const char *mod, const char *which, int64_t rows, int64_t cols, struct shard *s)
 {
-	struct param q = { .row = &row, .layer = p->layer, .rows = rows, .cols = cols, .off = *at };
+	struct param q = { .row = &row, .layer = p->layer, .rows = rows, .cols = cols, .off = shard_place(s, p->layer, rows * cols) };
 	const char *tail = strstr(mod, "self_attn."); /* long names are cut to what tells them apart */
 	tail = tail ? tail + 10 : strstr(mod, "mlp.") ? strstr(mod, "mlp.") + 4 : mod;
 	if (snprintf(q.name, sizeof q.name, "blk.%d.%s.%s", p->layer, tail, which) >= (int)sizeof q.name)
 		BUG("name of an adapter: %s", mod);
-	*at += (rows * cols + 31) / 32 * 32;
 	return q;
 }
 
-int lora_choose(const struct ptable *t, const struct lora *l, const uint8_t *frozen, struct adapter **v_new, int *n, int64_t *at,
+int lora_choose(const struct ptable *t, const struct lora *l, const uint8_t *frozen, struct adapter **v_new, int *n, struct shard *place,
 		struct err *e)
 {
 	uint8_t *mask = xcalloc((size_t)t->n, 1);
@@ -62,8 +61,8 @@ int lora_choose(const struct ptable *t, const struct lora *l, const uint8_t *fro
 			module(t, p, s, mod);
 			struct adapter *q = &v[(*n)++];
 			*q = (struct adapter){ .base = p, .at = first };
-			q->a = part(p, mod, "lora_A", l->rank, p->cols, at);
-			q->b = part(p, mod, "lora_B", rows, l->rank, at);
+			q->a = part(p, mod, "lora_A", l->rank, p->cols, place);
+			q->b = part(p, mod, "lora_B", rows, l->rank, place);
 			first += rows;
 		}
 	}
@@ -81,19 +80,19 @@ void lora_init(struct trainer *t, uint64_t seed)
 		float *host = xmalloc((size_t)n * sizeof *host);
 		for (int64_t k = 0; k < n; k++)
 			host[k] = (float)(bound * (2 * rng_uniform(seed, STREAM + (uint64_t)i, (uint64_t)k) - 1));
-		t->g->k->upload(t->g->d, t->w + q->off, host, (size_t)n * sizeof *host);
+		trainer_put(t, q->off, n, host);
 		free(host);
 	}
 }
 
-static float *values_new(const struct trainer *t, const struct param *q, int64_t first, int64_t n)
+static float *values_new(const struct trainer *t, enum weights_of of, const struct param *q, int64_t first, int64_t n)
 {
 	float *host = xmalloc((size_t)n * sizeof *host);
-	t->g->k->download(t->g->d, host, t->w + q->off + first, (size_t)n * sizeof *host);
+	trainer_get(t, of, q->off + first, n, host);
 	return host;
 }
 
-void lora_merge(const struct trainer *t, const struct param *p, int64_t at, int64_t n, float *out)
+void lora_merge(const struct trainer *t, enum weights_of of, const struct param *p, int64_t at, int64_t n, float *out)
 {
 	float scale = t->adapter_scale;
 	for (int i = 0; i < t->n_adapter; i++) {
@@ -104,7 +103,7 @@ void lora_merge(const struct trainer *t, const struct param *p, int64_t at, int6
 		if (q->base != p || from >= to)
 			continue;
 		int64_t r0 = from / C - q->at, r1 = (to - 1) / C - q->at;
-		float *A = values_new(t, &q->a, 0, R * C), *B = values_new(t, &q->b, r0 * R, (r1 - r0 + 1) * R);
+		float *A = values_new(t, of, &q->a, 0, R * C), *B = values_new(t, of, &q->b, r0 * R, (r1 - r0 + 1) * R);
 		for (int64_t r = r0; r <= r1; r++) {
 			int64_t row0 = (q->at + r) * C, c0 = from > row0 ? from - row0 : 0, c1 = to < row0 + C ? to - row0 : C;
 			for (int64_t k = 0; k < R; k++) {
@@ -198,7 +197,7 @@ static int write_weights(const struct trainer *t, const char *dir, struct err *e
 	struct st_w *w = st_create(dir, spec, n, INT64_MAX, e);
 	for (int i = 0; i < n && w && !rc; i++) {
 		const struct param *q = i % 2 ? &t->adapter[i / 2].b : &t->adapter[i / 2].a;
-		float *host = values_new(t, q, 0, q->rows * q->cols);
+		float *host = values_new(t, OF_STUDENT, q, 0, q->rows * q->cols);
 		rc = st_put(w, i, 0, host, (size_t)(q->rows * q->cols) * sizeof *host, e);
 		free(host);
 	}

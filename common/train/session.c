@@ -141,7 +141,7 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 static int save(struct loop *o, struct err *e)
 {
 	struct session *s = o->s;
-	if (s->dir->follows || o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
+	if ((s->dir->follows && s->t->shard.whole) || o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
 		return 0;
 	if (rundir_sync(s->dir, e) || checkpoint_save(s->dir, s->t, &s->at, s->settings, s->keep, e))
 		return -1;
@@ -191,7 +191,7 @@ static int keep_best(struct loop *o, struct err *e)
 		return 0;
 	s->at.best_step = s->at.step;
 	s->at.best_loss = loss;
-	return s->dir->follows ? 0 : s->best(s->best_arg, e);
+	return s->best(s->best_arg, e);
 }
 
 /* Tokens of the step that begins at position k of the run, and what the cached teacher says about them */
@@ -297,9 +297,6 @@ int session_run(struct session *s, struct err *e)
 	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix, .teacher = s->teacher ? &s->teacher->t : NULL };
 	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
 		return -1;
-	if (comm_max(s->t->world, s->at.step) != s->at.step)
-		return err_set(e, EXIT_IO, "%s: this process sees a checkpoint of step %lld, another one a later one: a file system that all share is needed",
-			       s->dir->path, (long long)s->at.step);
 	o.first = o.saved = s->at.step;
 	if (o.first)
 		log_info("goes on after step %lld of %lld", (long long)o.first, (long long)s->rate.steps);

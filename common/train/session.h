@@ -27,7 +27,7 @@ struct session {
 	int64_t stop_after;            /* leave after so many steps of this session; 0: never */
 	int64_t stop_at;               /* leave after this step, having validated there; 0: never */
 	int64_t max_skips;             /* an error after so many steps in a row that were not finite */
-	int (*best)(void *arg, struct err *e); /* called after a validation that is the best so far; or NULL */
+	int (*best)(void *arg, struct err *e); /* called in all processes after a validation that is the best so far; or NULL */
 	void *best_arg;
 	double peak;                   /* FLOP/s of the machine; 0: unknown */
 	double max_seconds;            /* leave when the next step would end later; 0: never */

@@ -81,10 +81,17 @@ int trained_choose(const struct ptable *t, const struct choice *c, uint8_t *froz
 	return rc;
 }
 
-int64_t trained_place(struct ptable *t, const uint8_t *frozen, int which, int64_t at)
+void trained_place(struct ptable *t, const uint8_t *frozen, struct shard *s)
 {
 	for (int i = 0; i < t->n; i++)
-		if (frozen[i] == which) {
+		if (!frozen || !frozen[i])
+			t->p[i].off = shard_place(s, t->p[i].layer, t->p[i].rows * t->p[i].cols);
+}
+
+int64_t trained_place_frozen(struct ptable *t, const uint8_t *frozen, int64_t at)
+{
+	for (int i = 0; i < t->n; i++)
+		if (frozen[i]) {
 			t->p[i].off = at;
 			at += (t->p[i].rows * t->p[i].cols + 31) / 32 * 32;
 		}

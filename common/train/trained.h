@@ -13,6 +13,7 @@
 #ifndef ADZE_TRAINED_H
 #define ADZE_TRAINED_H
 #include "../model/params.h"
+#include "shard.h"
 
 struct choice {
 	const char *train, *freeze;    /* only these; but not these.  NULL: all, none */
@@ -22,6 +23,8 @@ struct choice {
 int trained_named(const struct ptable *t, const char *option, const char *list, uint8_t *mask, struct err *e);
 /* frozen[t->n]: 1 where nothing is trained.  Refuses half of a fused matrix (EXIT_USAGE). */
 int trained_choose(const struct ptable *t, const struct choice *c, uint8_t *frozen, struct err *e);
-/* Offsets from `at` on for the parameters with frozen[i] == which; returns the end. */
-int64_t trained_place(struct ptable *t, const uint8_t *frozen, int which, int64_t at);
+/* Places for the parameters that are not frozen (NULL: none is): buckets by block. */
+void trained_place(struct ptable *t, const uint8_t *frozen, struct shard *s);
+/* Places from `at` on for those that are; returns the end. */
+int64_t trained_place_frozen(struct ptable *t, const uint8_t *frozen, int64_t at);
 #endif

@@ -52,7 +52,7 @@ static void record_hidden(const struct trainer *t, struct pass *s, const struct 
 		if (h->dynamic)
 			s->inner[i] = pair_loss(t, s, i, a[i], ht[i], -1);
 	}
-	s->split = p->n;
+	p->mark = p->n;
 	for (int i = 0; i < h->n; i++) {
 		val sums = pair_loss(t, s, i, a[i], ht[i], LOSS_KINDS + h->pair[i].term);
 		if (!h->dynamic)
@@ -94,6 +94,16 @@ static void record_teacher(const struct trainer *t, struct pass *s, const struct
 		*ht = p_topk(s->p, *ht, *Wt, s->label, best < V ? best : V, Wt);
 }
 
+static void sum_in_buckets(const struct trainer *t, struct prog *p)
+{
+	const struct shard *s = &t->shard;
+	struct grad_bucket *b = xcalloc((size_t)s->n, sizeof *b);
+	for (int i = 0; i < s->n; i++)
+		b[i] = (struct grad_bucket){ s->b[i].off, s->b[i].each * s->size, s->b[i].each, s->b[i].kept };
+	prog_overlap(p, b, s->n);
+	free(b);
+}
+
 static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 {
 	int64_t n = t->o.micro * t->o.seq;
@@ -121,13 +131,18 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 		record_hidden(t, s, &b);
 	if (train)
 		prog_grad(p, t->o.recompute);
+	if (train && t->o.zero == 2)
+		sum_in_buckets(t, p);
+	s->split = p->mark;
 	return prog_plan(p, e);
 }
 
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e)
 {
-	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher };
+	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher, .world = o->world };
+	if (!t->world || t->world->size == 1)
+		t->o.zero = 0;
 	if (o->micro < 1 || o->batch % o->micro)
 		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
 	if (!o->vocab && teacher && teacher->arch.vocab != student->arch.vocab) {
@@ -164,19 +179,24 @@ static int get(const struct trainer *t, void *slot, size_t bytes, const char *wh
 
 static void attach(struct trainer *t, struct pass *s, int grads)
 {
+	s->f.comm = t->world;
 	s->f.base[SP_PARAM] = t->wb ? (char *)t->wb : (char *)t->w;
 	s->f.base[SP_PARAM_T] = t->tw;
-	s->f.base[SP_GRAD] = grads ? (char *)t->grad : NULL;
+	if (!grads)
+		return;
+	s->f.base[SP_GRAD] = (char *)(t->pool ? t->pool : t->grad);
+	s->f.base[SP_SHARD] = t->pool ? (char *)t->grad : NULL;
 }
 
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
-	size_t n = (size_t)t->trained * 4;
 	t->g = g;
 	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, trainer_moment_bytes(t), "first moments", e) ||
-	    get(t, &t->v, trainer_moment_bytes(t), "second moments", e) || get(t, &t->grad, n, "gradients", e))
+	    get(t, &t->v, trainer_moment_bytes(t), "second moments", e) || get(t, &t->grad, trainer_grad_bytes(t), "gradients", e))
 		return -1;
-	if (t->o.ema > 0 && get(t, &t->ema, trainer_master_bytes(t), "averaged weights", e))
+	if (t->o.zero == 2 && get(t, &t->pool, trainer_pool_bytes(t), "gradients under way", e))
+		return -1;
+	if (t->o.ema > 0 && get(t, &t->ema, trainer_average_bytes(t), "averaged weights", e))
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad) && !t->world->gpu)
 		return err_set(e, EXIT_RESOURCE, "several processes add up gradients that lie on GPUs by NCCL: %s", t->world->why_no_gpu);
@@ -196,10 +216,9 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 
 void trainer_free(struct trainer *t)
 {
-	size_t n = (size_t)t->trained * 4;
 	const struct { void *p; size_t bytes; } own[] = {
-		{ t->w, trainer_master_bytes(t) }, { t->m, trainer_moment_bytes(t) }, { t->v, trainer_moment_bytes(t) }, { t->grad, n },
-		{ t->ema, trainer_master_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
+		{ t->w, trainer_master_bytes(t) }, { t->m, trainer_moment_bytes(t) }, { t->v, trainer_moment_bytes(t) }, { t->grad, trainer_grad_bytes(t) },
+		{ t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->ema, trainer_average_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
 		{ t->corrected ? NULL : t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 	};
@@ -211,6 +230,9 @@ void trainer_free(struct trainer *t)
 		frame_free(&pass[i]->f);
 		prog_free(pass[i]->p);
 	}
+	shard_free(&t->shard);
+	free(t->ticket);
+	free(t->lent);
 	free(t->span);
 	free(t->param);
 	free(t->frozen);
@@ -223,34 +245,6 @@ void trainer_free(struct trainer *t)
 }
 
 /* ---- the step ---- */
-
-static mat flat(float *p, int64_t off, int64_t n)
-{
-	return (mat){ p + off, 1, n, DT_F32, 0 };
-}
-
-static mat moment(const struct trainer *t, void *p, int64_t off, int64_t n)
-{
-	int type = trainer_moment_type(t);
-	return (mat){ (char *)p + (size_t)off * dtype_size(type), 1, n, type, 0 };
-}
-
-static mat flat_bf16(const struct trainer *t, int64_t off, int64_t n)
-{
-	return t->wb ? (mat){ t->wb + off, 1, n, DT_BF16, 0 } : (mat){ 0 };
-}
-
-void trainer_sync(struct trainer *t)
-{
-	int64_t n = t->trained;
-	if (t->ema && !t->updates) {   /* the average starts where the weights do */
-		int64_t all = (int64_t)(trainer_master_bytes(t) / 4);
-		t->g->k->copy(t->g->d, flat(t->ema, 0, all), flat(t->w, 0, all));
-	}
-	if (t->wb)
-		t->g->k->copy(t->g->d, flat_bf16(t, 0, n), flat(t->w, 0, n));
-	t->g->k->weights_changed(t->g->d);
-}
 
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels)
 {
@@ -333,11 +327,14 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
 	pass_weights(s, &t->o.loss, r->labels);
-	t->g->k->zero(t->g->d, flat(t->grad, 0, t->trained));
+	t->g->k->zero(t->g->d, (mat){ t->grad, 1, (int64_t)trainer_grad_bytes(t) / 4, DT_F32, 0 });
 	frame_zero_stats(&s->f);
-	for (int64_t i = 0; i < all && !stop_requested(); i += n) {
+	for (int64_t i = 0; i < all; i += n) {
 		if (!comm_mine(t->world, i / n))
 			continue;
+		/* where a program has sums over processes, all of them run it or none does */
+		if (t->o.zero == 2 ? comm_stop_requested(t->world) : stop_requested())
+			break;
 		pass_feed(t, s, ids + i, labels + i);
 		if (t->o.cached) {
 			frame_set(&s->f, s->ids, t->best_ids + i * t->o.cached);
@@ -352,34 +349,14 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 	pass_means(t, s, r);
 	comm_sum_f64(t->world, &q.sum, 1);
 	comm_sum_f64(t->world, &q.scaled, 1);
-	comm_sum_f32(t->world, t->grad, t->trained);
+	trainer_sum_gradients(t);
 	if (r->labels) {
 		r->hidden = q.sum / (double)r->labels;
 		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
 		r->loss += q.scaled / (double)r->labels;
 	}
-	r->grad_norm = sqrt(t->g->k->sumsq(t->g->d, flat(t->grad, 0, t->trained)));
+	r->grad_norm = trainer_norm(t);
 	return 0;
-}
-
-#define ROUNDING UINT64_C(0x726f756e64) /* stream of random rounding */
-
-static void update(struct trainer *t, double lr, double norm)
-{
-	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
-	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
-				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
-	if (t->o.low_moments && !t->o.nearest)
-		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)t->updates) | 1;
-	for (int i = 0; i < t->n_span; i++) {
-		struct span s = t->span[i];
-		a.weight_decay = s.decay ? (float)t->o.weight_decay : 0;
-		a.first = s.off;
-		t->g->k->adamw(t->g->d, flat(t->w, s.off, s.n), moment(t, t->m, s.off, s.n), moment(t, t->v, s.off, s.n),
-			       flat(t->grad, s.off, s.n), flat_bf16(t, s.off, s.n),
-			       t->ema ? flat(t->ema, s.off, s.n) : (mat){ 0 }, &a);
-	}
-	t->g->k->weights_changed(t->g->d);
 }
 
 void trainer_apply(struct trainer *t, double lr, struct step_result *r)
@@ -388,7 +365,7 @@ void trainer_apply(struct trainer *t, double lr, struct step_result *r)
 	t->skipped += r->skipped;
 	t->skipped_row = r->skipped ? t->skipped_row + 1 : 0;
 	if (!r->skipped)
-		update(t, lr, r->grad_norm);
+		trainer_update(t, lr, r->grad_norm);
 }
 
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)

@@ -16,7 +16,8 @@
  *
  * Frozen parameters (spec.choice) have no gradient, no moments, no master copy beside bf16 weights and no share in |g|.
  * Several processes share the micro-batches of a step; sums and gradients are added up before clipping, so all of them make
- * the same update.  Nothing is allocated in a step.
+ * the same update; with spec.zero each makes a part of it and keeps the master weights, moments and (2) gradients of that part
+ * alone.  Nothing is allocated in a step.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -28,6 +29,7 @@
 #include "hidden.h"
 #include "lora.h"
 #include "losses.h"
+#include "shard.h"
 #include "trained.h"
 
 struct trainer_spec {
@@ -50,6 +52,13 @@ struct trainer_spec {
 	bool nearest;                  /* rounded to nearest instead of at random by (seed, step, element) */
 	uint64_t seed;
 	double ema;                    /* decay of the moving average of the weights; 0: none */
+	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone */
+	int zero;                      /* what they share out: 1 weights and moments, 2 gradients too */
+	bool correct;                  /* the teacher will be trained too (correct.h) */
+};
+struct lent {                          /* a bucket that process 0 asked for (trainer_get) */
+	float *x;
+	int64_t request;
 };
 struct span {
 	int64_t off, n;
@@ -70,7 +79,10 @@ struct trainer {
 	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
 	const struct engine *g;
 	struct trainer *corrected;     /* whose weights the teacher's are (correct.h), NULL: the teacher stays as it is */
-	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone; set by the owner */
+	struct comm *world;            /* as in o */
+	struct shard shard;            /* what of the trained this process keeps */
+	int *ticket;                   /* [shard.n]; owned */
+	struct lent *lent;             /* owned */
 	uint8_t *frozen;               /* [student->n]; owned */
 	struct param *proj;            /* projections of hidden losses; owned */
 	int n_proj;
@@ -80,10 +92,11 @@ struct trainer {
 	const struct param **param;    /* all that is trained, in the order of the arenas; owned */
 	int n_param;
 	int64_t trained, elems;        /* elements: of the trained, which come first; with the frozen (trained.h) */
-	float *w;                      /* device: elems, with wb the trained only */
-	void *m, *v;                   /* device, trained: f32, or bf16 with low_moments */
-	float *grad;                   /* device, trained */
-	float *ema;                    /* device, as w; NULL: none */
+	float *w;                      /* device: elems, with wb shard.kept */
+	void *m, *v;                   /* device, shard.kept: f32, or bf16 with low_moments */
+	float *grad;                   /* device: trained, with zero 2 shard.kept */
+	float *pool;                   /* device: buckets of gradients under way, with zero 2 */
+	float *ema;                    /* device, shard.kept; NULL: none */
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	int32_t *starts;               /* host, [micro*seq] */
 	void *tw;                      /* device, teacher->elems of dtype */
@@ -109,13 +122,16 @@ struct step_result {
 static inline int trainer_moment_type(const struct trainer *t) { return t->o.low_moments ? DT_BF16 : DT_F32; }
 static inline size_t trainer_moment_bytes(const struct trainer *t)
 {
-	return (size_t)t->trained * dtype_size(trainer_moment_type(t));
+	return (size_t)t->shard.kept * dtype_size(trainer_moment_type(t));
 }
-/* Of w and ema; of act */
+/* Of w; of ema; of grad; of pool; of act */
 static inline size_t trainer_master_bytes(const struct trainer *t)
 {
-	return (size_t)(t->o.dtype == DT_BF16 ? t->trained : t->elems) * 4;
+	return (size_t)(t->o.dtype == DT_BF16 ? t->shard.kept : t->elems) * 4;
 }
+static inline size_t trainer_average_bytes(const struct trainer *t) { return t->o.ema > 0 ? (size_t)t->shard.kept * 4 : 0; }
+static inline size_t trainer_grad_bytes(const struct trainer *t) { return (size_t)(t->o.zero == 2 ? t->shard.kept : t->trained) * 4; }
+static inline size_t trainer_pool_bytes(const struct trainer *t) { return t->o.zero == 2 ? (size_t)t->train.p->bytes[SP_GRAD] : 0; }
 static inline size_t trainer_act_bytes(const struct trainer *t)
 {
 	int64_t a = t->train.p->bytes[SP_ACT], b = t->eval.p->bytes[SP_ACT];
@@ -124,10 +140,18 @@ static inline size_t trainer_act_bytes(const struct trainer *t)
 /* Whether the teacher itself runs: then held-out text has teacher's terms as well */
 static inline bool trainer_runs_teacher(const struct trainer *t) { return t->teacher && !t->o.cached_width; }
 static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }
+/* Of elements [off, off + n) of the trained, within one bucket: f32 values into the master weights where they are kept */
+void trainer_put(struct trainer *t, int64_t off, int64_t n, const float *host);
+/* And out of them, or of their average, wherever they are kept: on process 0, while the others are in trainer_serve, which
+ * they leave when process 0 says trainer_served.  Where every process keeps all, both do nothing. */
+void trainer_get(const struct trainer *t, enum weights_of of, int64_t off, int64_t n, float *out);
+void trainer_serve(const struct trainer *t);
+void trainer_served(const struct trainer *t);
 /* The weights of both models from their directories (teacher NULL: none); trainer_sync is left to the caller. */
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e);
-/* A complete model directory of the student as it is, see params_save; `from`: where it was loaded from. */
-int trainer_export(const struct trainer *t, const char *from, const char *out, const char *dtype, const struct model_card *card,
+/* A complete model directory of the student as it is, or of its average, see params_save; `from`: where it was loaded from.
+ * Ends with trainer_served. */
+int trainer_export(const struct trainer *t, enum weights_of of, const char *from, const char *out, const char *dtype, const struct model_card *card,
 		   struct err *e);
 /* Fills the projections in t->w: kept as for hidden_projection. */
 void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed);
@@ -136,7 +160,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 		 struct err *e);
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e);
 void trainer_free(struct trainer *t);
-/* After t->w was filled from outside: refreshes what is derived from it. */
+/* After t->w was filled from outside: refreshes what is derived from it.  All processes. */
 void trainer_sync(struct trainer *t);
 /* ids, labels [batch*seq].  1: stop_requested() between micro-batches, nothing was changed. */
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);

@@ -13,9 +13,9 @@ static void add_projection(struct trainer *t)
 	int64_t cols = t->student->arch.hidden, rows = t->teacher->arch.hidden;
 	t->proj = xrealloc(t->proj, (size_t)t->n_proj + 1, sizeof *t->proj);
 	struct param *q = &t->proj[t->n_proj];
-	*q = (struct param){ .row = &row, .layer = -1, .rows = rows, .cols = cols, .off = t->elems };
+	*q = (struct param){ .row = &row, .layer = -1, .rows = rows, .cols = cols };
+	q->off = shard_place(&t->shard, q->layer, rows * cols);
 	snprintf(q->name, sizeof q->name, "hidden.proj.%d", t->n_proj++);
-	t->elems = (t->elems + rows * cols + 31) / 32 * 32;
 }
 
 /* Vectors (norms, biases) are never decayed. */
@@ -53,6 +53,16 @@ static void head_alone(struct ptable *t)
 	t->elems = (p->rows * p->cols + 31) / 32 * 32;
 }
 
+/* A teacher that is trained too lies as its own trainer has it. */
+static void place_teacher(struct trainer *t)
+{
+	struct shard s;
+	shard_init(&s, 0, t->shard.size, true);
+	trained_place(t->teacher, NULL, &s);
+	t->teacher->elems = shard_end(&s);
+	shard_free(&s);
+}
+
 int trainer_layout(struct trainer *t, struct err *e)
 {
 	struct ptable *s = t->student;
@@ -62,17 +72,23 @@ int trainer_layout(struct trainer *t, struct err *e)
 	t->frozen = xcalloc((size_t)s->n, 1);
 	if (trained_choose(s, &t->o.choice, t->frozen, e))
 		return -1;
-	t->elems = trained_place(s, t->frozen, 0, 0);
+	const struct comm *w = t->world;
+	shard_init(&t->shard, w ? w->rank : 0, w ? w->size : 1, t->o.zero == 0);
+	if (t->o.correct)
+		place_teacher(t);
+	trained_place(s, t->frozen, &t->shard);
 	if (h->n && hidden_settle(&t->o.hidden, &s->arch, &t->teacher->arch, e))
 		return -1;
 	for (int i = 0; i < h->n && s->arch.hidden != t->teacher->arch.hidden; i++)
 		if (hidden_projects(h, i) && (h->per_pair || !t->n_proj))
 			add_projection(t);
-	if (t->o.lora.targets && lora_choose(s, &t->o.lora, t->frozen, &t->adapter, &t->n_adapter, &t->elems, e))
+	if (t->o.lora.targets && lora_choose(s, &t->o.lora, t->frozen, &t->adapter, &t->n_adapter, &t->shard, e))
 		return -1;
 	t->adapter_scale = t->n_adapter ? (float)(t->o.lora.alpha / (double)t->o.lora.rank) : 0;
-	t->trained = t->elems;
-	t->elems = trained_place(s, t->frozen, 1, t->elems);
+	t->trained = shard_end(&t->shard);
+	t->elems = trained_place_frozen(s, t->frozen, t->trained);
+	t->ticket = xcalloc((size_t)t->shard.n + 1, sizeof *t->ticket);
+	t->lent = xcalloc(1, sizeof *t->lent);
 	t->param = xcalloc((size_t)(s->n + t->n_proj + 2 * t->n_adapter), sizeof *t->param);
 	for (int i = 0; i < s->n; i++)
 		if (!t->frozen[i])
@@ -93,7 +109,7 @@ void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed)
 		size_t bytes = (size_t)(q->rows * q->cols) * 4;
 		float *host = xmalloc(bytes);
 		hidden_projection(host, q->rows, q->cols, kept, seed, i);
-		t->g->k->upload(t->g->d, t->w + q->off, host, bytes);
+		trainer_put(t, q->off, q->rows * q->cols, host);
 		free(host);
 	}
 }

@@ -9,4 +9,8 @@
 
 /* Decides what is trained and where everything lies: frozen, projections, adapters, param, span, trained, elems. */
 int trainer_layout(struct trainer *t, struct err *e);
+/* Gradients of all processes into t->grad where this one needs them (zero 2: they are there); |g| of all of it; AdamW */
+void trainer_sum_gradients(struct trainer *t);
+double trainer_norm(const struct trainer *t);
+void trainer_update(struct trainer *t, double lr, double norm);
 #endif

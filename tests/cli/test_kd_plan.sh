@@ -14,7 +14,7 @@ nemotron "$t/15b" 6144 24576 48
 nemotron "$t/8b" 4096 16384 48
 plan="kd-train --dry-run --world 8 --gpu-mem 80G --teacher $t/15b --student $t/8b --seq 4096 --batch 1152 --tokens 94e9"
 works "15B to 8B on eight GPUs" $plan
-same "the first that fits is marked" "$(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "ZeRO 2, teacher sharded in the node"
+same "the first that fits is marked" "$(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "ZeRO 3, teacher sharded in the node"
 same "and told" "$(grep -c '^94.0B tokens: 27.5 days$' "$t/out.txt")" 1
 works "as JSON" sh -c "$(echo "$plan" | sed 's/--dry-run/--dry-run=json/') | python3 -c 'import json,sys; d=json.load(sys.stdin); l=d[\"layouts\"][d[\"fits\"]]; assert l[\"bytes\"][\"sum\"] <= d[\"gpu_mem\"] < d[\"layouts\"][d[\"fits\"]-1][\"bytes\"][\"sum\"]'"
 works "a cached teacher takes no memory" $plan --teacher-cache x

@@ -92,7 +92,7 @@ static void one(const char *model, int c, int recompute, float **grad_new, size_
 		struct job k;
 		snprintf(from, sizeof from, "tests/golden/models/%s-student", model);
 		snprintf(out, sizeof out, "%s/merged", dir);
-		if (trainer_export(&j.t, from, out, "float32", NULL, &e))
+		if (trainer_export(&j.t, OF_STUDENT, from, out, "float32", NULL, &e))
 			fail_msg("%s", e.msg);
 		fixture_open(&k, &eng, "lora", model, &plain);
 		if (trainer_load(&k.t, out, NULL, &e))

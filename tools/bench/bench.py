@@ -21,9 +21,6 @@ print(round(2 * n / min(t[1:]) / 1e9, 1))"""
 
 class Missing(Exception):
     """Something that a comparison needs is not here; its text says what."""
-    def last(self):
-        """Its last line without names of places, for a results file"""
-        return re.sub(r"/[^ ]*/", "", str(self).strip().splitlines()[-1])[:240]
 
 
 # ---- processes
@@ -214,7 +211,7 @@ class Context:
         try:
             return Worker(self, *args, **kw)
         except Missing as e:
-            notes.append(f"{args[0]} {args[-1]}: {e.last()}")
+            notes.append(f"{args[0]} {args[-1]}: {re.sub(r'/[^ ]*/', '', str(e).strip().splitlines()[-1])}"[:240])
 
     def close(self):
         for w in self.open_workers:
@@ -236,10 +233,8 @@ class Context:
         """SmolLM2's shape, or a tiny one, with a tokenizer of this tree: for where the real one is not at hand."""
         tok = self.path("tokenizer", "tokenizer.json")
         shutil.copyfile(os.path.join(TOP, "tests", "golden", "tokenizers", "smollm.json"), tok)
-        with open(self.path("tokenizer", "tokenizer_config.json"), "w") as f:
-            json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|end|>", "eos_token": "<|end|>"}, f)
         shape = (2, 64, 128, 2, 1, 32) if self.small else (30, 576, 1536, 9, 3, 64)
-        return self.made("tiny" if self.small else "like-smollm2", *self.shape(*shape), "--vocab", 49152, "--bos", 0, "--eos", 0, "--tied", "--store", "bf16",
+        return self.made("tiny" if self.small else "like-smollm2", *self.shape(*shape), "--vocab", 49152, "--tied", "--store", "bf16",
                          "--tokenizer", os.path.dirname(tok))
 
     @staticmethod

@@ -61,28 +61,14 @@ def arguments():
     return a, ctx
 
 
-def measured(ctx, name):
-    """The lines and runs of a comparison; when a peer fails on the way, ours alone and a note"""
-    module, function = COMPARISONS[name].split(".")
-    compare, python = getattr(importlib.import_module(module), function), ctx.python
-    try:
-        return compare(ctx)
-    except bench.Missing as e:
-        if not python:
-            raise
-        ctx.close()
-        ctx.python = None
-        result = compare(ctx)
-        return result | {"notes": [*result.get("notes", []), f"without peers: {e.last()}"]}
-    finally:
-        ctx.python = python
-        ctx.close()
-
-
 def one(ctx, name, about):
-    """Result of one comparison with what it was measured on"""
+    """Result of one comparison: its lines and runs, with what it was measured on"""
+    module, function = COMPARISONS[name].split(".")
     others, t = bench.Others(), time.perf_counter()
-    result = measured(ctx, name)
+    try:
+        result = getattr(importlib.import_module(module), function)(ctx)
+    finally:
+        ctx.close()
     return {"comparison": name, "machine": about | others.rate(), "threads": ctx.threads, "rounds": ctx.rounds, "weights": "random" if
             ctx.model.startswith(ctx.work) else "given", "took_s": round(time.perf_counter() - t)} | result
 

@@ -1,0 +1,193 @@
+/*
+ * trainer_shard.c - what a trainer keeps of itself when processes share it out (shard.h), and how the parts come together
+ *
+ *	ZeRO 1   gradients summed where their slice is, update of the slice, weights gathered bucket by bucket
+ *	ZeRO 2   likewise, but the program itself sums them, bucket by bucket (prog_overlap): only slices are kept
+ *
+ * With f32 arithmetic the weights are their own master copy and whole everywhere; with bf16 the master copy is shared out.
+ * What process 0 writes of it comes a bucket at a time, on its request: the others answer in trainer_serve.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "trainer_parts.h"
+#include "../base/rng.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static mat flat(float *p, int64_t n)
+{
+	return (mat){ p, 1, n, DT_F32, 0 };
+}
+
+/* First element of a piece in an array that is shared out, or whole */
+static float *master(const struct trainer *t, const struct piece *q)
+{
+	return t->w + (t->wb ? q->at : q->off);
+}
+
+static float *gradient(const struct trainer *t, const struct piece *q)
+{
+	return t->grad + (t->o.zero == 2 ? q->at : q->off);
+}
+
+static mat moment(const struct trainer *t, void *p, const struct piece *q)
+{
+	int type = trainer_moment_type(t);
+	return (mat){ (char *)p + (size_t)q->at * dtype_size(type), 1, q->n, type, 0 };
+}
+
+static mat low(const struct trainer *t, const struct piece *q)
+{
+	return t->wb ? (mat){ t->wb + q->off, 1, q->n, DT_BF16, 0 } : (mat){ 0 };
+}
+
+/* ---- weights ---- */
+
+static void gather_begin(struct trainer *t, int i)
+{
+	const struct bucket *b = &t->shard.b[i];
+	void *x = t->wb ? (void *)(t->wb + b->off) : t->w + b->off;
+	t->ticket[i] = t->shard.whole ? 0 : comm_gather_begin(t->world, x, b->each * (t->wb ? 2 : 4));
+}
+
+static void gather_end(struct trainer *t)
+{
+	for (int i = 0; i < t->shard.n; i++)
+		comm_wait(t->world, t->ticket[i]);
+	t->g->k->weights_changed(t->g->d);
+}
+
+void trainer_sync(struct trainer *t)
+{
+	for (int i = 0; i < t->shard.n; i++) {
+		struct piece q = shard_kept(&t->shard, i);
+		mat w = flat(master(t, &q), q.n);
+		if (t->ema && !t->updates) /* the average starts where the weights do */
+			t->g->k->copy(t->g->d, flat(t->ema + q.at, q.n), w);
+		if (t->wb)
+			t->g->k->copy(t->g->d, low(t, &q), w);
+		gather_begin(t, i);
+	}
+	gather_end(t);
+}
+
+void trainer_put(struct trainer *t, int64_t off, int64_t n, const float *host)
+{
+	struct piece q = t->wb ? shard_part(&t->shard, off, n) : (struct piece){ .off = off, .n = n };
+	if (q.n)
+		t->g->k->upload(t->g->d, master(t, &q), host + (q.off - off), (size_t)q.n * sizeof *host);
+}
+
+/* ---- the step ---- */
+
+void trainer_sum_gradients(struct trainer *t)
+{
+	if (t->shard.whole)
+		comm_sum_f32(t->world, t->grad, t->trained);
+	for (int i = 0; i < t->shard.n && t->o.zero == 1; i++)
+		comm_wait(t->world, comm_scatter_begin(t->world, t->grad + t->shard.b[i].off, t->shard.b[i].each));
+}
+
+double trainer_norm(const struct trainer *t)
+{
+	double s = 0;
+	for (int i = 0; i < t->shard.n; i++) { /* slice by slice whoever keeps them: the same bits */
+		struct piece q = shard_slice(&t->shard, i);
+		s += t->g->k->sumsq(t->g->d, flat(gradient(t, &q), q.n));
+	}
+	comm_sum_f64(t->world, &s, 1);
+	return sqrt(s);
+}
+
+#define ROUNDING UINT64_C(0x726f756e64) /* stream of random rounding */
+
+void trainer_update(struct trainer *t, double lr, double norm)
+{
+	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
+	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
+				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
+	if (t->o.low_moments && !t->o.nearest)
+		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)t->updates) | 1;
+	for (int i = 0; i < t->shard.n; i++) {
+		struct piece all = shard_kept(&t->shard, i);
+		for (int k = 0; k < t->n_span; k++) {
+			struct piece q = piece_cut(all, t->span[k].off, t->span[k].n);
+			if (!q.n)
+				continue;
+			a.weight_decay = t->span[k].decay ? (float)t->o.weight_decay : 0;
+			a.first = q.index;
+			t->g->k->adamw(t->g->d, flat(master(t, &q), q.n), moment(t, t->m, &q), moment(t, t->v, &q), flat(gradient(t, &q), q.n),
+				       low(t, &q), t->ema ? flat(t->ema + q.at, q.n) : (mat){ 0 }, &a);
+		}
+		gather_begin(t, i); /* while the next is updated */
+	}
+	gather_end(t);
+}
+
+/* ---- what process 0 writes ---- */
+
+static bool lends(const struct trainer *t, enum weights_of of)
+{
+	return !t->shard.whole && (t->wb || of == OF_AVERAGE);
+}
+
+/* Bucket and array of a request, together in one number; < 0: there are no more */
+static int64_t request(int bucket, enum weights_of of)
+{
+	return 2 * (int64_t)bucket + (of == OF_AVERAGE);
+}
+
+/* All processes: the bucket that was asked for, whole in t->lent */
+static void answer(const struct trainer *t, int64_t asked)
+{
+	struct piece q = shard_slice(&t->shard, (int)(asked / 2));
+	const struct bucket *b = &t->shard.b[asked / 2];
+	const float *from = asked % 2 ? t->ema + q.at : master(t, &q);
+	struct lent *l = t->lent;
+	l->x = xrealloc(l->x, (size_t)(b->each * t->shard.size), sizeof *l->x);
+	t->g->k->download(t->g->d, l->x + t->shard.rank * b->each, from, (size_t)q.n * sizeof *l->x);
+	comm_wait(t->world, comm_gather_begin(t->world, l->x, b->each * (int64_t)sizeof *l->x));
+	l->request = asked;
+}
+
+void trainer_get(const struct trainer *t, enum weights_of of, int64_t off, int64_t n, float *out)
+{
+	size_t bytes = (size_t)n * sizeof *out;
+	if (!lends(t, of)) {
+		struct piece q = of == OF_AVERAGE || t->wb ? shard_part(&t->shard, off, n) : (struct piece){ .off = off, .n = n };
+		t->g->k->download(t->g->d, out, of == OF_AVERAGE ? t->ema + q.at : master(t, &q), bytes);
+		return;
+	}
+	int64_t asked = request(shard_bucket(&t->shard, off), of);
+	if (!t->lent->x || t->lent->request != asked) {
+		comm_bcast(t->world, &asked, sizeof asked, 0);
+		answer(t, asked);
+	}
+	memcpy(out, t->lent->x + (off - t->shard.b[asked / 2].off), bytes);
+}
+
+static void forget(struct lent *l)
+{
+	free(l->x);
+	*l = (struct lent){ 0 };
+}
+
+void trainer_serve(const struct trainer *t)
+{
+	int64_t asked;
+	if (t->shard.whole)
+		return;
+	while (comm_bcast(t->world, &asked, sizeof asked, 0), asked >= 0)
+		answer(t, asked);
+	forget(t->lent);
+}
+
+void trainer_served(const struct trainer *t)
+{
+	int64_t none = -1;
+	if (t->shard.whole)
+		return;
+	comm_bcast(t->world, &none, sizeof none, 0);
+	forget(t->lent);
+}

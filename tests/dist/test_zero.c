@@ -1,0 +1,166 @@
+/*
+ * test_zero.c - a checkpoint means the same whoever wrote it and whoever reads it
+ *
+ * Every element of weights, moments and average is given a value that follows from its name and place.  A first process or
+ * job saves them; each that comes after loads them, looks at what it keeps, wipes it, and saves again for the next.  Alone
+ * here; test_zero.sh does it with 4, 2, 3 and 1 processes, ZERO = 0, 1, 2, over one directory DIR.
+ *
+ *	test_zero [DIR ZERO f32|bf16]
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "../../common/base/log.h"
+#include "../../common/base/opt.h"
+#include "../../common/base/outfile.h"
+#include "../../common/train/checkpoint_parts.h"
+#include "../train/aux_tiny.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct comm world;
+static const char *dir, *dtype = "bf16";
+static char own_dir[] = "/tmp/test_zero.XXXXXX";
+static int zero;
+
+static const struct tiny shape = { "llama", 1, 3, 24, 40, 3, 1, 8, 61, 0 };
+
+/* Element i of array a of parameter p: exact in bf16 */
+static float value(const struct param *p, int a, int64_t i)
+{
+	uint32_t h = 17 + (uint32_t)a;
+	for (const char *s = p->name; *s; s++)
+		h = h * 31 + (uint32_t)*s;
+	return (float)((h + (uint64_t)i) % 251);
+}
+
+static bool both_w_and_whole(const struct trainer *t, int a)
+{
+	return ckpt_letter[a] == 'w' && !t->wb;
+}
+
+/* Runs over all that this process keeps; wrong elements, or with `fill` none */
+static int64_t each(struct trainer *t, bool fill, float scale)
+{
+	int64_t wrong = 0;
+	for (int i = 0; i < t->n_param; i++)
+		for (int a = 0; a < ckpt_arrays(t); a++) {
+			const struct param *p = t->param[i];
+			int64_t n = p->rows * p->cols;
+			struct piece q = both_w_and_whole(t, a) ? (struct piece){ .off = p->off, .n = n } : shard_part(&t->shard, p->off, n);
+			if (!q.n)
+				continue;
+			char *x = ckpt_place(t, a, &q);
+			for (int64_t k = 0; k < q.n; k++) {
+				float v = scale * value(p, a, q.off - p->off + k);
+				uint16_t low = f32_to_bf16(v);
+				void *at = x + ckpt_bytes(t, a, k);
+				if (fill)
+					memcpy(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1));
+				else
+					wrong += memcmp(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1)) != 0;
+			}
+		}
+	return wrong;
+}
+
+static void handed_on(void **state)
+{
+	struct err e = { 0 };
+	struct engine g = { 0 };
+	struct trainer t;
+	struct rundir d = { .path = xstrdup(dir), .lock = -1, .metrics = -1, .follows = world.rank > 0 };
+	struct progress_state s = { .seed = 1 };
+	struct trainer_spec o = { .loss = { .weight[LOSS_CE] = 1, .tau = 1, .beta = 0.5 }, .seq = 4, .micro = 1, .batch = world.size, .dtype = dtype_parse(dtype),
+				  .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .low_moments = true, .ema = 0.9, .world = &world, .zero = zero };
+	(void)state;
+	struct arch a = tiny_arch(&shape);
+	g.k = &kernels_ref;
+	g.d = g.k->dev_open(1);
+	if (trainer_plan(&t, ptable_new(&a), NULL, &o, &e) || trainer_alloc(&t, &g, &e))
+		fail_msg("%s", e.msg);
+	if (checkpoint_load(&d, &t, &s, "{}", &e))
+		fail_msg("%s", e.msg);
+	if (s.step) {
+		assert_int_equal(each(&t, false, 1), 0);
+		assert_int_equal(s.tokens, 1000);
+		assert_int_equal(t.updates, 77);
+		for (int64_t i = 0; i < t.trained && t.wb; i++) /* gathered from all */
+			assert_true(t.wb[i] == 0 || bf16_to_f32(t.wb[i]) == (float)(int)bf16_to_f32(t.wb[i]));
+	} else {
+		each(&t, true, 1);
+	}
+	s.step++;
+	s.tokens = 1000;
+	t.updates = 77;
+	if (checkpoint_save(&d, &t, &s, "{}", 2, &e))
+		fail_msg("%s", e.msg);
+	each(&t, true, -1);
+	assert_true(each(&t, false, 1) > 0);
+	if (checkpoint_load(&d, &t, &s, "{}", &e)) /* one's own */
+		fail_msg("%s", e.msg);
+	assert_int_equal(each(&t, false, 1), 0);
+	trainer_free(&t);
+	g.k->dev_close(g.d);
+	free(d.path);
+}
+
+/* Slices: every element is somebody's, once, and random rounding finds the same index for it whatever the number */
+static void slices(void **state)
+{
+	static const struct { int key; int64_t n; } param[] = { { -1, 1000 }, { 0, 33 }, { 0, 4096 }, { 1, 1 }, { 1, 640 }, { -1, 24 } };
+	enum { PARAMS = sizeof param / sizeof *param };
+	int64_t index[PARAMS];
+	(void)state;
+	for (int size = 1; size <= 9; size++)
+		for (int whole = 0; whole < 2; whole++) {
+			int64_t had[PARAMS] = { 0 }, end = 0, kept = 0;
+			for (int r = 0; r < size; r++) {
+				struct shard s;
+				int64_t off[PARAMS];
+				shard_init(&s, r, size, whole);
+				for (int i = 0; i < PARAMS; i++)
+					off[i] = shard_place(&s, param[i].key, param[i].n);
+				end = shard_end(&s);
+				kept += s.kept;
+				assert_int_equal(s.n, size > 1 ? 4 : 1);
+				for (int i = 0; i < PARAMS; i++) {
+					struct piece q = shard_part(&s, off[i], param[i].n);
+					had[i] += q.n;
+					assert_true(q.n == 0 || (q.off >= off[i] && q.at >= 0 && q.at + q.n <= s.kept));
+					if (size == 1)
+						index[i] = q.index;
+					else if (q.n)
+						assert_int_equal(q.index, index[i] + q.off - off[i]);
+				}
+				shard_free(&s);
+			}
+			assert_int_equal(kept, whole ? size * end : end);
+			for (int i = 0; i < PARAMS; i++)
+				assert_int_equal(had[i], param[i].n * (whole ? size : 1));
+		}
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = { 0 };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(slices), cmocka_unit_test(handed_on) };
+	prog_name = "test_zero";
+	dir = argc == 4 ? argv[1] : mkdtemp(own_dir);
+	int64_t z = 0;
+	if (!dir || (argc == 4 && parse_i64(argv[2], &z)))
+		return EXIT_USAGE;
+	zero = (int)z;
+	dtype = argc == 4 ? argv[3] : dtype;
+	if (comm_open(&world, &e))
+		die_err(&e);
+	int rc = cmocka_run_group_tests(tests, NULL, NULL);
+	comm_close(&world);
+	if (argc != 4)
+		remove_tree(dir, &e);
+	return rc;
+}
