@@ -136,7 +136,7 @@ JOB(attn)
 	add_operand(j, typed(out(B * T, j->g.H), DT_F32));
 	add_operand(j, seed(2, B * T, j->g.H * (int64_t)j->g.D));
 	add_operand(j, grad(0, B * T, W));
-	add_starts(j, B, T, variant > 4);
+	add_starts(j, B, T, variant > 6);
 	j->fwd = attn_f;
 	j->bwd = attn_b;
 }
