@@ -162,7 +162,7 @@ demo: all $(B)/.deps-demo
 
 $(B)/bench/bench-gemm: $(B)/obj/tools/bench/gemm.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $< $(LIB) -ldnnl $(LDLIBS)
+	$(CC) $(LDFLAGS) -fopenmp -o $@ $< $(LIB) -ldnnl $(LDLIBS)
 ifeq ($(DEVICE),cuda)
 bench: cuda $(B)/tests/train/test_batches
 	@B=$(B) PYTHON="$(PYTHON)" sh tests/cuda/device.sh bench

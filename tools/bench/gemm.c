@@ -1,7 +1,8 @@
 /*
  * gemm.c - bench-gemm: matrix products of the CPU backend and of oneDNN with prepacked weights, in turn
  *
- * The only place besides kernels/cpu that sees oneDNN: here it is the peer.  Both run in this process, on the same
+ * The only place besides kernels/cpu that sees oneDNN and OpenMP: here they are the peer.  oneDNN cuts a product for as many
+ * threads as OpenMP would start, which the backend changes for itself, so the peer says its own before every call.  Both run in this process, on the same
  * operands, one after the other, pair by pair; medians of the pairs go out as one JSON object a product:
  *
  *	fwd  y [M,O] = x [M,I] W'     dx  x [M,I] = y [M,O] W     dw  dW [O,I] f32 += y' x
@@ -13,6 +14,7 @@
  */
 #include "../../common/base/opt.h"
 #include "../../kernels/kernels.h"
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ struct peer {
 };
 static dnnl_engine_t engine;
 static dnnl_stream_t stream;
+static int threads;
 
 static void check(dnnl_status_t s, const char *what)
 {
@@ -89,6 +92,7 @@ static struct peer peer_make(mat dst, mat src, dnnl_format_tag_t stag, mat weigh
 	dnnl_primitive_desc_t pd, rd;
 	dnnl_memory_t from, to;
 	dnnl_primitive_t reorder;
+	omp_set_num_threads(threads);
 	DNN(dnnl_matmul_desc_init(&md, &a, &b, NULL, &c));
 	DNN(dnnl_primitive_desc_create(&pd, &md, NULL, engine, NULL));
 	DNN(dnnl_primitive_create(&q.p, pd));
@@ -117,6 +121,7 @@ static struct peer peer_make(mat dst, mat src, dnnl_format_tag_t stag, mat weigh
 
 static void peer_run(const struct peer *q)
 {
+	omp_set_num_threads(threads);
 	DNN(dnnl_primitive_execute(q->p, stream, 3, q->arg));
 	DNN(dnnl_stream_wait(stream));
 }
@@ -213,7 +218,8 @@ int main(int argc, char **argv)
 	K = kernels_open("cpu", why);
 	if (!K)
 		die(EXIT_RESOURCE, "%s", why);
-	D = K->dev_open((int)com.threads);
+	threads = com.threads ? (int)com.threads : omp_get_num_procs();
+	D = K->dev_open(threads);
 	DNN(dnnl_engine_create(&engine, dnnl_cpu, 0));
 	DNN(dnnl_stream_create(&stream, engine, dnnl_stream_default_flags));
 	for (int i = 0; i < n; i++) {
