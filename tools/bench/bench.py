@@ -148,6 +148,10 @@ def machine():
             "copy_gb_s_one_thread": float(run([sys.executable, "-c", COPY], watch=False).out)}
 
 
+def free_gb():
+    return int(first("/proc/meminfo", r"MemAvailable:\s*(\d+)") or 0) / 1e6
+
+
 def uncache(*paths):
     """Forgets the files' pages, so that the next read comes from the disk."""
     for p in paths:

@@ -1,9 +1,10 @@
 /*
  * gemm.c - bench-gemm: matrix products of the CPU backend and of oneDNN with prepacked weights, in turn
  *
- * The only place besides kernels/cpu that sees oneDNN and OpenMP: here they are the peer.  oneDNN cuts a product for as many
- * threads as OpenMP would start, which the backend changes for itself, so the peer says its own before every call.  Both run in this process, on the same
- * operands, one after the other, pair by pair; medians of the pairs go out as one JSON object a product:
+ * The only place besides kernels/cpu that sees oneDNN and OpenMP: here they are the peer.  oneDNN cuts a product for as
+ * many threads as OpenMP would start; the backend changes that for itself, so the peer sets its own before every call.
+ * Both run in this process, on the same operands, one after the other, pair by pair; medians of the pairs go out as one
+ * JSON object a product:
  *
  *	fwd  y [M,O] = x [M,I] W'     dx  x [M,I] = y [M,O] W     dw  dW [O,I] f32 += y' x
  *

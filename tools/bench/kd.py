@@ -1,12 +1,13 @@
 """kd.py - a distillation step against PyTorch eager and chunked losses (Liger's, or one of our own in PyTorch where that is missing)
 
 A step: teacher forward, student forward and backward, forward KL over the whole vocabulary, clipping, AdamW.  Peers keep their
-model loaded and do one step a round; ours is a process of STEPS steps a round, the first of which (page faults) does not count.
+model loaded and do one step a round, all of them together where memory allows (they hold 14 GB), else each in rounds of its own;
+ours is a process of STEPS steps a round, the first of which (page faults) does not count.
 SPDX-License-Identifier: Apache-2.0
 """
 import json, os, shutil
 
-from bench import ceiling, head_products, line, med, products, versus
+from bench import ceiling, free_gb, head_products, line, med, products, versus
 
 MICRO, STEPS = 4, 3
 
@@ -36,15 +37,17 @@ def compare(ctx, dtype, seq, peers, targets, more=()):
     with open(os.path.join(student, "config.json")) as f:
         student_config = json.load(f)
     notes, runs = [], {"ours": [], "ceiling": [], **{p: [] for p in peers}}
-    workers = {p: ctx.worker_or_none(notes, "torch_kd.py", teacher, student, ids, dtype, ctx.threads, MICRO, p) for p in peers}
-    for _ in range(ctx.rounds):
-        runs["ours"].append(once(ctx, dtype, teacher, student, tok))
-        for p, w in workers.items():
-            if w:
-                runs[p].append(w.go())
-        runs["ceiling"].append({"flop_per_s": ceiling(ctx, work(ctx.config, student_config, MICRO * seq), dtype)})
-    for w in workers.values():
-        w and w.close()
+    names = {}
+    for group in [list(peers)] if ctx.small or free_gb() > 20 else [[p] for p in peers]:
+        workers = {p: ctx.worker_or_none(notes, "torch_kd.py", teacher, student, ids, dtype, ctx.threads, MICRO, p) for p in group}
+        names |= {p: w.ready["peer"] for p, w in workers.items() if w}
+        for _ in range(ctx.rounds):
+            runs["ours"].append(once(ctx, dtype, teacher, student, tok))
+            for p, w in workers.items():
+                if w:
+                    runs[p].append(w.go())
+            runs["ceiling"].append({"flop_per_s": ceiling(ctx, work(ctx.config, student_config, MICRO * seq), dtype)})
+        ctx.close()
     runs |= {n: [once(ctx, dtype, teacher, student, tok, *options)] for n, options, _ in more}
     mid = {k: {x: med([r[x] for r in rs]) for x in rs[0]} for k, rs in runs.items() if rs}
     name = f"distillation step {dtype}, {MICRO} x {seq}"
@@ -57,7 +60,7 @@ def compare(ctx, dtype, seq, peers, targets, more=()):
     best = min((of(p, "peak_mb") for p in peers if p in mid), default=None)
     lines.append(line(f"{name}, peak resident (peer: the smallest)", of("ours", "peak_mb"), best, of("ours", "peak_mb"), targets["mb"], False, "MB"))
     lines += [line(f"{name}, {n}: peak resident at {of(n):.0f} tok/s", of(n, "peak_mb"), None, of(n, "peak_mb"), mb, False, "MB") for n, _, mb in more]
-    return {"lines": lines, "runs": runs, "notes": notes, "peers": {p: w.ready.get("peer") for p, w in workers.items() if w}}
+    return {"lines": lines, "runs": runs, "notes": notes, "peers": names}
 
 
 def long(ctx):
