@@ -9,7 +9,7 @@ Environment: MODEL (a model directory; build/demo/smollm2 if `make demo` has mad
 a field text; build/demo/text/train.jsonl), BENCH_ROUNDS (3), BENCH_THREADS (2), BENCH_DIR (build/bench: room for 10 GB).
 SPDX-License-Identifier: Apache-2.0
 """
-import argparse, importlib, json, os, subprocess, sys, time
+import argparse, importlib, json, os, subprocess, sys, time, zlib
 
 sys.dont_write_bytecode = True
 import bench
@@ -56,7 +56,8 @@ def arguments():
     env = os.environ.get
     model = env("MODEL") or demo(a.build, "smollm2")
     text = env("TEXT") or demo(a.build, "text", "train.jsonl")
-    ctx = bench.Context(os.path.join(a.build, "bin"), os.path.join(a.build, "bench"), env("BENCH_DIR") or os.path.join(a.build, "bench", "work"),
+    inputs = f"{zlib.crc32(f'{model} {text} {a.small}'.encode()):08x}"  # token sets of one model are no other's
+    ctx = bench.Context(os.path.join(a.build, "bin"), os.path.join(a.build, "bench"), os.path.join(env("BENCH_DIR") or os.path.join(a.build, "bench"), inputs),
                         model, text, python_of(a.peers), int(env("BENCH_ROUNDS") or 3), int(env("BENCH_THREADS") or 2), a.small)
     return a, ctx
 
