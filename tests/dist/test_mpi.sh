@@ -2,19 +2,9 @@
 # test_mpi.sh - several processes on one job give what one gives; one that is stopped or killed is named, and the others end.
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-# In containers: root, more processes than cores, no reading of another process's memory.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
-export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false
-export OMP_NUM_THREADS=1
-# MPI keeps what it allocated in parts that are unloaded again, where no suppression by name finds them
-export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
-if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
-	ok "mpi # skipped, mpirun cannot start two processes on this machine: $(grep . "$t/err" | head -n 1)"
-	exit 0
-fi
+. tests/dist/mpi.sh
 # all refuse, and mpirun may end the others before they have said why
 says() { grep -q "$1" "$t/err" && echo said; }
-many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
 
 sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
 mkmodel -q --layers 3 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 48 --vocab 265 --eos 264 --tied --tokenizer "$t/tok" -o "$t/m" || exit 1
@@ -51,14 +41,6 @@ same "no state is left" "$(ls "$t" | grep -c state)" 0
 mkmodel -q --like "$t/m" --std 0.2 --seed 2 --store f32 -o "$t/s" || exit 1
 calib-sample -q -t "$t/m" --documents paragraph --samples 5 --seq 32 README.md -o "$t/v.tok" || exit 1
 kd="kd-train --teacher $t/m --student $t/s --data $t/c.tok --valid $t/v.tok --batch 12 --micro 1 --steps 9 --lr 3e-3 --dtype f32 --save-dtype f32 --threads 1 --save-every 3"
-# curve RUN: every loss, norm and held-out loss
-curve() { grep -o '"\(loss\|grad_norm\|valid/[a-z/]*\)":[^,}]*' "$1/metrics.jsonl"; }
-# near NAME RUN RUN: the same curves to 1e-5
-near() {
-	curve "$2" >"$t/c1" && curve "$3" >"$t/c2"
-	why=$(paste -d: "$t/c1" "$t/c2" | awk -F: '{ d = $2 - $4; m = $2 < 0 ? -$2 : $2; if ($1 != $3 || (d < 0 ? -d : d) > 1e-5 * (m + 1e-3)) { print; exit } } END { if (NR < 20) print NR " values" }')
-	same "$1" "$why" ""
-}
 $kd -q -o "$t/k1" || exit 1
 for n in 2 3 4; do
 	works "$n processes train" many $n $kd -o "$t/k$n"

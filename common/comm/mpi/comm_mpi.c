@@ -2,8 +2,8 @@
  * comm_mpi.c - exchanges by MPI, with a watch: who does not come in time is named, and nobody waits for ever
  *
  * Exchanges are MPI's own non-blocking collectives, polled.  Before each, a process tells process 0 the exchange's number in
- * a message of its own; when one takes longer than the timeout, process 0 knows who has not announced it, says so and
- * aborts the job.  The others give process 0 a few seconds for that before they abort it themselves.  What has begun and
+ * a message of its own, and again while it waits; when one takes longer than the timeout, process 0 knows who has not announced
+ * it, or who came but is no longer heard of, says so and aborts the job.  The others give process 0 a few seconds for that before they abort it themselves.  What has begun and
  * is not waited for yet keeps its request and its number in a table; a ticket is its place there.
  *
  * Stands alone: a shared object sees nothing of the program that loads it.
@@ -34,6 +34,7 @@ static struct {
 	double timeout;        /* seconds */
 	int64_t exchange;      /* number of the one that is under way */
 	int64_t *at;           /* [size] on process 0: the last one that each announced */
+	double *heard;         /* [size] on process 0: when */
 	char (*host)[64];      /* [size] where each runs */
 	struct begun *t;       /* [TICKETS] */
 	int high;              /* places above are free */
@@ -52,32 +53,49 @@ static void listen(void)
 {
 	int there;
 	MPI_Status s;
-	while (!MPI_Iprobe(MPI_ANY_SOURCE, TAG, MPI_COMM_WORLD, &there, &s) && there)
+	while (!MPI_Iprobe(MPI_ANY_SOURCE, TAG, MPI_COMM_WORLD, &there, &s) && there) {
+		w.heard[s.MPI_SOURCE] = seconds();
 		MPI_Recv(&w.at[s.MPI_SOURCE], 1, MPI_INT64_T, s.MPI_SOURCE, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+	}
 }
 
-static void announce(void)
+static void tell(void)
 {
-	w.exchange++;
 	if (w.rank)
 		MPI_Send(&w.exchange, 1, MPI_INT64_T, 0, TAG, MPI_COMM_WORLD); /* eight bytes: buffered */
 	else
 		listen();
 }
 
+static void announce(void)
+{
+	w.exchange++;
+	tell();
+}
+
+/* On process 0: those that did not come to an exchange; if all did, those not heard of for half the timeout */
+static void name_late(int64_t exchange, char late[512], bool *came)
+{
+	double long_ago = seconds() - w.timeout / 2;
+	for (int pass = 0; pass < 2 && !*late; pass++) {
+		*came = pass > 0;
+		for (int r = 1; r < w.size && strlen(late) < 400; r++)
+			if (*came ? w.heard[r] < long_ago : w.at[r] < exchange)
+				snprintf(late + strlen(late), 512 - strlen(late), "%s%d on %s (last seen at exchange %lld)", *late ? ", " : "", r, w.host[r],
+					 (long long)w.at[r]);
+	}
+}
+
 static _Noreturn void give_up(int64_t exchange)
 {
 	char late[512] = "";
-	for (int r = 1; !w.rank && r < w.size && strlen(late) < 400; r++)
-		if (w.at[r] < exchange)
-			snprintf(late + strlen(late), sizeof late - strlen(late), "%s%d on %s (last seen at exchange %lld)", *late ? ", " : "", r,
-				 w.host[r], (long long)w.at[r]);
+	bool came = false;
+	if (!w.rank)
+		name_late(exchange, late, &came);
 	if (w.rank)
-		fprintf(stderr, "%s: process 0 on %s did not come to exchange %lld within %g s; the job ends\n", program_invocation_short_name, w.host[0],
-			(long long)exchange, w.timeout);
-	else
-		fprintf(stderr, "%s: process %s did not come to exchange %lld within %g s; the job ends\n", program_invocation_short_name,
-			*late ? late : "(all came, the network did not)", (long long)exchange, w.timeout);
+		snprintf(late, sizeof late, "0 on %s", w.host[0]);
+	fprintf(stderr, "%s: process %s %s exchange %lld within %g s; the job ends\n", program_invocation_short_name,
+		*late ? late : "(all came, the network did not)", came ? "did not get through" : "did not come to", (long long)exchange, w.timeout);
 	fflush(stderr);
 	MPI_Abort(MPI_COMM_WORLD, EXIT_FAIL);
 	_Exit(EXIT_FAIL);
@@ -86,16 +104,19 @@ static _Noreturn void give_up(int64_t exchange)
 /* Polls: busy for a moment, then with sleeps that leave the core to others. */
 static void finish_one(MPI_Request *q, int64_t exchange)
 {
-	double t0 = seconds();
+	double t0 = seconds(), said = t0, often = w.timeout < 4 ? w.timeout / 4 : 1;
 	int done = 0;
 	for (long n = 0;; n++) {
 		if (MPI_Test(q, &done, MPI_STATUS_IGNORE) || done)
 			return;
 		if (n < 1000)
 			continue;
-		if (!w.rank)
-			listen();
-		if (seconds() - t0 > w.timeout + (w.rank ? GRACE : 0))
+		double now = seconds();
+		if (!w.rank || now - said > often) {
+			tell();
+			said = now;
+		}
+		if (now - t0 > w.timeout + (w.rank ? GRACE : 0))
 			give_up(exchange);
 		struct timespec nap = { 0, n < 3000 ? 20000 : 500000 };
 		nanosleep(&nap, NULL);
@@ -119,10 +140,11 @@ static int mpi_open(int *rank, int *size, double timeout, char why[256])
 	w.timeout = timeout;
 	w.at = calloc((size_t)w.size, sizeof *w.at);
 	w.host = calloc((size_t)w.size, sizeof *w.host);
+	w.heard = calloc((size_t)w.size, sizeof *w.heard);
 	w.t = calloc(TICKETS, sizeof *w.t);
 	MPI_Type_contiguous(UNIT, MPI_BYTE, &w.unit);
 	MPI_Type_commit(&w.unit);
-	if (!w.at || !w.host || !w.t) {
+	if (!w.at || !w.heard || !w.host || !w.t) {
 		snprintf(why, 256, "out of memory");
 		return -1;
 	}
@@ -143,6 +165,7 @@ static void mpi_close(void)
 	if (!w.rank)
 		listen();
 	free(w.at);
+	free(w.heard);
 	free(w.host);
 	free(w.t);
 	MPI_Type_free(&w.unit);

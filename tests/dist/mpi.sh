@@ -1,0 +1,23 @@
+# mpi.sh - several processes in a test script; source it after lib.sh.  Ends the script where mpirun cannot start any.
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh disable=SC2154
+# In containers: root, more processes than cores, no reading of another process's memory.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false
+export OMP_NUM_THREADS=1
+# MPI keeps what it allocated in parts that are unloaded again, where no suppression by name finds them
+export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
+if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
+	ok "mpi # skipped, mpirun cannot start two processes on this machine: $(grep . "$t/err" | head -n 1)"
+	exit 0
+fi
+# many N COMMAND...
+many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
+# curve RUN: every loss, norm and held-out loss
+curve() { grep -o '"\(loss\|grad_norm\|valid/[a-z/]*\)":[^,}]*' "$1/metrics.jsonl"; }
+# near NAME RUN RUN: the same curves to 1e-5
+near() {
+	curve "$2" >"$t/c1" && curve "$3" >"$t/c2"
+	why=$(paste -d: "$t/c1" "$t/c2" | awk -F: '{ d = $2 - $4; m = $2 < 0 ? -$2 : $2; if ($1 != $3 || (d < 0 ? -d : d) > 1e-5 * (m + 1e-3)) { print; exit } } END { if (NR < 8) print NR " values" }')
+	same "$1" "$why" ""
+}
