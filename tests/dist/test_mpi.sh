@@ -95,5 +95,5 @@ for n in 2 4; do
 done
 same "no journal is left" "$(ls "$t" | grep -c state)" 0
 
-env -u OMPI_COMM_WORLD_SIZE WORLD_SIZE=4 act-stats -m "$t/m" "$t/c.tok" -o "$t/x" >"$t/out.txt" 2>"$t/err"
+env -u OMPI_COMM_WORLD_SIZE RANK=0 WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 act-stats -m "$t/m" "$t/c.tok" -o "$t/x" >"$t/out.txt" 2>"$t/err"
 same "torchrun needs NCCL" "$? $(grep -c 'WORLD_SIZE=4' "$t/err")" "69 1"
