@@ -54,12 +54,28 @@ struct run {
 	struct prog *p;
 	struct frame f;
 	val tok, label, sums, hidden;
-	float *grad;
+	float *grad, *pool;
 	double loss[LOSS_KINDS];
 };
 
+static struct comm alone = { .size = 1 };
+
+/* A bucket for each block and for what lies before and behind; returns how many */
+static int buckets(const struct ptable *t, struct grad_bucket *b)
+{
+	int n = 0;
+	for (int i = 0; i < t->n; i++) {
+		int64_t end = i + 1 < t->n ? t->p[i + 1].off : t->elems;
+		if (!i || t->p[i].layer != t->p[i - 1].layer)
+			b[n++] = (struct grad_bucket){ .off = t->p[i].off, .at = t->p[i].off };
+		b[n - 1].n = b[n - 1].each = end - b[n - 1].off;
+	}
+	return n;
+}
+
+/* With in_buckets, gradients are added to r->grad as buckets are complete, of a pool that r->f.base[SP_GRAD] is. */
 static void run_ce(struct run *r, const struct engine *g, const struct ptable *t, float *w, const int32_t *tok,
-		   const int32_t *label, int recompute, int counted)
+		   const int32_t *label, int recompute, int counted, int in_buckets)
 {
 	struct err e = { 0 };
 	struct build b = { .t = t, .dtype = DT_F32, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers, .train = 1 };
@@ -71,13 +87,19 @@ static void run_ce(struct run *r, const struct engine *g, const struct ptable *t
 	r->sums = p_kd_head(r->p, r->hidden, p_head_weight(r->p, &b), NONE, NONE, r->label);
 	r->p->coef[LOSS_CE] = 1 / (float)counted;
 	prog_grad(r->p, recompute);
+	struct grad_bucket b_of[8];
+	if (in_buckets)
+		prog_overlap(r->p, b_of, buckets(t, b_of));
 	if (prog_plan(r->p, &e))
 		fail_msg("%s", e.msg);
 	if (frame_new(&r->f, g, r->p, &e))
 		fail_msg("%s", e.msg);
 	r->grad = xcalloc((size_t)t->elems, sizeof *r->grad);
 	r->f.base[SP_PARAM] = (char *)w;
-	r->f.base[SP_GRAD] = (char *)r->grad;
+	r->pool = in_buckets ? xcalloc((size_t)r->p->bytes[SP_GRAD], 1) : NULL;
+	r->f.base[SP_GRAD] = (char *)(in_buckets ? r->pool : r->grad);
+	r->f.base[SP_SHARD] = (char *)r->grad;
+	r->f.comm = &alone;
 	frame_set(&r->f, r->tok, tok);
 	frame_set(&r->f, r->label, label);
 	prog_run(&r->f);
@@ -89,6 +111,7 @@ static void run_free(struct run *r)
 	frame_free(&r->f);
 	prog_free(r->p);
 	free(r->grad);
+	free(r->pool);
 }
 
 static void batch(const struct shape *s, int32_t *tok, int32_t *label, int *counted)
@@ -116,7 +139,7 @@ static void against_explicit(const char *device, double tol)
 		batch(&shapes[k], tok, label, &counted);
 		double loss = explicit_model(t, w, tok, label, B, T, dw, h);
 		struct run r;
-		run_ce(&r, &g, t, w, tok, label, 0, counted);
+		run_ce(&r, &g, t, w, tok, label, 0, counted, 0);
 		assert_true(fabs(r.loss[LOSS_CE] / counted - loss) < tol * loss);
 		hid = xcalloc((size_t)(B * T * t->arch.hidden), sizeof *hid);
 		frame_get(&r.f, r.hidden, hid);
@@ -196,9 +219,9 @@ static void test_recompute(void **s)
 			int counted;
 			batch(&shapes[k], tok, label, &counted);
 			struct run a, b, c;
-			run_ce(&a, &g, t, w, tok, label, RECOMPUTE_NONE, counted);
-			run_ce(&b, &g, t, w, tok, label, RECOMPUTE_NORMS, counted);
-			run_ce(&c, &g, t, w, tok, label, RECOMPUTE_FULL, counted);
+			run_ce(&a, &g, t, w, tok, label, RECOMPUTE_NONE, counted, 0);
+			run_ce(&b, &g, t, w, tok, label, RECOMPUTE_NORMS, counted, 0);
+			run_ce(&c, &g, t, w, tok, label, RECOMPUTE_FULL, counted, 0);
 			assert_memory_equal(a.grad, b.grad, (size_t)t->elems * sizeof *a.grad);
 			assert_memory_equal(a.grad, c.grad, (size_t)t->elems * sizeof *a.grad);
 			assert_true(c.p->n > b.p->n && b.p->n > a.p->n);
@@ -239,6 +262,47 @@ static void test_frozen(void **s)
 	prog_free(p);
 	free(frozen);
 	ptable_free(t);
+}
+
+/* Sums as buckets are complete: the same gradients out of less memory, and the checker sees what is out of turn. */
+static void test_buckets(void **s)
+{
+	(void)s;
+	struct engine g;
+	struct err e = { 0 };
+	assert_int_equal(engine_open(&g, "ref", 1, &e), 0);
+	for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+		for (int again = RECOMPUTE_NONE; again <= RECOMPUTE_FULL; again++) {
+			struct ptable *t = table(&shapes[k]);
+			float *w = weights(t, k);
+			int32_t tok[B * T], label[B * T];
+			int counted;
+			struct run plain, r;
+			batch(&shapes[k], tok, label, &counted);
+			run_ce(&plain, &g, t, w, tok, label, again, counted, 0);
+			run_ce(&r, &g, t, w, tok, label, again, counted, 1);
+			for (int i = 0; i < t->n; i++)
+				assert_memory_equal(r.grad + t->p[i].off, plain.grad + t->p[i].off, (size_t)(t->p[i].rows * t->p[i].cols) * 4);
+			assert_true(t->arch.layers < 3 || r.p->bytes[SP_GRAD] < plain.p->bytes[SP_GRAD]);
+			int bad = 0, tried = 0;
+			for (int i = 0; i + 1 < r.p->n; i++) {
+				int code = r.p->op[i + 1].code;
+				if (code != OP_REDUCE_SCATTER && code != OP_ZERO && code != OP_WAIT)
+					continue;
+				struct op o = r.p->op[i + 1];
+				r.p->op[i + 1] = (struct op){ .code = OP_COPY, .geom = -1 };
+				bad += prog_check(r.p, &e) != 0;
+				r.p->op[i + 1] = o;
+				tried++;
+			}
+			assert_true(tried == 3 * (int)(t->arch.layers + 2));
+			assert_int_equal(bad, tried);
+			run_free(&plain);
+			run_free(&r);
+			free(w);
+			ptable_free(t);
+		}
+	engine_close(&g);
 }
 
 static struct prog *small_prog(struct ptable *t, struct err *e)
@@ -320,7 +384,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_explicit_differences), cmocka_unit_test(test_explicit_ref),
 		cmocka_unit_test(test_explicit_cpu),	     cmocka_unit_test(test_recompute),
-		cmocka_unit_test(test_frozen),		     cmocka_unit_test(test_checker),
+		cmocka_unit_test(test_frozen),		     cmocka_unit_test(test_buckets),
+		cmocka_unit_test(test_checker),
 		cmocka_unit_test(test_explain),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
