@@ -80,6 +80,18 @@ for job in "2 1" "4 2"; do
 	else no "$1 processes, zero $2: bytes as planned" "$got, planned $want"; fi
 done
 
+# and the peak of the first process, which has all buffers (sanitizers take memory of their own)
+mkmodel -q --layers 8 --hidden 384 --heads 6 --kv-heads 6 --head-dim 64 --ffn 1024 --vocab 265 --eos 264 --tied --fast --tokenizer "$t/tok" -o "$t/big" -f
+case $B in */san) sizes='' ;; *) sizes='0 2' ;; esac
+for z in $sizes; do
+	many 2 kd-train --student "$t/big" --data "$t/c.tok" --batch 2 --micro 1 --steps 1 --save-every 0 --threads 1 --zero $z --events "$t/ev$z" -q -o "$t/m$z" 2>"$t/err"
+	plan 2 $z | sed 's/.*"peak_bytes":\([0-9]*\).*/\1/' >"$t/want$z"
+	sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$t/ev$z" >"$t/got$z"
+	if paste "$t/got$z" "$t/want$z" | awk '{ exit !($1 > 0.92 * $2 && $1 < 1.08 * $2) }'; then ok "zero $z: peak as planned"
+	else no "zero $z: peak as planned" "$(paste "$t/got$z" "$t/want$z")"; fi
+done
+if [ -z "$sizes" ] || paste "$t/got0" "$t/got2" | awk '{ exit !($2 < 0.72 * $1) }'; then ok "zero 2 takes less"; else no "zero 2 takes less" "$(cat "$t"/got?)"; fi
+
 # ---- one process is killed, or asked to stop ----
 # three processes that train for long, all of them past the first steps
 start() {
