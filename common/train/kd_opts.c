@@ -81,7 +81,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-every", &kd.valid_every, "N", "steps between validations, 0 for only first and last", 0, 1e12),
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
-	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "what the backward pass computes again to save memory: nothing, each block's norms and activation functions (a third of the activations for about 1 % of the time), or all of it (full, also without a word); the same bits"),
+	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "what the backward pass computes again to save memory: nothing, each block's norms and activation functions (saves about a third of the activations for hardly any time), or all of it (full, also without a word); the same bits"),
 	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
