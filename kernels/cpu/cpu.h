@@ -149,9 +149,8 @@ struct simd {
 			 const void *x, int xt, const float stat[2]);
 	void (*act)(void *y, int yt, const void *x, int xt, int kind, int64_t F);
 	void (*act_dx)(void *dx, int dxt, const void *dy, int dyt, const void *x, int xt, int kind, int64_t F);
-	/* columns [0,n) of rows of x, ld apart: sums of x, |x|, x^2; sum of (x - mean)^2 */
-	void (*moments)(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
-	void (*moment2)(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
+	/* columns [0,n) of rows of x, ld apart, added to to[0..3]: sums of x - about, |x|, x^2, (x - about)^2 */
+	void (*moments)(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
 	void (*kd_row)(struct kd_row *);
 	void (*logprob)(float out[2], const float *s, int64_t V, int64_t label);
 	void (*topk)(int32_t *ids, float *logp, const float *s, int64_t V, int64_t K, float itau);

@@ -22,21 +22,29 @@ static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, doub
 		a[r * acc.cols + u] += row[r];
 }
 
-/* Columns [c, c+n) of all samples, two passes over each sample's slice, which stays in cache */
+/*
+ * Columns [c, c+n) of all samples, read once.  With d = x - c for a c near the mean (that of some rows), S = sum d:
+ *   sum x = S + T c     sum (x - mean)^2 = sum d^2 - S^2 / T
+ */
 static void slice_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t c, int64_t n)
 {
-	double m[4][SLICE]; /* sum, |x|, x^2, (x - mean)^2 */
-	float mean[SLICE];
+	enum { SOME = 16 };
+	double m[4][SLICE];
+	double *const to[4] = { m[0], m[1], m[2], m[3] };
+	float about[SLICE];
+	int64_t some = T < SOME ? T : SOME, apart = T / some;
 	for (int64_t s = 0; s < x.rows / T; s++) {
 		const void *at = elem_at(x, s * T * x.cols + c);
 		memset(m, 0, sizeof m);
-		d->simd->moments(m[0], m[1], m[2], at, x.dtype, x.cols, T, n);
+		memset(about, 0, sizeof about);
+		d->simd->moments(to, about, elem_at(x, (s * T + apart / 2) * x.cols + c), x.dtype, apart * x.cols, some, n);
 		for (int64_t i = 0; i < n; i++)
-			mean[i] = (float)(m[0][i] / (double)T);
-		d->simd->moment2(m[3], mean, at, x.dtype, x.cols, T, n);
+			about[i] = (float)(m[0][i] / (double)some);
+		memset(m, 0, sizeof m);
+		d->simd->moments(to, about, at, x.dtype, x.cols, T, n);
 		for (int64_t i = 0; i < n; i++) {
-			double off = m[0][i] / (double)T - (double)mean[i]; /* of the mean's rounding */
-			add_unit(acc, c + i, m[0][i], m[1][i], m[2][i], fmax(m[3][i] - off * off * (double)T, 0), (double)T);
+			double S = m[0][i], rows = (double)T;
+			add_unit(acc, c + i, S + rows * (double)about[i], m[1][i], m[2][i], fmax(m[3][i] - S * S / rows, 0), rows);
 		}
 	}
 }
@@ -196,7 +204,6 @@ double cpu_sumsq(struct dev *d, mat x)
 	return s;
 }
 
-/* See ref_optim.c; one pass over the five arrays */
 /* Elements [i, i+n) with bf16 moments, through f32 copies */
 static void adamw_low(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const struct adamw_args *a, const float c[2],
 		      int64_t i, int64_t n)
@@ -222,6 +229,7 @@ static void adamw_low(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const s
 	}
 }
 
+/* See ref_optim.c; one pass over the five arrays */
 void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *a)
 {
 	enum { PIECE = 1 << 15 };

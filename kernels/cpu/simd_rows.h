@@ -276,58 +276,73 @@ enum { FOLD = 64 };
 
 INLINE void fold(double *s, vf x, int n)
 {
-	for (int j = 0; j < n; j++)
-		s[j] += (double)x[j];
+	float f[W];
+	memcpy(f, &x, sizeof f);
+	if (n == W) /* a count that the compiler knows */
+		for (int j = 0; j < W; j++)
+			s[j] += (double)f[j];
+	else
+		for (int j = 0; j < n; j++)
+			s[j] += (double)f[j];
 }
 
-INLINE void moments_body(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+struct moments { vf dev, abs, sq, dev2; }; /* sums of x - c, |x|, x^2, (x - c)^2 */
+
+INLINE void moments_add(struct moments *a, vf x, vf c)
 {
-	for (int64_t r0 = 0; r0 < rows; r0 += FOLD)
-		EACH(i, n) {
-			int k = lanes(n - i);
-			vf s = { 0 }, u = { 0 }, q = { 0 };
-			for (int64_t r = r0; r < rows && r < r0 + FOLD; r++) {
-				vf a = vld(x, xt, r * ld + i, k);
-				if (r + FOLD < rows) /* a slice of each row: the hardware does not foresee it */
-					__builtin_prefetch((const char *)x + (size_t)((r + FOLD) * ld + i) * dtype_size(xt));
-				s += a;
-				u += (vf)((vi)a & 0x7fffffff);
-				q = vfma(a, a, q);
-			}
-			fold(sum + i, s, k);
-			fold(abs + i, u, k);
-			fold(sq + i, q, k);
-		}
+	vf d = x - c;
+	a->dev += d;
+	a->abs += (vf)((vi)x & 0x7fffffff);
+	a->sq = vfma(x, x, a->sq);
+	a->dev2 = vfma(d, d, a->dev2);
 }
 
-static void row_moments(double *sum, double *abs, double *sq, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+INLINE void moments_fold(double *const to[4], int64_t i, const struct moments *a, int n)
+{
+	fold(to[0] + i, a->dev, n);
+	fold(to[1] + i, a->abs, n);
+	fold(to[2] + i, a->sq, n);
+	fold(to[3] + i, a->dev2, n);
+}
+
+/* Rows [r0, r1), columns i.. of two registers with k and l live lanes: with bf16 a whole cache line of each row, for rows may lie
+ * so that few of their lines fit into L1 together.  The next rows are fetched: the hardware does not foresee a slice of each. */
+INLINE void moments_block(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t r0, int64_t r1,
+			  int64_t i, int k, int l)
+{
+	struct moments a = { { 0 }, { 0 }, { 0 }, { 0 } }, b = a;
+	vf c = ldf(about + i, k), d = l ? ldf(about + i + W, l) : c;
+	for (int64_t r = r0; r < r1; r++) {
+		const char *next = (const char *)x + (size_t)((r + FOLD) * ld + i) * dtype_size(xt);
+		__builtin_prefetch(next);
+		if (xt == DT_F32)
+			__builtin_prefetch(next + 64);
+		moments_add(&a, vld(x, xt, r * ld + i, k), c);
+		if (l)
+			moments_add(&b, vld(x, xt, r * ld + i + W, l), d);
+	}
+	moments_fold(to, i, &a, k);
+	if (l)
+		moments_fold(to, i + W, &b, l);
+}
+
+INLINE void moments_body(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+{
+	for (int64_t r0 = 0; r0 < rows; r0 += FOLD) {
+		int64_t r1 = rows - r0 < FOLD ? rows : r0 + FOLD, i = 0;
+		for (; i + 2 * W <= n; i += 2 * W)
+			moments_block(to, about, x, xt, ld, r0, r1, i, W, W);
+		for (; i < n; i += W)
+			moments_block(to, about, x, xt, ld, r0, r1, i, lanes(n - i), 0);
+	}
+}
+
+static void row_moments(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
 {
 	if (xt == DT_BF16)
-		moments_body(sum, abs, sq, x, DT_BF16, ld, rows, n);
+		moments_body(to, about, x, DT_BF16, ld, rows, n);
 	else
-		moments_body(sum, abs, sq, x, DT_F32, ld, rows, n);
-}
-
-INLINE void moment2_body(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
-{
-	for (int64_t r0 = 0; r0 < rows; r0 += FOLD)
-		EACH(i, n) {
-			int k = lanes(n - i);
-			vf q = { 0 }, m = ldf(mean + i, k);
-			for (int64_t r = r0; r < rows && r < r0 + FOLD; r++) {
-				vf a = vld(x, xt, r * ld + i, k) - m;
-				q = vfma(a, a, q);
-			}
-			fold(var + i, q, k);
-		}
-}
-
-static void row_moment2(double *var, const float *mean, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
-{
-	if (xt == DT_BF16)
-		moment2_body(var, mean, x, DT_BF16, ld, rows, n);
-	else
-		moment2_body(var, mean, x, DT_F32, ld, rows, n);
+		moments_body(to, about, x, DT_F32, ld, rows, n);
 }
 
 /* ---- adamw: c1, c2 = 1 / (1 - beta^step) ---- */

@@ -42,7 +42,7 @@ const struct simd SIMD_TABLE = {
 	.act = row_act,
 	.act_dx = row_act_dx,
 	.moments = row_moments,
-	.moment2 = row_moment2,
+	
 	.kd_row = row_kd,
 	.logprob = row_logprob,
 	.topk = row_topk,
