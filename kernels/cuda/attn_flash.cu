@@ -1,5 +1,5 @@
 /*
- * attn_flash.cu - attention on tensor cores: bf16, heads of 64, 96 or 128, causal with windows and documents
+ * attn_flash.cu - attention on tensor cores: bf16, heads of 64, 96, 128 or 256, causal with windows and documents
  *
  * All three kernels are one pattern.  A block owns rows (queries, or keys of a kv-head in dkv), 16 to a warp, and walks tiles
  * of the others, the next of which is copied while this one is used:
@@ -8,18 +8,15 @@
  *
  * s leaves the tensor cores as it enters them for the second product, so scores never go through memory.  Sums are f32; p and
  * ds are rounded to bf16 as operands.  q and k are rotated once, before, into scratch; dq and dk turned back as they are
- * stored.  No atomics: dq by blocks of queries, dk and dv by blocks of keys over all heads that read them.
- * Tiles [rows, D] lie in shared memory with their 16-byte pieces permuted by row, so that eight rows of a column of
- * pieces are in different banks.
+ * stored.  No atomics: dq by blocks of queries, dk and dv by blocks of keys over all heads that read them (at 256 columns one after
+ * the other: both sums do not fit into registers).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "attn.cuh"
-#include "mma.cuh"
+#include "flash.cuh"
 
-typedef __nv_bfloat16 bf16;
-
-enum { FWD_THREADS = 256, FWD_ROWS = 128, FWD_KEYS = 64, BWD_THREADS = 128, BWD_ROWS = 64, OWN = 16 };
+enum { BWD_THREADS = 128, BWD_ROWS = 64 };
+enum { DK = 1, DV = 2 };
 #define LOG2E 1.4426950408889634f
 
 struct flash_args {
@@ -52,107 +49,6 @@ static __global__ void turn_k(attn_args a, bf16 *turned)
 	}
 }
 
-/* ---- tiles ---- */
-
-/* Element where 16-byte piece c of row r begins */
-template <int D> static __device__ __forceinline__ int piece(int r, int c)
-{
-	return r * D + ((c ^ (D % 64 ? r >> 1 & 3 : r & 7)) << 3);
-}
-
-/* Begins to copy rows of src into a tile; those from `live` on become 0 */
-template <int D, int ROWS, int THREADS>
-static __device__ __forceinline__ void fetch(bf16 *tile, const bf16 *src, int64_t stride, int64_t live)
-{
-#pragma unroll
-	for (int i = 0; i < ROWS * (D / 8) / THREADS; i++) {
-		int e = i * THREADS + (int)threadIdx.x, r = e / (D / 8), c = e % (D / 8);
-		bool there = r < live;
-		copy16(tile + piece<D>(r, c), src + (there ? r * stride + c * 8 : 0), there);
-	}
-}
-
-/* s [16,N] = rows [row, row + 16) of `own` times other' */
-template <int D, int N>
-static __device__ __forceinline__ void against(float (&s)[N / 8][4], const bf16 *own, int row, const bf16 *other)
-{
-	int l = threadIdx.x % 32;
-#pragma unroll
-	for (int n = 0; n < N / 8; n++)
-		s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
-#pragma unroll
-	for (int k = 0; k < D / 16; k++) {
-		uint32_t a[4], b[4];
-		load4(a, own + piece<D>(row + l % 16, 2 * k + l / 16));
-#pragma unroll
-		for (int n = 0; n < N / 16; n++) {
-			load4(b, other + piece<D>(16 * n + l / 16 * 8 + l % 8, 2 * k + l / 8 % 2));
-			mma16816(s[2 * n], a, b[0], b[1]);
-			mma16816(s[2 * n + 1], a, b[2], b[3]);
-		}
-	}
-}
-
-/* acc [16,D] += p [16,N] other [N,D] */
-template <int D, int N>
-static __device__ __forceinline__ void gather(float (&acc)[D / 8][4], const float (&p)[N / 8][4], const bf16 *other)
-{
-	int l = threadIdx.x % 32;
-#pragma unroll
-	for (int k = 0; k < N / 16; k++) {
-		const uint32_t a[4] = { pack2(p[2 * k][0], p[2 * k][1]), pack2(p[2 * k][2], p[2 * k][3]), pack2(p[2 * k + 1][0], p[2 * k + 1][1]),
-					pack2(p[2 * k + 1][2], p[2 * k + 1][3]) };
-#pragma unroll
-		for (int n = 0; n < D / 16; n++) {
-			uint32_t b[4];
-			load4_t(b, other + piece<D>(16 * k + l % 16, 2 * n + l / 16));
-			mma16816(acc[2 * n], a, b[0], b[1]);
-			mma16816(acc[2 * n + 1], a, b[2], b[3]);
-		}
-	}
-}
-
-template <int N> static __device__ __forceinline__ void clear(float (&x)[N][4])
-{
-#pragma unroll
-	for (int n = 0; n < N; n++)
-		x[n][0] = x[n][1] = x[n][2] = x[n][3] = 0;
-}
-
-/* The warp's rows [t, t + 16) to columns [col, col + D) of dst, turned back with `turn`; pad [16 (D+4)] f32 of the warp's own */
-template <int D>
-static __device__ __forceinline__ void store_rows(view dst, int64_t stride, int64_t row0, int64_t t, int64_t col, const float (&acc)[D / 8][4],
-						  float *pad, const geom &g, bool turn)
-{
-	int l = threadIdx.x % 32, half = g.rot / 2;
-	view rope = { (void *)g.rope, DT_F32 }, in = { pad, DT_F32 };
-#pragma unroll
-	for (int n = 0; n < D / 8; n++)
-#pragma unroll
-		for (int k = 0; k < 4; k++)
-			pad[(l / 4 + 8 * (k / 2)) * (D + 4) + 8 * n + 2 * (l % 4) + k % 2] = acc[n][k];
-	__syncwarp();
-	for (int e = l; e < OWN * (D / 8); e += 32) {
-		int r = e / (D / 8), c = e % (D / 8) * 8;
-		float x[8], y[8], cs[8], sn[8];
-		if (t + r >= g.T)
-			continue;
-		ld8(x, in, r * (D + 4) + c, 8, true);
-		if (turn && c < g.rot) {
-			bool low = c < half;
-			int64_t at = place_of(t + r, g) * g.rot + (low ? c : c - half);
-			ld8(y, in, r * (D + 4) + (low ? c + half : c - half), 8, true);
-			ld8(cs, rope, at, 8, true);
-			ld8(sn, rope, at + half, 8, true);
-#pragma unroll
-			for (int k = 0; k < 8; k++)
-				x[k] = low ? x[k] * cs[k] + y[k] * sn[k] : x[k] * cs[k] - y[k] * sn[k];
-		}
-		st8(dst, (row0 + t + r) * stride + col + c, x, 8, true);
-	}
-	__syncwarp();
-}
-
 /* Rows i and i + 8 of a tile of keys from j0 on: -inf where key j is not in [lo, row] */
 template <int N> static __device__ __forceinline__ void hide(float (&s)[N / 8][4], int64_t i, const int64_t (&lo)[2], int64_t j0)
 {
@@ -164,13 +60,6 @@ template <int N> static __device__ __forceinline__ void hide(float (&s)[N / 8][4
 			int j = 8 * n + 2 * t + k % 2;
 			s[n][k] = j >= first[k / 2] && j <= end[k / 2] ? s[n][k] : -INFINITY;
 		}
-}
-
-template <int N> static __device__ __forceinline__ void times(float (&x)[N][4], float first, float second)
-{
-#pragma unroll
-	for (int n = 0; n < N; n++)
-		x[n][0] *= first, x[n][1] *= first, x[n][2] *= second, x[n][3] *= second;
 }
 
 /* Where the operands of a head lie: rows of `turned` and of qkv */
@@ -216,24 +105,24 @@ static __device__ __forceinline__ void soften(float (&s)[N / 8][4], float (&top)
 		}
 }
 
-template <int D> static __global__ void __launch_bounds__(FWD_THREADS) flash_fwd_k(flash_args f)
+template <int D, int ROWS, int N> static __global__ void __launch_bounds__(2 * ROWS) flash_fwd_k(flash_args f)
 {
 	SHARED_BYTES(bf16, mem);
-	enum { N = FWD_KEYS };
+	enum { THREADS = 2 * ROWS };
 	const geom g = at_sequence(f.a.g, blockIdx.z * f.a.g.T);
 	int h = blockIdx.y, warp = threadIdx.x / 32, l = threadIdx.x % 32;
-	int64_t row0 = blockIdx.z * g.T, t0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * FWD_ROWS, w0 = t0 + OWN * warp, i = w0 + l / 4;
+	int64_t row0 = blockIdx.z * g.T, t0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * ROWS, w0 = t0 + OWN * warp, i = w0 + l / 4;
 	heads x = heads_of(f, row0, h, h / (g.H / g.G));
-	bf16 *own = mem, *stage = own + FWD_ROWS * D;
-	int64_t end = t0 + FWD_ROWS < g.T ? t0 + FWD_ROWS : g.T, last = g.T - 1;
+	bf16 *own = mem, *stage = own + ROWS * D;
+	int64_t end = t0 + ROWS < g.T ? t0 + ROWS : g.T, last = g.T - 1;
 	int64_t lo[2] = { first_key(i < last ? i : last, g), first_key(i + 8 < last ? i + 8 : last, g) };
 	int64_t low = first_key(w0 < last ? w0 : last, g), high = first_key(w0 + OWN - 1 < last ? w0 + OWN - 1 : last, g);
 	int64_t j0 = first_key(t0, g) / N * N;
 	float o[D / 8][4], top[2] = { -INFINITY, -INFINITY }, sum[2] = { 0, 0 };
 	clear(o);
-	fetch<D, FWD_ROWS, FWD_THREADS>(own, x.q + t0 * x.wide, x.wide, g.T - t0);
-	fetch<D, N, FWD_THREADS>(stage, x.k + j0 * x.wide, x.wide, g.T - j0);
-	fetch<D, N, FWD_THREADS>(stage + N * D, x.v + j0 * g.W, g.W, g.T - j0);
+	fetch<D, ROWS, THREADS>(own, x.q + t0 * x.wide, x.wide, g.T - t0);
+	fetch<D, N, THREADS>(stage, x.k + j0 * x.wide, x.wide, g.T - j0);
+	fetch<D, N, THREADS>(stage + N * D, x.v + j0 * g.W, g.W, g.T - j0);
 	for (int turn = 0; j0 < end; j0 += N, turn ^= 1) {
 		copies_come();
 		__syncthreads();
@@ -241,8 +130,8 @@ template <int D> static __global__ void __launch_bounds__(FWD_THREADS) flash_fwd
 		bf16 *next = stage + (turn ^ 1) * 2 * N * D;
 		int64_t j1 = j0 + N;
 		if (j1 < end) {
-			fetch<D, N, FWD_THREADS>(next, x.k + j1 * x.wide, x.wide, g.T - j1);
-			fetch<D, N, FWD_THREADS>(next + N * D, x.v + j1 * g.W, g.W, g.T - j1);
+			fetch<D, N, THREADS>(next, x.k + j1 * x.wide, x.wide, g.T - j1);
+			fetch<D, N, THREADS>(next + N * D, x.v + j1 * g.W, g.W, g.T - j1);
 		}
 		if (j0 > w0 + OWN - 1 || j1 <= low)
 			continue;
@@ -356,7 +245,7 @@ template <int N> static __device__ __forceinline__ void hide_across(float (&s)[N
 }
 
 /* block (tile of keys, kv-head, sequence); over the heads that read them and their tiles of queries */
-template <int D, int N> static __global__ void __launch_bounds__(BWD_THREADS) flash_dkv_k(flash_args f)
+template <int D, int N, int WHAT> static __global__ void __launch_bounds__(BWD_THREADS) flash_dkv_k(flash_args f)
 {
 	SHARED_BYTES(bf16, mem);
 	const geom g = at_sequence(f.a.g, blockIdx.z * f.a.g.T);
@@ -393,7 +282,8 @@ template <int D, int N> static __global__ void __launch_bounds__(BWD_THREADS) fl
 		const tile_rows<N> &r = rows[it & 1];
 		float s[N / 8][4], dp[N / 8][4];
 		against<D, N>(s, k, OWN * warp, now);
-		against<D, N>(dp, v, OWN * warp, now + N * D);
+		if constexpr (WHAT & DK)
+			against<D, N>(dp, v, OWN * warp, now + N * D);
 		if (i0 < w0 + OWN - 1 || r.lo[N - 1] > w0)
 			hide_across<N>(s, r.lo, (int)j, (int)i0);
 #pragma unroll
@@ -402,16 +292,21 @@ template <int D, int N> static __global__ void __launch_bounds__(BWD_THREADS) fl
 			for (int e = 0; e < 4; e++) {
 				int c = 8 * n + 2 * (l % 4) + e % 2;
 				s[n][e] = power2(s[n][e] * scale2 - r.lse[c]);
-				dp[n][e] = s[n][e] * (dp[n][e] - r.delta[c]);
+				if constexpr (WHAT & DK)
+					dp[n][e] = s[n][e] * (dp[n][e] - r.delta[c]);
 			}
-		gather<D, N>(dv, s, now + N * D);
-		gather<D, N>(dk, dp, now);
+		if constexpr (WHAT & DV)
+			gather<D, N>(dv, s, now + N * D);
+		if constexpr (WHAT & DK)
+			gather<D, N>(dk, dp, now);
 	}
 	times(dk, g.scale, g.scale);
 	__syncthreads();
 	float *pad = (float *)mem + warp * OWN * (D + 4);
-	store_rows<D>(f.a.dqkv, g.W, row0, w0, (int64_t)(g.H + kv) * D, dk, pad, g, true);
-	store_rows<D>(f.a.dqkv, g.W, row0, w0, (int64_t)(g.H + g.G + kv) * D, dv, pad, g, false);
+	if constexpr (WHAT & DK)
+		store_rows<D>(f.a.dqkv, g.W, row0, w0, (int64_t)(g.H + kv) * D, dk, pad, g, true);
+	if constexpr (WHAT & DV)
+		store_rows<D>(f.a.dqkv, g.W, row0, w0, (int64_t)(g.H + g.G + kv) * D, dv, pad, g, false);
 }
 
 /* ---- */
@@ -420,7 +315,7 @@ static bool fits(const attn_args *a)
 {
 	const geom &g = a->g;
 	auto good = [](view v) { return !v.p || (v.dtype == DT_BF16 && ((uintptr_t)v.p & 15) == 0); };
-	return !g.node && g.scale > 0 && g.T < INT32_MAX && (g.D == 64 || g.D == 96 || g.D == 128) && g.rot % 16 == 0 && ((uintptr_t)g.rope & 15) == 0 && good(a->qkv) && good(a->o) &&
+	return !g.node && g.scale > 0 && g.T < INT32_MAX && (g.D == 64 || g.D == 96 || g.D == 128 || g.D == 256) && g.rot % 16 == 0 && ((uintptr_t)g.rope & 15) == 0 && good(a->qkv) && good(a->o) &&
 	       good(a->dout) && good(a->dqkv);
 }
 
@@ -433,22 +328,34 @@ static flash_args turned(struct dev *d, const attn_args *a, int64_t B)
 	return { args, to };
 }
 
-template <int D> static void forward(struct dev *d, const flash_args &f, int64_t B)
+template <int D, int ROWS, int N> static void forward(struct dev *d, const flash_args &f, int64_t B)
 {
-	size_t shared = (FWD_ROWS + 4 * FWD_KEYS) * D * sizeof(bf16);
-	ALLOW_SHARED(flash_fwd_k<D>, shared);
-	LAUNCH(d, flash_fwd_k<D>, dim3(blocks_for(f.a.g.T, FWD_ROWS), (unsigned)f.a.g.H, (unsigned)B), FWD_THREADS, shared, f);
+	size_t tiles = (ROWS + 4 * N) * D * sizeof(bf16), pads = ROWS * (D + 4) * sizeof(float), shared = tiles > pads ? tiles : pads;
+	auto kernel = flash_fwd_k<D, ROWS, N>;
+	ALLOW_SHARED(kernel, shared);
+	LAUNCH(d, kernel, dim3(blocks_for(f.a.g.T, ROWS), (unsigned)f.a.g.H, (unsigned)B), 2 * ROWS, shared, f);
+}
+
+template <int D, int N, int WHAT> static void keys_backward(struct dev *d, const flash_args &f, int64_t B)
+{
+	size_t shared = (2 * BWD_ROWS + 4 * N) * D * sizeof(bf16) + 2 * sizeof(tile_rows<N>);
+	auto kernel = flash_dkv_k<D, N, WHAT>;
+	ALLOW_SHARED(kernel, shared);
+	LAUNCH(d, kernel, dim3(blocks_for(f.a.g.T, BWD_ROWS), (unsigned)f.a.g.G, (unsigned)B), BWD_THREADS, shared, f);
 }
 
 template <int D, int N> static void backward(struct dev *d, const flash_args &f, int64_t B)
 {
-	size_t shared = (2 * BWD_ROWS + 4 * N) * D * sizeof(bf16), more = 2 * sizeof(tile_rows<N>);
-	auto dq = flash_dq_k<D, N>;
-	auto dkv = flash_dkv_k<D, N>;
-	ALLOW_SHARED(dq, shared);
-	ALLOW_SHARED(dkv, shared + more);
-	LAUNCH(d, dq, dim3(blocks_for(f.a.g.T, BWD_ROWS), (unsigned)f.a.g.H, (unsigned)B), BWD_THREADS, shared, f);
-	LAUNCH(d, dkv, dim3(blocks_for(f.a.g.T, BWD_ROWS), (unsigned)f.a.g.G, (unsigned)B), BWD_THREADS, shared + more, f);
+	size_t shared = (2 * BWD_ROWS + 4 * N) * D * sizeof(bf16);
+	auto kernel = flash_dq_k<D, N>;
+	ALLOW_SHARED(kernel, shared);
+	LAUNCH(d, kernel, dim3(blocks_for(f.a.g.T, BWD_ROWS), (unsigned)f.a.g.H, (unsigned)B), BWD_THREADS, shared, f);
+	if constexpr (D > 128) {
+		keys_backward<D, N, DK>(d, f, B);
+		keys_backward<D, N, DV>(d, f, B);
+	} else {
+		keys_backward<D, N, DK | DV>(d, f, B);
+	}
 }
 
 bool attn_flash(struct dev *d, const attn_args *a, int64_t B)
@@ -457,11 +364,13 @@ bool attn_flash(struct dev *d, const attn_args *a, int64_t B)
 		return false;
 	flash_args f = turned(d, a, B);
 	if (a->g.D == 64)
-		forward<64>(d, f, B);
+		forward<64, 128, 64>(d, f, B);
 	else if (a->g.D == 96)
-		forward<96>(d, f, B);
+		forward<96, 128, 64>(d, f, B);
+	else if (a->g.D == 128)
+		forward<128, 128, 64>(d, f, B);
 	else
-		forward<128>(d, f, B);
+		forward<256, 64, 16>(d, f, B);
 	return true;
 }
 
@@ -476,7 +385,9 @@ bool attn_flash_bwd(struct dev *d, const attn_args *args, int64_t B)
 		backward<64, 64>(d, f, B);
 	else if (a.g.D == 96)
 		backward<96, 32>(d, f, B);
-	else
+	else if (a.g.D == 128)
 		backward<128, 32>(d, f, B);
+	else
+		backward<256, 16>(d, f, B);
 	return true;
 }

@@ -124,7 +124,7 @@ JOB(attn)
 {
 	static const struct { int H, G, D, rot, window; } v[] = {
 		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 0 },
-		{ 2, 1, 96, 96, 20 }, { 1, 1, 128, 32, 0 },
+		{ 2, 1, 96, 96, 20 }, { 1, 1, 128, 32, 0 }, { 1, 1, 256, 256, 50 },
 		{ 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 2, 1, 128, 128, 70 } /* with documents */
 	};
 	int64_t B = n > 100 ? 1 : 2, T = n, W;
@@ -136,7 +136,7 @@ JOB(attn)
 	add_operand(j, typed(out(B * T, j->g.H), DT_F32));
 	add_operand(j, seed(2, B * T, j->g.H * (int64_t)j->g.D));
 	add_operand(j, grad(0, B * T, W));
-	add_starts(j, B, T, variant > 6);
+	add_starts(j, B, T, variant > 7);
 	j->fwd = attn_f;
 	j->bwd = attn_b;
 }
@@ -441,7 +441,7 @@ JOB(adamw)
 const struct op_case op_cases[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
-	{ "attn", attn, 11, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
+	{ "attn", attn, 12, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
 	{ "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },

@@ -18,7 +18,7 @@
 #include <ucontext.h>
 #endif
 
-enum { MAX_THREADS = 1024, STACK = 128 << 10, MAX_SHARED = 228 << 10 };
+enum { MAX_THREADS = 1024, STACK = 128 << 10, MAX_SHARED = 228 << 10, FENCE = 0x5a, FENCE_BYTES = 2048 };
 
 struct fibre {
 #ifdef __x86_64__
@@ -43,7 +43,7 @@ static int self, left, step, idle, barrier_line, barrier_any, barrier_result, ma
 static unsigned barrier_count, barrier_generation, launches;
 static void (*body)(void *);
 static void *body_arg;
-alignas(128) static char shared_bytes[MAX_SHARED];
+alignas(128) static char shared_bytes[MAX_SHARED + FENCE_BYTES];
 
 static void die(const char *what)
 {
@@ -230,7 +230,11 @@ void shim_run(dim3 grid, unsigned block, size_t shared, void (*call)(void *), vo
 			for (unsigned x = 0; x < grid.x; x++) {
 				shim_block = { x, y, z };
 				memset(shared_bytes, 0xff, shared);
+				memset(shared_bytes + shared, FENCE, FENCE_BYTES);
 				run_block();
+				for (int i = 0; i < FENCE_BYTES; i++)
+					if (shared_bytes[shared + (size_t)i] != FENCE)
+						die("wrote behind its shared memory");
 			}
 	shim_access(0);
 }
