@@ -64,6 +64,9 @@ other() { cp "$t/d/ckpt/step-3/state.1" "$t/d/ckpt/step-3/state.2"; }
 cut "a part is cut short" damage
 cut "a part stands for another" other
 
+many 2 $kd --dtype f32 --steps 40 --batch 2 --lr 1000 --weight-decay 1000 --clip 0 --warmup 0 --max-skips 3 --zero 2 -o "$t/nan" >"$t/out.txt" 2>"$t/err"
+same "not finite: all give up at one step" "$? $(grep -o 'up to step [0-9]*' "$t/err" | uniq | wc -l)" "1 1"
+
 # ---- memory: what each takes is what the planner says of it, and less ----
 mkmodel -q --layers 4 --hidden 128 --heads 4 --kv-heads 2 --head-dim 32 --ffn 384 --vocab 265 --eos 264 --tied --fast --tokenizer "$t/tok" -o "$t/big" || exit 1
 plan() { many "$1" kd-train --student "$t/big" --data "$t/c.tok" --batch 4 --micro 1 --steps 1 --zero "$2" --dry-run=json 2>"$t/err"; }
