@@ -49,6 +49,10 @@ for n in 2 4; do
 	like_torchrun $n $kd --device cuda -o "$t/k$n" || no "$n processes train" "$(cat "$t"/err.? | head -n 3)"
 	near "$n processes train, gradients added on the GPUs" "$t/k$n"
 done
+for z in 1 2; do
+	SHIM_GUARD=1 like_torchrun 2 $kd --device cuda --zero $z -o "$t/z$z" || no "--zero $z" "$(cat "$t"/err.? | head -n 3)"
+	near "--zero $z, sums in parts and gathering of the GPUs' memory" "$t/z$z"
+done
 if like_torchrun 3 "$PWD/$B/tests/dist/test_comm"; then ok "sums in parts and gathering, of the host's memory and the GPUs'"
 else no "sums in parts and gathering, of the host's memory and the GPUs'" "$(cat "$t"/out.? "$t"/err.? | grep -v OK | head -n 3)"; fi
 if [ -e "$lib/adze-mpi.so" ] && mpirun -q -n 2 true 2>"$t/err"; then

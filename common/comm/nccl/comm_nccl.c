@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BOUNCE = 4 << 20, RECORDS = 16, GRACE = 10, TICKETS = 256 };
+enum { BOUNCE = 4 << 20, RECORDS = 16, GRACE = 10, TICKETS = 4096 };
 
 struct record {
 	int64_t exchange, bytes;
@@ -43,6 +43,7 @@ static struct {
 	cudaEvent_t before;            /* all kernels launched so far */
 	void *bounce;                  /* [BOUNCE] on the GPU */
 	struct begun t[TICKETS];
+	int high;                      /* tickets from here on were never given */
 	int64_t exchange;              /* number of the one that is under way */
 	struct record last[RECORDS];   /* the one of exchange k at k % RECORDS */
 } w;
@@ -261,6 +262,7 @@ static int ticket(bool later)
 	if (i == TICKETS)
 		give_up("is one too many under way");
 	struct begun *b = &w.t[i];
+	w.high = i < w.high ? w.high : i + 1;
 	if (later) {
 		if (!b->end)
 			gpu(cudaEventCreateWithFlags(&b->end, cudaEventDisableTiming));
@@ -305,7 +307,7 @@ static int nccl_gather_begin(void *x, int64_t bytes)
 static void nccl_progress(void)
 {
 	healthy();
-	for (int i = 0; i < TICKETS; i++)
+	for (int i = 0; i < w.high; i++)
 		if (w.t[i].at && w.t[i].end && !come(w.t[i].end))
 			in_time(w.t[i].begin);
 }
@@ -390,7 +392,7 @@ static void nccl_close(void)
 	accepted(ncclCommFinalize(w.comm));
 	ncclCommDestroy(w.comm);
 	cudaFree(w.bounce);
-	for (int i = 0; i < TICKETS; i++)
+	for (int i = 0; i < w.high; i++)
 		if (w.t[i].end)
 			cudaEventDestroy(w.t[i].end);
 	cudaEventDestroy(w.before);
