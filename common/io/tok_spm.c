@@ -4,8 +4,8 @@
  * ModelProto: pieces = 1 {piece = 1, score = 2 (float), type = 3}, trainer_spec = 2, normalizer_spec = 3.  Fields that
  * matter nothing for encoding are stepped over.  BPE pieces become a merge table: every way to cut a piece in two pieces
  * is a merge whose rank is the rank of the piece's score, so that equal scores go from left to right.  Ids equal those of
- * the sentencepiece library (Unigram: but for rare ties, see tokenizer.h; the score of user-defined pieces there is taken
- * from the file, which fits what was observed no better than -0.1 does).  Where a tokenizer_config.json beside it lists
+ * the sentencepiece library 0.2.3, to the last bit of its sums (tok_unigram.c); versions before score user-defined pieces of
+ * Unigram models otherwise, compare sums before they are rounded and do not start them over.  Where a tokenizer_config.json beside it lists
  * added tokens, these are cut out first, as transformers does.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -220,7 +220,7 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 {
 	struct bpe *b = &t->bpe;
 	size_t bytes = 0;
-	float low = FLT_MAX, high = FLT_MIN;
+	float low = FLT_MAX;
 	b->kind = MODEL_UNIGRAM;
 	b->single = true;
 	b->score = xcalloc((size_t)m->n + 1, sizeof *b->score);
@@ -231,11 +231,10 @@ static void unigram_model(struct tokenizer *t, const struct spm *m)
 		if (x->type != PIECE_NORMAL)
 			continue;
 		low = x->score < low ? x->score : low;
-		high = x->score > high ? x->score : high;
 	}
 	for (uint32_t i = 0; i < m->n; i++)      /* a user-defined piece is better than any way around it */
 		if (m->piece[i].type == PIECE_USER)
-			b->score[i] = (double)(float)((double)((float)m->piece[i].n * high) - 0.1);
+			b->score[i] = (double)(float)(0.1 * (double)(m->piece[i].n - 1));
 	b->unk_score = low - 10.0f;
 	unigram_start(b, bytes);
 	for (uint32_t i = 0; i < m->n; i++) {

@@ -48,11 +48,25 @@ static inline void offer(const struct bpe *b, struct best *to, double from, doub
 	to->id = id;
 }
 
+/* SentencePiece's floats lose their last bits in a long text, so where a sum leaves +-100000 all open ones go on from it as 0. */
+static double start_over(struct best *best, size_t i, size_t reached)
+{
+	enum { FAR = 100000 };
+	double from = best[i].score;
+	if (from >= -FAR && from <= FAR)
+		return from;
+	for (size_t k = i; k <= reached; k++)
+		if (k == i || best[k].len)
+			best[k].score = (double)(float)(best[k].score - from);
+	return 0;
+}
+
 static void forward(const struct bpe *b, struct best *best, const uint8_t *w, size_t n)
 {
+	size_t reached = 0;
 	unsigned k;
 	for (size_t i = 0; i < n; i += k) {
-		double from = best[i].score;
+		double from = b->single ? start_over(best, i, reached) : best[i].score;
 		bool alone = false;
 		uint32_t node = 0;
 		utf8_cp(w + i, &k);
@@ -65,10 +79,13 @@ static void forward(const struct bpe *b, struct best *best, const uint8_t *w, si
 			if (id == NO_ID)
 				continue;
 			offer(b, &best[j + 1], from, b->score[id], j + 1 - i, id);
+			reached = j + 1 > reached ? j + 1 : reached;
 			alone |= j + 1 - i == k;
 		}
-		if (!alone)
-			offer(b, &best[i + k], from, b->unk_score, k, b->unk);
+		if (alone)
+			continue;
+		offer(b, &best[i + k], from, b->unk_score, k, b->unk);
+		reached = i + k > reached ? i + k : reached;
 	}
 }
 

@@ -3,8 +3,8 @@
  *
  * Byte-level BPE as GPT-2, SmolLM2, Llama-3, Qwen2 and Mistral-NeMo use it; BPE over characters with byte fallback as
  * Llama-2, Mistral and Gemma; Unigram as T5.  Ids equal those of Hugging Face's `tokenizers`, of a tokenizer.model those of
- * `sentencepiece` - but for Unigram models where sums of float scores tie to the last bit, which was seen in one of 12860
- * documents (one of 51 KB, and with another model one of 214 KB).  A part that we do not have is refused by name, never guessed.
+ * `sentencepiece` 0.2.3 (with Unigram models older versions break ties of float sums in another way).  A part that
+ * we do not have is refused by name, never guessed.
  *
  *	struct tokenizer *t = tok_load("teacher", &e);          (a model directory, or the file itself)
  *	struct tok_scratch *s = tok_scratch_new(t);             (one per thread; the tokenizer itself is read-only)
