@@ -166,9 +166,10 @@ struct kernels {
 
 	/* attn_tree attention of rows packed as a forest in depth-first order: texts with a common start, the start once.
 	 *           node [N,2] i32: position of the row in its text, and the end of its subtree: row j is seen by rows
-	 *           [j, end) within the window.  o, qkv, rope as attn with B 1, T N; nothing is kept for a gradient.
-	 *           NULL where a backend has none. */
-	void (*attn_tree)(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
+	 *           [j, end) within the window.  o, qkv, rope as attn with B 1; nothing is kept for a gradient.
+	 *           past [P,(H+2G)*D] or absent: rows of qkv of an earlier call that stand before those of this one; T = P + N,
+	 *           node [P+N,2] counts them, o has the rows of qkv alone.  NULL where a backend has none. */
+	void (*attn_tree)(struct dev *, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *);
 
 	/* attn_kv   attention of rows that stand anywhere in the sequences of a cache, which it extends.  at [N,2] i32: slot and
 	 *           position of each row (slot < 0: no row, its o is 0); qkv [N,(H+2G)*D] unrotated; rope [T,rot] f32;
@@ -246,7 +247,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 10 };
+enum { KERNELS_ABI = 11 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -27,8 +27,8 @@ static struct {
 	const char *bos;
 	struct opt_list task, text, fewshot, template;
 	bool verify, compare;
-	int64_t resamples, limit, shots, fewshot_seed, max_length, batch_tokens, max_new, samples_each, sequences;
-	double temperature, top_p, seconds;
+	int64_t resamples, shots, fewshot_seed, max_length, batch_tokens, max_new, samples_each, sequences;
+	double limit, temperature, top_p, seconds;
 	const char *at;
 } o = { .batch_tokens = 4096, .resamples = 10000, .shots = -1, .fewshot_seed = 1234, .bos = "auto", .at = "1",
 	.samples_each = 1, .sequences = 8, .top_p = 1, .seconds = 3 };
@@ -44,7 +44,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "num-fewshot", &o.shots, "N", "the same by another name", -1, 1000),
 	OPT_I64(0, "fewshot-seed", &o.fewshot_seed, "N", "seed of the choice of examples", 0, 9e15),
 	OPT_CHOICE(0, "bos", &o.bos, "auto|always|never", "BOS before each text: as the tokenizer says, always, no special tokens"),
-	OPT_I64(0, "limit", &o.limit, "N", "only the first N items of each task, 0: all", 0, 1e12),
+	OPT_F64(0, "limit", &o.limit, "N", "only the first N items of each task, below 1: this share of them; 0: all", 0, 1e12),
 	OPT_I64(0, "max-length", &o.max_length, "N", "tokens that the model reads at most, 0: as its config says", 0, 1 << 24),
 	OPT_I64(0, "batch-tokens", &o.batch_tokens, "N", "tokens per forward pass (a longer request is one pass)", 1, 1 << 24),
 	OPT_FLAG(0, "verify-batch-invariance", &o.verify, "score every request once more, alone, and compare"),
@@ -126,6 +126,8 @@ static void check_options(int operands, char **argv)
 		opt_die("-m is needed");
 	if (!o.task.n && !o.text.n)
 		opt_die("nothing to score: --task or --text is needed");
+	if (o.limit > 1 && o.limit > floor(o.limit))
+		opt_die("--limit %g: a number of items, or a share below 1", o.limit);
 	check_names("--fewshot", &o.fewshot);
 	check_names("--template", &o.template);
 	if (com.out && o.samples && !strcmp(com.out, o.samples))

@@ -1,7 +1,8 @@
 /*
  * loglik.c - requests become batches, batches become programs
  *
- * Two ways to pack.  A forest (forest.h) for backends that have attn_tree: common starts once, no padding.  Else, and for
+ * Two ways to pack.  A forest (forest.h) for backends that have attn_tree: common starts once, no padding; keys and values of a
+ * trunk are kept from a pass of its own for the batches that begin behind it.  Else, and for
  * programs of whole sequences, padded batches: longest first, input lengths rounded up to a bucket, eight per power of
  * two, so that at most 1/8 is padding; padding is on the right, where causal attention sees none of it.  Either way a
  * result does not depend on what else was in its batch (up to the kernels' own blocking).
@@ -136,22 +137,29 @@ struct scorer {
 	struct prog *p;
 	struct frame f;
 	int64_t N, M;             /* tokens read; places scored (a forest's picks, else N) */
+	int64_t past;             /* rows of the trunk, 0: none */
 	int tree;
 	val tok, node, pick, label, out;
-	int32_t *h_tok, *h_node;  /* [N], [N, 2] */
+	int32_t *h_tok, *h_node;  /* [N], [past + N, 2] */
 	int32_t *h_pick, *h_label; /* [M] */
 	float *h_out;             /* [M, 2] */
 };
 
-/* T: length of the padded sequences, 0 for a forest of N tokens */
-static struct prog *record(struct scorer *q, const struct ptable *t, int dtype, int64_t N, int64_t M, int64_t T)
+/* Programs of a batch have four sizes: tokens read, places scored, length of the padded sequences (0: a forest), rows of the trunk */
+struct size {
+	int64_t N, M, T, past;
+};
+
+static struct prog *record(struct scorer *q, const struct ptable *t, int dtype, const struct size *z)
 {
+	const int64_t N = z->N, M = z->M, T = z->T;
 	struct build b = { .t = t, .dtype = dtype, .wide = 1, .space = SP_PARAM, .prefix = "", .blk1 = t->arch.layers };
 	struct prog *p = T ? prog_new(N / T, T) : prog_new(1, N);
-	*q = (struct scorer){ .p = p, .N = N, .M = M, .tree = !T };
+	*q = (struct scorer){ .p = p, .N = N, .M = M, .tree = !T, .past = z->past };
 	q->tok = p_input(p, "tok", N, 1, DT_I32);
 	if (q->tree) {
-		b.node = q->node = p_input(p, "node", N, 2, DT_I32);
+		b.node = q->node = p_input(p, "node", z->past + N, 2, DT_I32);
+		b.past = z->past;
 		q->pick = p_input(p, "pick", M, 1, DT_I32);
 	}
 	q->label = p_input(p, "label", M, 1, DT_I32);
@@ -175,19 +183,20 @@ static void scorer_free(struct scorer *q)
 	*q = (struct scorer){ 0 };
 }
 
-static int scorer_fit(struct scorer *q, const struct weights *m, int64_t N, int64_t M, int64_t T, struct err *e)
+static int scorer_fit(struct scorer *q, const struct weights *m, const struct size *z, struct err *e)
 {
-	if (q->p && q->N == N && q->M == M && q->tree == !T && (q->tree || q->p->T == T))
+	const int64_t N = z->N, M = z->M;
+	if (q->p && q->N == N && q->M == M && q->past == z->past && q->tree == !z->T && (q->tree || q->p->T == z->T))
 		return 0;
 	scorer_free(q);
-	record(q, m->t, m->dtype, N, M, T);
+	record(q, m->t, m->dtype, z);
 	if (prog_plan(q->p, e) || frame_new(&q->f, m->g, q->p, e)) {
 		scorer_free(q);
 		return err_wrap(e, "batch of %lld tokens", (long long)N);
 	}
 	q->f.base[SP_PARAM] = m->w;
 	q->h_tok = xcalloc((size_t)N, sizeof *q->h_tok);
-	q->h_node = xcalloc(2 * (size_t)N, sizeof *q->h_node);
+	q->h_node = xcalloc(2 * (size_t)(z->past + N), sizeof *q->h_node);
 	q->h_pick = xcalloc((size_t)M, sizeof *q->h_pick);
 	q->h_label = xcalloc((size_t)M, sizeof *q->h_label);
 	q->h_out = xcalloc(2 * (size_t)M, sizeof *q->h_out);
@@ -204,6 +213,58 @@ static void scorer_run(struct scorer *q)
 	}
 	prog_run(&q->f);
 	frame_get(&q->f, q->out, q->h_out);
+}
+
+/* The trunk of a group of batches: every block's qkv of its rows, as a program of their own leaves it */
+struct trunk {
+	int64_t group;            /* whose it is, -1: nobody's */
+	int64_t rows;
+	struct prog *p;
+	struct frame f;
+	val tok;
+	int32_t *h_tok;           /* [rows] */
+	void *kept;
+	size_t bytes;
+};
+
+static void trunk_free(struct trunk *t, const struct weights *m)
+{
+	frame_free(&t->f);
+	prog_free(t->p);
+	free(t->h_tok);
+	if (t->kept)
+		m->g->k->mem_free(m->g->d, t->kept, t->bytes);
+	*t = (struct trunk){ .group = -1 };
+}
+
+static void trunk_record(struct trunk *t, const struct ptable *table, int dtype, int64_t rows)
+{
+	struct build b = { .t = table, .dtype = dtype, .wide = 1, .space = SP_PARAM, .prefix = "", .blk1 = table->arch.layers,
+			   .keep_past = 1 };
+	*t = (struct trunk){ .group = -1, .rows = rows, .p = prog_new(1, rows) };
+	t->tok = p_input(t->p, "tok", rows, 1, DT_I32);
+	p_keep(t->p, p_forward(t->p, &b, t->tok, NONE));
+}
+
+static int trunk_fit(struct trunk *t, const struct weights *m, int64_t rows, struct err *e)
+{
+	if (t->p && t->rows == rows)
+		return 0;
+	trunk_free(t, m);
+	trunk_record(t, m->t, m->dtype, rows);
+	if (prog_plan(t->p, e) || frame_new(&t->f, m->g, t->p, e))
+		return err_wrap(e, "common start of %lld tokens", (long long)rows);
+	t->bytes = (size_t)t->p->bytes[SP_STATE];
+	t->kept = m->g->k->mem_alloc(m->g->d, t->bytes);
+	if (!t->kept) {
+		char buf[32];
+		return err_set(e, EXIT_RESOURCE, "no memory for %s of a common start of %lld tokens", fmt_bytes(buf, (double)t->bytes),
+			       (long long)rows);
+	}
+	t->f.base[SP_PARAM] = m->w;
+	t->f.base[SP_STATE] = t->kept;
+	t->h_tok = xcalloc((size_t)rows, sizeof *t->h_tok);
+	return 0;
 }
 
 /* Sums n rows of the output */
@@ -250,13 +311,40 @@ static const int64_t *requests(const struct packing *p, int64_t i, int64_t *n)
 	return p->tree ? p->f.order + p->f.b[i].first : p->q.order + p->q.b[i].first;
 }
 
-static void shape(const struct packing *p, int64_t i, int64_t *N, int64_t *M, int64_t *T)
+static struct size shape(const struct packing *p, int64_t i)
 {
-	*T = p->tree ? 0 : p->q.b[i].T;
+	struct size z = { .T = p->tree ? 0 : p->q.b[i].T };
 	if (p->tree)
-		forest_shape(&p->f.b[i], N, M);
+		forest_shape(&p->f.b[i], &z.N, &z.M, &z.past);
 	else
-		*N = *M = p->q.b[i].n * *T;
+		z.N = z.M = p->q.b[i].n * z.T;
+	return z;
+}
+
+/* Does batch i begin a group that has a trunk?  The tokens that are then read first. */
+static int64_t trunk_tokens(const struct packing *p, int64_t i, const struct size *z)
+{
+	return z->past && (i == 0 || p->f.b[i - 1].group != p->f.b[i].group) ? z->past : 0;
+}
+
+/* The trunk of batch i, if it has one and it is not there already, is read now. */
+static int trunk_ready(struct trunk *t, struct scorer *sc, const struct weights *m, const struct ll_set *s, const struct packing *p,
+		       int64_t i, struct err *e)
+{
+	if (!sc->past)
+		return 0;
+	if (trunk_fit(t, m, sc->past, e))
+		return -1;
+	if (t->group != p->f.b[i].group) {
+		forest_trunk(&p->f, s, i, t->rows, t->h_tok);
+		frame_set(&t->f, t->tok, t->h_tok);
+		prog_run(&t->f);
+		t->group = p->f.b[i].group;
+	}
+	if (sc->p->bytes[SP_STATE] != t->p->bytes[SP_STATE])
+		BUG("trunk of %lld bytes", (long long)t->bytes);
+	sc->f.base[SP_STATE] = t->kept;
+	return 0;
 }
 
 static void run_batch(struct scorer *sc, struct ll_set *s, const struct packing *p, int64_t i)
@@ -264,7 +352,7 @@ static void run_batch(struct scorer *sc, struct ll_set *s, const struct packing 
 	int64_t n, m = 0;
 	const int64_t *req = requests(p, i, &n);
 	if (p->tree)
-		forest_fill(&p->f, s, i, sc->N, sc->M, sc->h_tok, sc->h_node, sc->h_pick, sc->h_label);
+		forest_fill(&p->f, s, i, sc->N, sc->M, sc->past, sc->h_tok, sc->h_node, sc->h_pick, sc->h_label);
 	else
 		ll_batch_fill(s, &p->q, i, sc->h_tok, sc->h_label);
 	scorer_run(sc);
@@ -312,19 +400,20 @@ int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 {
 	struct packing p;
 	struct scorer sc = { 0 };
-	int64_t tokens = 0, n, N, M, T;
+	struct trunk tr = { .group = -1 };
+	int64_t tokens = 0, n;
 	int rc = 0;
 	pack(&p, s, o, m->g->k->attn_tree != NULL);
 	for (int64_t i = 0; i < p.n && !rc; i++) {
 		const int64_t *req = requests(&p, i, &n);
-		shape(&p, i, &N, &M, &T);
-		tokens += N;
+		struct size z = shape(&p, i);
+		tokens += z.N + trunk_tokens(&p, i, &z);
 		if (!comm_mine(o->world, i) || all_done(s, req, n))
 			continue;
 		if (stop_requested())
 			rc = err_set(e, 128 + stop_requested(), "stopped by a signal");
 		else
-			rc = scorer_fit(&sc, m, N, M, T, e);
+			rc = scorer_fit(&sc, m, &z, e) || trunk_ready(&tr, &sc, m, s, &p, i, e) ? -1 : 0;
 		if (rc)
 			break;
 		run_batch(&sc, s, &p, i);
@@ -332,6 +421,7 @@ int ll_score(struct ll_set *s, const struct weights *m, const struct ll_opts *o,
 			rc = o->step(o->arg, req, n, tokens, e);
 	}
 	scorer_free(&sc);
+	trunk_free(&tr, m);
 	unpack(&p);
 	if (!rc)
 		exchange(s, o->world);
@@ -342,14 +432,14 @@ int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const str
 	    struct err *e)
 {
 	struct packing p;
-	int64_t big[3] = { 0 }, N, M, T;
+	struct size big = { 0 };
 	*c = (struct ll_cost){ 0 };
 	pack(&p, s, o, 1);
 	for (int64_t i = 0; i < p.n; i++) {
-		shape(&p, i, &N, &M, &T);
-		c->padded += N;
-		if (N > big[0])
-			big[0] = N, big[1] = M, big[2] = T;
+		struct size z = shape(&p, i);
+		c->padded += z.N + trunk_tokens(&p, i, &z);
+		if (z.N > big.N)
+			big = z;
 	}
 	for (int64_t i = 0; i < s->n; i++) {
 		c->tokens += s->r[i].n - 1;
@@ -360,9 +450,9 @@ int ll_cost(const struct ll_set *s, const struct ptable *t, int dtype, const str
 	int rc = 0;
 	if (p.n) {
 		struct scorer sc = { 0 };
-		record(&sc, t, dtype, big[0], big[1], big[2]);
+		record(&sc, t, dtype, &big);
 		rc = prog_plan(sc.p, e);
-		c->act_bytes = sc.p->bytes[SP_ACT] + sc.p->bytes[SP_INPUT] + sc.p->bytes[SP_CONST];
+		c->act_bytes = sc.p->bytes[SP_ACT] + sc.p->bytes[SP_INPUT] + sc.p->bytes[SP_CONST] + sc.p->bytes[SP_STATE];
 		scorer_free(&sc);
 	}
 	unpack(&p);

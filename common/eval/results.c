@@ -106,7 +106,7 @@ int results_write(const struct task *t, int n, const struct eval_config *c, stru
 	json_t *config = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I,s:s,s:o,s:I,s:s,s:s,s:s}", "model", c->model, "model_digest",
 				   c->fingerprint, "tokenizer_digest", c->tokenizer, "dtype", c->dtype, "device", c->device,
 				   "max_length", (json_int_t)c->max_length, "bos", c->bos, "limit",
-				   c->limit ? json_integer(c->limit) : json_null(), "fewshot_seed", (json_int_t)c->seed, "program",
+				   !(c->limit > 0) ? json_null() : c->limit < 1 ? json_real(c->limit) : json_integer((json_int_t)c->limit), "fewshot_seed", (json_int_t)c->seed, "program",
 				   "evalharness", "version", ADZE_VERSION, "command", c->command);
 	json_t *all = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "results", b.results, "groups", b.groups,
 				"group_subtasks", b.parts, "versions", b.versions, "n-shot", b.shots, "higher_is_better",

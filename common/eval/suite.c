@@ -9,6 +9,7 @@
  */
 #include "../io/text.h"
 #include "task.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -106,7 +107,7 @@ static int read_sources(struct source *q, struct err *e)
 {
 	const struct rules *r = q->rules;
 	const int own = !q->pool_path && !(r && r->examples) && (!r || (r->pool && !strcmp(r->pool, r->split ? r->split : "")));
-	if (items_read(&q->items, q->path, r || (own && q->shots) ? 0 : q->o->limit, e))
+	if (items_read(&q->items, q->path, r || (own && q->shots) || q->o->limit < 1 ? 0 : (int64_t)q->o->limit, e))
 		return -1;
 	if (r && r != &q->own && is_plain(q, q->items.v[0]))
 		q->rules = r = NULL;
@@ -219,6 +220,18 @@ static const char *kept(struct task *t, const char *s)
 	return s ? arena_printf(&t->names, "%s", s) : NULL;
 }
 
+/* Is item i one of those whose field has this value?  NULL: all are. */
+static int is_of(const struct source *q, int64_t i, const char *value)
+{
+	const char *v = value ? json_string_value(rules_field(q->items.v[i], q->rules->split_by)) : NULL;
+	return !value || (v && !strcmp(v, value));
+}
+
+static int64_t items_wanted(double limit, int64_t n)
+{
+	return limit > 0 ? (int64_t)(limit < 1 ? ceil((double)n * limit) : limit) : n;
+}
+
 /* One task of the source: all of its items, or those whose field split_by has the value.  part: it is one of several. */
 static int add_task(struct suite *u, struct source *q, const char *value, int part, struct encoder *c, struct ll_set *s,
 		    struct err *e)
@@ -240,12 +253,11 @@ static int add_task(struct suite *u, struct source *q, const char *value, int pa
 		t->group = group ? arena_printf(&t->names, "%s_%s", q->name, group) : NULL;
 	}
 	int rc = shots_open(&sh, r, q->pool.n ? &q->pool : &q->items, q->pool_path, value, q->shots, q->o->seed, e);
-	for (int64_t i = 0; i < q->items.n && !rc; i++) {
-		const char *v = value ? json_string_value(rules_field(q->items.v[i], r->split_by)) : NULL;
-		if (value && (!v || strcmp(v, value)))
-			continue;
-		t->n_file++;
-		if (q->o->limit && t->n >= q->o->limit)
+	for (int64_t i = 0; i < q->items.n; i++)
+		t->n_file += is_of(q, i, value);
+	const int64_t limit = items_wanted(q->o->limit, t->n_file);
+	for (int64_t i = 0; i < q->items.n && t->n < limit && !rc; i++) {
+		if (!is_of(q, i, value))
 			continue;
 		if (add_doc(t, q->items.v[i], &sh, c, s, e))
 			rc = err_wrap(e, "%s:%lld", q->path, (long long)q->items.line[i]);

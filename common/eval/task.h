@@ -85,7 +85,7 @@ struct suite {
 	int n, cap;
 };
 struct suite_opts {
-	int64_t limit;         /* items per task, 0: all */
+	double limit;          /* items per task, below 1: this share of them, rounded up; 0: all */
 	int64_t shots;         /* -1: as the task says */
 	uint64_t seed;         /* of the choice of examples */
 	const char *const *fewshot, *const *template; /* "NAME=FILE" */
@@ -104,7 +104,8 @@ int task_log_samples(const struct task *t, const struct ll_set *s, struct outfil
 /* What the results say about how they were made. */
 struct eval_config {
 	const char *model, *fingerprint, *tokenizer, *dtype, *device, *command, *bos;
-	int64_t max_length, limit;
+	int64_t max_length;
+	double limit;          /* as in suite_opts */
 	uint64_t seed;
 	struct prov prov;      /* filled by scores_create, which needs it until scores_commit */
 };

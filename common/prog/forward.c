@@ -101,7 +101,7 @@ static val linear_sum(const struct ctx *c, val x, int64_t l, const char *name, c
 /* Positions that a sequence of this program may have */
 static int64_t positions(const struct prog *p, const struct build *b)
 {
-	return b->at.id ? b->kv_len : p->T;
+	return b->at.id ? b->kv_len : p->T + b->past;
 }
 
 /* Output of every head, from the normed residual stream */
@@ -119,11 +119,15 @@ static val heads(const struct ctx *c, val h, int64_t l)
 		qkv = p_qknorm(c->p, qkv, weight(c, l, "attn.qnorm.w", 0), weight(c, l, "attn.knorm.w", 0), &g, a->norm,
 			       (float)a->norm_eps, c->p->v[qkv.id].dtype);
 	qkv = p_site(c->p, c->b, qkv, SITE_QKV, l);
+	const struct value q = c->p->v[qkv.id];
+	val past = c->b->past || c->b->keep_past ? p_state(c->p, "past", c->b->past ? c->b->past : q.rows, q.cols, q.dtype) : NONE;
+	if (c->b->keep_past)
+		p_copy(c->p, past, qkv);
 	val rope = window ? c->local : c->rope;
 	if (c->b->at.id)
 		return p_attn_kv(c->p, qkv, rope, c->b->at, &g, c->b->dtype, c->b->dtype);
 	if (c->b->node.id)
-		return p_attn_tree(c->p, qkv, rope, c->b->node, &g, c->b->dtype);
+		return p_attn_tree(c->p, qkv, past, rope, c->b->node, &g, c->b->dtype);
 	return p_attn(c->p, qkv, rope, c->b->start, &g, c->b->dtype);
 }
 

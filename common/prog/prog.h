@@ -92,7 +92,9 @@ struct build {
 	int n_adapter;
 	float adapter_scale;
 	int layer_stats;       /* block, attention and MLP cosines */
-	val node;              /* [N,2] rows packed as a forest (kernels.h, attn_tree), or NONE; B is 1 then */
+	val node;              /* [past+N,2] rows packed as a forest (kernels.h, attn_tree), or NONE; B is 1 then */
+	int64_t past;          /* with node: rows of every block's qkv that stand before, state of a program that kept them; 0: none */
+	int keep_past;         /* without node: every block's qkv is kept as that state */
 	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
 	int64_t slots, kv_len;
 	int group_stats;       /* what each query group adds to the residual stream */
@@ -136,9 +138,13 @@ val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g,
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);
 val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale);
 val p_attn(struct prog *p, val qkv, val rope, val start, const struct attn_geom *g, int dtype);
-val p_attn_tree(struct prog *p, val qkv, val rope, val node, const struct attn_geom *g, int dtype);
+/* past: rows that stand before, or NONE */
+val p_attn_tree(struct prog *p, val qkv, val past, val rope, val node, const struct attn_geom *g, int dtype);
 /* Rows anywhere in the sequences of a cache (g->B slots of g->T positions); the cache is new state of type kv_dtype. */
 val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom *g, int kv_dtype, int dtype);
+/* Rows of state that outlive a run: values of programs that make the same ones in the same order are the same memory. */
+val p_state(struct prog *p, const char *name, int64_t rows, int64_t cols, int dtype);
+void p_copy(struct prog *p, val to, val from);
 val p_act(struct prog *p, val x, int kind, int dtype);
 val p_add(struct prog *p, val a, val b);
 val p_mask(struct prog *p, val x, val z);

@@ -248,15 +248,32 @@ val p_attn(struct prog *p, val qkv, val rope, val start, const struct attn_geom 
 	return y;
 }
 
-val p_attn_tree(struct prog *p, val qkv, val rope, val node, const struct attn_geom *g, int dtype)
+val p_state(struct prog *p, const char *name, int64_t rows, int64_t cols, int dtype)
 {
-	SHAPE(qkv, g->B * g->T, (int64_t)(g->H + 2 * g->G) * g->D);
+	val v = prog_value(p, name, rows, cols, SP_STATE, dtype);
+	V(v).off = p->bytes[SP_STATE];
+	p->bytes[SP_STATE] += (int64_t)(value_bytes(&V(v)) + 63) / 64 * 64;
+	return v;
+}
+
+void p_copy(struct prog *p, val to, val from)
+{
+	SHAPE(to, V(from).rows, V(from).cols);
+	struct op *o = prog_op(p, OP_COPY);
+	o->in[0] = from;
+	o->out[0] = to;
+}
+
+val p_attn_tree(struct prog *p, val qkv, val past, val rope, val node, const struct attn_geom *g, int dtype)
+{
+	SHAPE(qkv, g->T - (past.id ? V(past).rows : 0), (int64_t)(g->H + 2 * g->G) * g->D);
 	SHAPE(node, g->T, 2);
 	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, &qkv, 1);
 	struct op *o = prog_op(p, OP_ATTN_TREE);
 	o->in[0] = qkv;
 	o->in[1] = rope;
 	o->in[2] = node;
+	o->in[3] = past;
 	o->out[0] = y;
 	o->geom = geometry(p, g);
 	return y;
@@ -268,9 +285,7 @@ val p_attn_kv(struct prog *p, val qkv, val rope, val at, const struct attn_geom 
 		BUG("cache of %lld positions", (long long)g->T);
 	SHAPE(qkv, V(qkv).rows, (int64_t)(g->H + 2 * g->G) * g->D);
 	SHAPE(at, V(qkv).rows, 2);
-	val kv = prog_value(p, "kv", g->B, 2 * (int64_t)g->G * g->D * g->T, SP_STATE, kv_dtype);
-	V(kv).off = p->bytes[SP_STATE];
-	p->bytes[SP_STATE] += (int64_t)(value_bytes(&V(kv)) + 63) / 64 * 64;
+	val kv = p_state(p, "kv", g->B, 2 * (int64_t)g->G * g->D * g->T, kv_dtype);
 	val y = result(p, "attn", V(qkv).rows, (int64_t)g->H * g->D, dtype, &qkv, 1);
 	struct op *o = prog_op(p, OP_ATTN_KV);
 	o->in[0] = qkv;

@@ -132,7 +132,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_QKNORM: k->qknorm(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom], o->arg, o->f); break;
 	case OP_LINEAR: k->linear(d, O(0), I(0), I(1), I(2), I(3)); break;
 	case OP_ATTN: k->attn(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
-	case OP_ATTN_TREE: k->attn_tree(d, O(0), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
+	case OP_ATTN_TREE: k->attn_tree(d, O(0), I(0), I(3), I(1), I(2), &f->p->geom[o->geom]); break;
 	case OP_ATTN_KV: k->attn_kv(d, O(0), O(1), I(0), I(1), I(2), &f->p->geom[o->geom]); break;
 	case OP_ACT: k->act(d, O(0), I(0), o->arg); break;
 	case OP_ADD: k->add(d, O(0), I(0), I(1)); break;

@@ -88,6 +88,7 @@ struct attn_call {
 	int64_t Tp, nq;          /* T padded to KEY_BLOCK; query blocks */
 	int parts;               /* backward: items per (b, kv-head) */
 	const int32_t *node;     /* attn_tree: position and end of subtree of each row; else NULL */
+	mat past;                /* attn_tree: the first past.rows of the T positions; else none */
 	void *k, *v;             /* forward: packed keys, values of all (b, kv-head); backward with parts: f32 gradients */
 };
 enum { KEY_BLOCK = 64 };
@@ -175,7 +176,7 @@ void cpu_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void cpu_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void cpu_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
 void cpu_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
-void cpu_attn_tree(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
+void cpu_attn_tree(struct dev *, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *);
 void cpu_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void cpu_act(struct dev *, mat y, mat x, int kind);
 void cpu_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);

@@ -75,10 +75,12 @@ void cpu_attn(struct dev *d, mat o, mat lse, mat qkv, mat rope, mat start, const
 	forward(d, &c);
 }
 
-void cpu_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
+void cpu_attn_tree(struct dev *d, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *g)
 {
 	struct attn_call c = call_of(g, o, (mat){ 0 }, qkv, rope, (mat){ 0 });
 	c.node = node.p;
+	c.past = past;
+	c.nq = (g->T - past.rows + c.BQ - 1) / c.BQ;
 	forward(d, &c);
 }
 

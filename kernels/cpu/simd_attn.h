@@ -79,7 +79,8 @@ static void ATTN(load)(EL *dst, const struct attn_call *c, mat m, int64_t b, int
 	int D = c->g.D;
 	memset(x, 0, (size_t)c->Dp * sizeof x[0]);
 	if (t < c->g.T) {
-		int64_t at = (b * c->g.T + t) * m.cols + col;
+		m = t < c->past.rows ? c->past : m;
+		int64_t at = (b * c->g.T + t - (t < c->past.rows ? 0 : c->past.rows)) * m.cols + col;
 		if (t + ATTN(AHEAD) < c->g.T) /* one short piece of each row: too sparse for the hardware to foresee */
 			for (int i = 0; i < D; i += 64 / (int)sizeof(EL))
 				__builtin_prefetch(elem_at(m, at + ATTN(AHEAD) * m.cols + i));
@@ -164,7 +165,7 @@ struct ATTN(blk) { /* one query block of one kv-head */
 
 static struct ATTN(blk) ATTN(block)(const struct attn_call *c, int64_t bg, int64_t qb)
 {
-	return (struct ATTN(blk)){ c, bg / c->g.G, bg % c->g.G, qb * c->BQ, (int64_t)c->R * c->BQ };
+	return (struct ATTN(blk)){ c, bg / c->g.G, bg % c->g.G, c->past.rows + qb * c->BQ, (int64_t)c->R * c->BQ };
 }
 
 #include "simd_attn_mask.h"
@@ -273,7 +274,7 @@ static void ATTN(fwd)(const struct attn_call *c, int64_t bg, int64_t qb, void *t
 		int64_t t = q.q0 + n % c->BQ, h = q.g * c->R + n / c->BQ;
 		if (t >= c->g.T)
 			continue;
-		row_cvt(elem_at(c->o, (q.b * c->g.T + t) * c->o.cols + h * D), c->o.dtype, out + n * Dp, DT_F32, 1.0f / l[n], D);
+		row_cvt(elem_at(c->o, (q.b * c->g.T + t - c->past.rows) * c->o.cols + h * D), c->o.dtype, out + n * Dp, DT_F32, 1.0f / l[n], D);
 		if (c->lse.p)
 			((float *)c->lse.p)[(q.b * c->g.T + t) * c->g.H + h] = m[n] + logf(l[n]);
 	}

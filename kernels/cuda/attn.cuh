@@ -15,6 +15,8 @@ struct geom {
 	const float *rope;         /* [T, rot] */
 	const int32_t *node;       /* attn_tree: position and end of subtree of each row; else NULL */
 	const int32_t *start;      /* first position that a row sees, or NULL; rows of the sequence, see at_sequence */
+	view past;                 /* attn_tree: [P, W], the first P of the T positions */
+	int64_t P;
 };
 
 struct attn_args {

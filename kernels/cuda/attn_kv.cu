@@ -92,7 +92,7 @@ static __global__ void attn_kv_k(view o, view kv, view qkv, const int32_t *at, g
 
 void cuda_attn_kv(struct dev *d, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *a)
 {
-	geom g = { a->T, qkv.cols, a->H, a->G, a->D, a->rot, a->window, a->scale, (const float *)rope.p, NULL, NULL };
+	geom g = { a->T, qkv.cols, a->H, a->G, a->D, a->rot, a->window, a->scale, (const float *)rope.p, NULL, NULL, {}, 0 };
 	const int32_t *place = (const int32_t *)at.p;
 	LAUNCH(d, store_k, (unsigned)qkv.rows, 256, 0, view_of(kv), view_of(qkv), place, g, kv.cols);
 	LAUNCH(d, attn_kv_k, dim3((unsigned)qkv.rows, (unsigned)a->H), THREADS, 0, view_of(o), view_of(kv), view_of(qkv), place, g,

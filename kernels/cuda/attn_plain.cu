@@ -18,10 +18,11 @@ static __device__ void load_tile(float *out, view x, int64_t row0, int64_t W, in
 {
 	for (int e = threadIdx.x; e < tile * g.D; e += TILE_THREADS) {
 		int r = e / g.D, c = e % g.D;
-		int64_t t = t0 + r, at = (row0 + t) * W + col;
+		int64_t t = t0 + r, at = (row0 + (t < g.P ? t : t - g.P)) * W + col;
+		view in = t < g.P ? g.past : x;
 		float v = 0;
 		if (t < g.T)
-			v = turn ? rotated(x, at, c, place_of(t, g), g, 1.0f) : ld1(x, at + c);
+			v = turn ? rotated(in, at, c, place_of(t, g), g, 1.0f) : ld1(in, at + c);
 		out[r * (g.D + 1) + c] = v;
 	}
 }
@@ -35,7 +36,7 @@ static __device__ void store_tile(view dst, const float *x, int64_t row0, int64_
 		int r = e / g.D, c = e % g.D;
 		int64_t t = t0 + r;
 		if (t < g.T)
-			st1(dst, (row0 + t) * W + col + c,
+			st1(dst, (row0 + t - g.P) * W + col + c,
 			    turn ? rotated(in, (int64_t)r * (g.D + 1), c, place_of(t, g), g, -1.0f) : x[r * (g.D + 1) + c]);
 	}
 }
@@ -47,7 +48,7 @@ static __global__ void fwd_k(attn_args a)
 	const geom g = at_sequence(a.g, blockIdx.z * a.g.T);
 	int tile = a.tile, n = tile * (g.D + 1), h = blockIdx.y, kv = h / (g.H / g.G);
 	float *q = mem, *k = q + n, *v = k + n, *o = v + n, *s = o + n, *top = s + tile * (tile + 1), *sum = top + tile, *keep = sum + tile;
-	int64_t row0 = blockIdx.z * g.T, t0 = (int64_t)blockIdx.x * tile, HD = (int64_t)g.H * g.D;
+	int64_t row0 = blockIdx.z * g.T, t0 = g.P + (int64_t)blockIdx.x * tile, HD = (int64_t)g.H * g.D;
 	load_tile(q, a.qkv, row0, g.W, (int64_t)h * g.D, t0, tile, g, true);
 	for (int e = threadIdx.x; e < n; e += TILE_THREADS)
 		o[e] = 0;
@@ -191,7 +192,7 @@ static void attn_plain(struct dev *d, const attn_args *args, int64_t B)
 	attn_args a = *args;
 	size_t shared = choose_tile(&a, 4);
 	ALLOW_SHARED(fwd_k, shared);
-	LAUNCH(d, fwd_k, dim3(blocks_for(a.g.T, a.tile), (unsigned)a.g.H, (unsigned)B), TILE_THREADS, shared, a);
+	LAUNCH(d, fwd_k, dim3(blocks_for(a.g.T - a.g.P, a.tile), (unsigned)a.g.H, (unsigned)B), TILE_THREADS, shared, a);
 }
 
 void attn_delta(struct dev *d, attn_args *args, int64_t n)
@@ -218,7 +219,7 @@ static attn_args args_of(mat qkv, mat rope, mat lse, mat o, const struct attn_ge
 	a.qkv = view_of(qkv);
 	a.o = view_of(o);
 	a.lse = (float *)lse.p;
-	a.g = { g->T, qkv.cols, g->H, g->G, g->D, g->rot, g->window, g->scale, (const float *)rope.p, NULL, NULL };
+	a.g = { g->T, qkv.cols, g->H, g->G, g->D, g->rot, g->window, g->scale, (const float *)rope.p, NULL, NULL, {}, 0 };
 	return a;
 }
 
@@ -241,10 +242,12 @@ void cuda_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, m
 		attn_plain_bwd(d, &a, g->B);
 }
 
-void cuda_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
+void cuda_attn_tree(struct dev *d, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *g)
 {
 	attn_args a = args_of(qkv, rope, mat{}, o, g);
-	a.g.T = qkv.rows;
+	a.g.T = past.rows + qkv.rows;
+	a.g.past = view_of(past);
+	a.g.P = past.rows;
 	a.g.node = (const int32_t *)node.p;
 	attn_plain(d, &a, 1);
 }

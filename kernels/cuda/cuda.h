@@ -39,7 +39,7 @@ void cuda_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void cuda_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
 void cuda_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start,
 		   const struct attn_geom *);
-void cuda_attn_tree(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
+void cuda_attn_tree(struct dev *, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *);
 void cuda_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void cuda_act(struct dev *, mat y, mat x, int kind);
 void cuda_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);

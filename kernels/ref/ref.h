@@ -63,7 +63,7 @@ void ref_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void ref_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void ref_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
 void ref_attn_bwd(struct dev *, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
-void ref_attn_tree(struct dev *, mat o, mat qkv, mat rope, mat node, const struct attn_geom *);
+void ref_attn_tree(struct dev *, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *);
 void ref_attn_kv(struct dev *, mat o, mat kv, mat qkv, mat rope, mat at, const struct attn_geom *);
 void ref_act(struct dev *, mat y, mat x, int kind);
 void ref_act_dx(struct dev *, mat dx, mat dy, mat x, int kind);

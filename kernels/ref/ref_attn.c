@@ -128,17 +128,17 @@ void ref_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, ma
 	free(r);
 }
 
-void ref_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const struct attn_geom *g)
+void ref_attn_tree(struct dev *d, mat o, mat qkv, mat past, mat rope, mat node, const struct attn_geom *g)
 {
 	(void)d;
-	int64_t W = qkv.cols, N = qkv.rows;
+	int64_t W = qkv.cols, P = past.rows, N = P + qkv.rows;
 	double *r = ref_tmp(N * W), *p = ref_tmp(N);
 	for (int64_t n = 0; n < N; n++) {
 		for (int64_t c = 0; c < W; c++)
-			r[n * W + c] = ld(qkv, n * W + c);
+			r[n * W + c] = n < P ? ld(past, n * W + c) : ld(qkv, (n - P) * W + c);
 		rotate(r + n * W, rope, ref_int(node, 2 * n), g, 1.0);
 	}
-	for (int64_t n = 0; n < N; n++)
+	for (int64_t n = P; n < N; n++)
 		for (int h = 0; h < g->H; h++) {
 			const double *q = r + n * W + h * g->D, *k = r + (g->H + h / (g->H / g->G)) * g->D;
 			const double *v = k + g->G * g->D;
@@ -155,7 +155,7 @@ void ref_attn_tree(struct dev *d, mat o, mat qkv, mat rope, mat node, const stru
 				double s = 0;
 				for (int64_t j = 0; j <= n; j++)
 					s += p[j] * v[j * W + c];
-				st(o, n * o.cols + h * g->D + c, s / sum);
+				st(o, (n - P) * o.cols + h * g->D + c, s / sum);
 			}
 		}
 	free(p);

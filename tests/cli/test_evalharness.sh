@@ -44,6 +44,9 @@ eval_ --task mc=- -o "$t/b" <"$t/mc.jsonl" >"$t/out.txt"
 same "items from stdin" $? 0
 works "limit" eval_ --task "mc=$t/mc.jsonl" --limit 2 -o "$t/limit"
 works "limit is written" sh -c 'tr -d "\n" <"$1" | grep -q "\"original\": 3, *\"effective\": 2"' - "$t/limit"
+works "a share of the items, rounded up" eval_ --task "mc=$t/mc.jsonl" --limit 0.4 -o "$t/share"
+works "share is written" sh -c 'tr -d " \n" <"$1" | grep -q "\"original\":3,\"effective\":2" && grep -q "\"limit\": 0.4" "$1"' - "$t/share"
+fails "limit that is neither" 2 "a share below 1" eval_ --task "mc=$t/mc.jsonl" --limit 1.5
 works "kind given" eval_ --task "x:ppl=$t/ppl.jsonl" -o "$t/kind"
 works "windows" eval_ --text "$t/book.txt" --max-length 4 -o "$t/win"
 works "dry run needs no weights" sh -c 'rm "$1"/model.safetensors; evalharness -q -m "$1" --task "mc=$2" --dry-run=json | grep -q "\"requests\": 7"' - "$m" "$t/mc.jsonl"

@@ -205,6 +205,51 @@ static void common_starts(void **state)
 	}
 }
 
+/* Items of two subjects, 44 ids of examples each, more than fit in a batch: the examples are read once a subject, whatever is done */
+static void trunks(void **state)
+{
+	(void)state;
+	enum { N = 2 * 6 * 4, EXAMPLES = 44 };
+	for (int k = 0; k < 2; k++) {
+		struct weights m;
+		struct ll_set set = { 0 };
+		struct ll_cost c, wide;
+		uint32_t ids[MAX_IDS];
+		const struct ll_opts o = { .batch_tokens = 32 }, all = { .batch_tokens = 1 << 20 }, alone = { .batch_tokens = 32, .alone = 1 };
+		double sum[N];
+		model_new(&m, &shapes[k]);
+		for (int i = 0; i < N; i++) { /* choices of one id, of which a text may be the whole of another's, and of three */
+			random_ids(ids, EXAMPLES, 1 + (uint64_t)(i / 24));
+			random_ids(ids + EXAMPLES, 7, 20 + (uint64_t)(i / 4));
+			random_ids(ids + EXAMPLES + 7, 3, 60 + (uint64_t)(i % 4));
+			int64_t n = EXAMPLES + (i % 4 ? 8 : 10), n_cont = i % 4 ? 1 : i / 4 % 2 ? 3 : 9;
+			assert_int_equal(ll_add(&set, ids, n - n_cont, ids + n - n_cont, n_cont, MAX_IDS, &e), 0);
+		}
+		assert_int_equal(ll_cost(&set, m.t, DT_F32, &o, &c, &e), 0);
+		assert_int_equal(ll_cost(&set, m.t, DT_F32, &all, &wide, &e), 0);
+		assert_in_range(c.padded, wide.padded, wide.padded + 3 * 16 + 4 * 16); /* ends of trunks and of batches */
+		score(&set, &m, 32);
+		for (int i = 0; i < N; i++)
+			sum[i] = set.r[i].sum;
+		for (int missing = 0; missing < N; missing += 7) {
+			for (int i = 0; i < N; i++)
+				set.r[i].done = i != missing;
+			set.r[missing].sum = 0;
+			assert_int_equal(ll_score(&set, &m, &o, &e), 0);
+			for (int i = 0; i < N; i++)
+				assert_true(set.r[i].sum == sum[i]);
+		}
+		for (int i = 0; i < N; i++)
+			set.r[i].done = 0;
+		assert_int_equal(ll_score(&set, &m, &alone, &e), 0);
+		for (int i = 0; i < N; i++)
+			if (!(fabs(set.r[i].sum - sum[i]) <= 1e-5 * fabs(sum[i])))
+				fail_msg("%s request %d: %.9g, alone %.9g", shapes[k].family, i, sum[i], set.r[i].sum);
+		ll_set_free(&set);
+		weights_free(&m);
+	}
+}
+
 static int finished;
 static int count(void *arg, const int64_t *req, int64_t n, int64_t tokens, struct err *err)
 {
@@ -334,7 +379,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equals_full_logits), cmocka_unit_test(greedy_flag),
 		cmocka_unit_test(same_in_any_batch),  cmocka_unit_test(truncated_from_the_left),
-		cmocka_unit_test(common_starts),      cmocka_unit_test(goes_on),
+		cmocka_unit_test(common_starts),      cmocka_unit_test(trunks),              cmocka_unit_test(goes_on),
 		cmocka_unit_test(windows),            cmocka_unit_test(cost),
 	};
 	return cmocka_run_group_tests(tests, NULL, close_engine);

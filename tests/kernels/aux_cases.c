@@ -141,12 +141,13 @@ JOB(attn)
 	j->bwd = attn_b;
 }
 
-/* attn_tree: 0 qkv, 1 rope, 2 node, 3 o.  A row follows the one before it, or one of that row's ancestors, or starts a text */
-CALL(attn_tree_f) { k->attn_tree(d, m[3], m[0], m[1], m[2], &j->g); }
+/* attn_tree: 0 qkv, 1 rope, 2 node, 3 o, 4 past.  A row follows the one before it, or one of that row's ancestors, or starts a text */
+CALL(attn_tree_f) { k->attn_tree(d, m[3], m[0], m[4], m[1], m[2], &j->g); }
 JOB(attn_tree)
 {
 	static const struct { int H, G, D, rot, window; } v[] = {
-		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 3 }
+		{ 1, 1, 4, 4, 0 }, { 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 0 }, { 4, 2, 20, 10, 7 }, { 8, 1, 16, 0, 3 },
+		{ 6, 2, 6, 4, 0 }, { 3, 1, 64, 64, 5 } /* a third of the rows were there before */
 	};
 	static double node[2 * 200];
 	static int64_t parent[200];
@@ -160,11 +161,13 @@ JOB(attn_tree)
 		for (int64_t a = i; a >= 0; a = parent[a])
 			node[2 * a + 1] = (double)(i + 1);
 	}
-	add_operand(j, in(n, W));
+	int64_t past = variant > 4 ? n / 3 : 0;
+	add_operand(j, in(n - past, W));
 	add_operand(j, when(filled(typed(in(n, j->g.rot ? j->g.rot : 2), DT_F32), F_ROPE, 0), j->g.rot > 0));
 	int at = add_operand(j, filled(typed(in(n, 2), DT_I32), F_GIVEN, 0));
 	j->op[at].given = node;
-	add_operand(j, out(n, j->g.H * (int64_t)j->g.D));
+	add_operand(j, out(n - past, j->g.H * (int64_t)j->g.D));
+	add_operand(j, when(in(past ? past : 1, W), past > 0));
 	j->fwd = attn_tree_f;
 }
 
@@ -441,7 +444,7 @@ JOB(adamw)
 const struct op_case op_cases[] = {
 	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 4, 4e-6, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
-	{ "attn", attn, 12, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 5, 1e-5, 1.5e-2 },
+	{ "attn", attn, 12, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 7, 1e-5, 1.5e-2 },
 	{ "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 2, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
