@@ -94,9 +94,9 @@ def boolq(r, n):
     return out
 
 
-def mmlu(r, per):
+def mmlu(r, per, subjects=SUBJECTS):
     out = []
-    for s in SUBJECTS:
+    for s in subjects:
         for i in range(per + (len(s) % 2)):
             a, b = r.choice(THINGS)
             c, at = four(r, b)
@@ -144,10 +144,11 @@ WIKI = ["", " = The Mill = \n \n The mill ( built in 1 @,@ 902 ) is 3 @.@ 5 m hi
         "with N visitors : all of them friends . \n = = = Later = = = \n = = = = Now = = = = \n",
         " Unclosed ( bracket and 'quotes ' here , /' 5/ x ' y ' z\u00a0. ( a\n b ) [\n] Zoë \t\u3000 end",
         "The smiths made nails , and the nails held the roof . " * 8 + "\n"]
+MORE = [" = Bees = \n \n Bees ( see \" Hens \" ) make 1 @,@ 000 @.@ 5 g of honey ; Zoë 's jars hold it . \n"]
 
 
 def wikitext(r, n):
-    return [dict(page=p) for p in (WIKI * n)[:n]]
+    return [dict(page=p) for p in (WIKI * n)[:min(n, 5)] + MORE[:n - 5 if n > 5 else 0]]
 
 
 def write(out, task, **splits):
@@ -157,7 +158,8 @@ def write(out, task, **splits):
             f.writelines(json.dumps(x, ensure_ascii=i % 2 == 0) + "\n" for i, x in enumerate(items))
 
 
-def make(out):
+def make(out, subjects=None):
+    """subjects: only these of mmlu, with at least 6 items and 5 examples each (and a sixth page); all of them with 2 and 3 otherwise."""
     r = random.Random(6)
     evaluated = hellaswag(r, 9)
     write(out, "hellaswag", validation=evaluated, train=hellaswag(r, 20)[4:] + evaluated[4:6] + evaluated[4:5])
@@ -167,11 +169,11 @@ def make(out):
     write(out, "arc_easy", test=arc(r, 8), train=arc(r, 21), validation=arc(r, 2))
     write(out, "arc_challenge", test=arc(r, 7), train=arc(r, 25), validation=arc(r, 2))
     write(out, "boolq", validation=boolq(r, 8), train=boolq(r, 40))
-    write(out, "mmlu", test=mmlu(r, 2), dev=mmlu(r, 3))
+    write(out, "mmlu", test=mmlu(r, 6 if subjects else 2, subjects or SUBJECTS), dev=mmlu(r, 5 if subjects else 3, subjects or SUBJECTS))
     write(out, "truthfulqa_mc2", validation=truthfulqa(r, 7))
     write(out, "race", test=race(r, 8))
     write(out, "lambada_openai", test=lambada(r, 9))
-    write(out, "wikitext", test=wikitext(r, 5))
+    write(out, "wikitext", test=wikitext(r, 6 if subjects else 5))
 
 
 if __name__ == "__main__":

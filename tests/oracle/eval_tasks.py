@@ -1,8 +1,9 @@
 """evalharness' named tasks against lm-evaluation-harness's own, on items written here (eval_items.py), in fp32 on the CPU.
 
-    eval_tasks.py MODELDIR [--hf DIR] [--bin build/bin] [--shots 0,3] [--max-length N] [--tasks a,b] [--limit N]    compare
+    eval_tasks.py MODELDIR [--hf DIR] [--bin build/bin] [--shots 0,3] [--max-length N] [--tasks a,b] [--limit N] [--mmlu SUBJECT,...]   compare
     eval_tasks.py tests/golden/models/llama-tied-gqa --store tests/golden/tasks      write the fixture of tests/eval/test_named.c
 
+With --mmlu, these subjects alone, each with at least six items and five examples, each a task of its own.
 lm-eval runs its own task files; only load_dataset is replaced, by the local JSON lines.  Per request: the same context and
 continuation, |delta log-likelihood| <= 1e-3, the same greedy flag; accuracies and their errors identical (1e-12), other
 scores within 1e-4 relative (bootstrapped errors of perplexities 1e-3).
@@ -93,7 +94,7 @@ def compare(a, root, shots, names):
     if a.limit:
         cmd += ["--limit", str(a.limit)]
     for n in names:
-        cmd += ["--task", f"{n}={root}/{n}"]
+        cmd += ["--task", f"{n}={root}/{'mmlu' if n.startswith('mmlu') else n}"]
     subprocess.run(cmd, check=True)
     ref = reference(a.hf or a.model, a.max_length, names, shots, a.limit)
     ours, res = {}, json.load(open(res))
@@ -103,8 +104,10 @@ def compare(a, root, shots, names):
     good = check(f"{tag}: tasks that are not in both", len(set(ours) ^ set(theirs)), 0)
     delta, texts, flags, n = 0.0, 0, 0, 0
     for t, want in theirs.items():
-        got = ours[t]
+        got, worst = ours[t], max((abs(x[2] - y[2]) for x, y in zip(want, ours[t])), default=0)
         texts += abs(len(got) - len(want))
+        print(f"{tag}: {t}: {ref['n-samples'][t]['effective']} items, {len(want)} requests, max |delta ll| {worst:.2g}, " +
+              ", ".join(f"{k.split(',')[0]} {v:.4g} / {res['results'][t][k]:.4g}" for k, v in scores(ref, t).items()), flush=True)
         for (c, k, ll, g), (c2, k2, ll2, g2) in zip(want, got):
             delta, texts = max(delta, abs(ll - ll2)), texts + ((c, k) != (c2, k2))
             flags, n = flags + (g is not None and bool(g) != g2), n + 1
@@ -137,14 +140,18 @@ def main():
     ap.add_argument("--max-length", type=int, default=256)
     ap.add_argument("--tasks")
     ap.add_argument("--limit", type=int, help="items per task")
+    ap.add_argument("--mmlu", metavar="SUBJECT,...", help="six items of each of these subjects, not two of all")
     a = ap.parse_args()
     if a.store:
         return store(a.model, a.store, a.max_length)
     good = True
     with tempfile.TemporaryDirectory() as d:
-        eval_items.make(d)
+        subjects = a.mmlu.split(",") if a.mmlu else []
+        eval_items.make(d, subjects)
         use_local(d)
         names = a.tasks.split(",") if a.tasks else sorted(os.listdir(d))
+        if subjects and "mmlu" in names:
+            names = [n for n in names if n != "mmlu"] + [f"mmlu_{s}" for s in subjects]
         for shots in map(int, a.shots.split(",")):
             good &= compare(a, d, shots, [n for n in names if not shots or n not in NO_SHOTS])
     sys.exit(not good)
