@@ -132,7 +132,7 @@ void compare_gradient(const char *name, const float *got, const float *want, int
 		s += (double)want[i] * (double)want[i];
 	}
 	double rel = sqrt(d / s);
-	if (!(rel <= 1e-3))
+	if (!(rel <= 1e-4))
 		fail_msg("%s: relative difference %.3g", name, rel);
 	worst_gradient = rel > worst_gradient ? rel : worst_gradient;
 }

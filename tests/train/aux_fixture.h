@@ -24,7 +24,7 @@ void near(const char *what, double got, double want, double tol);
  * some: not all are in the file.  Returns how many were. */
 int each_tensor(struct job *j, const char *prefix, const float *arena, int some,
 		void (*fn)(const char *, const float *got, const float *want, int64_t n));
-/* For each_tensor: relative difference at most 1e-3; keeps the largest */
+/* For each_tensor: relative difference at most 1e-4; keeps the largest */
 extern double worst_gradient;
 void compare_gradient(const char *name, const float *got, const float *want, int64_t n);
 /* Runs the n tests on the ref and on the cpu backend, each open in *g; the number that failed, for main */
