@@ -1,5 +1,6 @@
 """Tasks in which the model writes (gsm8k, humaneval, mbpp) against lm-evaluation-harness's own, on items written here: the fixture tests/golden/written.
 
+  eval_write.py MODELDIR [--bin build/bin] [--max-new 64]                    compare, in fp32: prompts, texts, scores
   eval_write.py --store [tests/golden/written] [--bin build/bin]
       NAME/SPLIT.jsonl   items
       expected.json      for each task prompt, text and scores of the tiny model llama-tied-gqa (one id per character, max_length 300, at most 40
@@ -7,6 +8,7 @@
 lm-eval's code_eval is a download and would run programs in the open; `passk` stands for it here.
 """
 import argparse, json, os, shutil, subprocess, sys, tempfile, types
+from common import check
 
 MAX_LENGTH, NEW = 300, 40
 GSM = [("Ann has 3 apples and buys 4. How many?", "3+4=<<3+4=7>>7\n#### 7"), ("A box holds 1,200 pens; half are sold. How many remain?", "1200/2=<<1200/2=600>>600\n#### 600"),
@@ -45,14 +47,10 @@ def stand_in(passk):
     sys.modules["evaluate"] = module
 
 
-def store(where, passk, model):
-    make(where)
+def reference(where, passk, model, max_length, new):
+    """simple_evaluate of the items in `where`, whose programs `passk` judges."""
     stand_in(passk)
     import datasets
-    import eval_parity
-    eval_parity.tiny_tokenizer(where)
-    with open(f"{where}/tokenizer_config.json", "w") as f:
-        json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<s>", "model_max_length": 256}, f)
 
     def load(path=None, name=None, **_):
         d = f"{where}/{SETS[path]}"
@@ -61,24 +59,56 @@ def store(where, passk, model):
     datasets.load_dataset = load
     import lm_eval
     import torch
-    from lm_eval.api.metrics import exact_match_hf_evaluate
-    from lm_eval.filters.extraction import RegexFilter
     from lm_eval.models.huggingface import HFLM
     torch.set_num_threads(1)
     os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+    lm = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=1, max_length=max_length)
+    return lm_eval.simple_evaluate(lm, tasks=list(SETS.values()), log_samples=True, gen_kwargs=f"max_gen_toks={new}", confirm_run_unsafe_code=True,
+                                   bootstrap_iters=0)
+
+
+def written(ref, name):
+    """[prompt, text] of each item of a task, and its scores."""
+    seen = {s["doc_id"]: [s["arguments"][0][0], s["resps"][0][0]] for s in ref["samples"][name]}
+    return [seen[i] for i in sorted(seen)], {k: float(v) for k, v in ref["results"][name].items() if "," in k and "stderr" not in k}
+
+
+def compare(model, bin_dir, new):
+    good = True
+    with tempfile.TemporaryDirectory() as d:
+        make(d)
+        cmd = [f"{bin_dir}/evalharness", "-q", "-m", model, "--dtype", "f32", "--max-new", str(new), "--log-samples", f"{d}/log", "-o", f"{d}/res"]
+        subprocess.run(cmd + [x for n in SETS.values() for x in ("--task", f"{n}={d}/{n}")], check=True, stdout=subprocess.DEVNULL)
+        ours, res = {}, json.load(open(f"{d}/res"))
+        for line in map(json.loads, open(f"{d}/log", encoding="utf-8")):
+            ours.setdefault(line["task"], []).append([line["context"], line["texts"][0]])
+        ref = reference(d, f"{bin_dir}/passk", model, None, new)
+        for name in SETS.values():
+            samples, scores = written(ref, name)
+            print(f"{name}: {len(samples)} items, " + ", ".join(f"{k} {v:.4g} / {res['results'][name][k]:.4g}" for k, v in scores.items()))
+            good &= check(f"{name}: prompts and texts that differ", sum(a != b for a, b in zip(samples, ours[name])) + abs(len(samples) - len(ours[name])), 0)
+            good &= check(f"{name}: scores, largest difference", max(abs(v - res["results"][name][k]) for k, v in scores.items()), 1e-12)
+    return good
+
+
+def store(where, passk, model):
+    make(where)
+    import eval_parity
+    eval_parity.tiny_tokenizer(where)
+    with open(f"{where}/tokenizer_config.json", "w") as f:
+        json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<s>", "model_max_length": 256}, f)
     out = {"max_length": MAX_LENGTH, "max_new": NEW, "tasks": {}}
     with tempfile.TemporaryDirectory() as d:
         for f in ["config.json", "model.safetensors"]:
             shutil.copy(os.path.join(model, f), d)
         for f in ["tokenizer.json", "tokenizer_config.json"]:
             shutil.copy(os.path.join(where, f), d)
-        lm = HFLM(pretrained=d, dtype="float32", device="cpu", batch_size=1, max_length=MAX_LENGTH)
-        ref = lm_eval.simple_evaluate(lm, tasks=list(SETS.values()), log_samples=True, gen_kwargs=f"max_gen_toks={NEW}", confirm_run_unsafe_code=True,
-                                      bootstrap_iters=0)
+        ref = reference(where, passk, d, MAX_LENGTH, NEW)
     for name in SETS.values():
-        seen = {s["doc_id"]: [s["arguments"][0][0], s["resps"][0][0]] for s in ref["samples"][name]}
-        out["tasks"][name] = {"shots": ref["n-shot"][name], "version": float(ref["versions"][name]), "samples": [seen[i] for i in sorted(seen)],
-                              "scores": {k: float(v) for k, v in ref["results"][name].items() if "," in k and "stderr" not in k}}
+        samples, scores = written(ref, name)
+        out["tasks"][name] = {"shots": ref["n-shot"][name], "version": float(ref["versions"][name]), "samples": samples, "scores": scores}
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import RegexFilter
     strict, flexible = RegexFilter(), RegexFilter(regex_pattern="(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
     ignore = [",", "\\$", "(?s).*#### ", "\\.$"]
     out["answers"] = []
@@ -94,8 +124,12 @@ def store(where, passk, model):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser()
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("model", nargs="?")
     ap.add_argument("--store", nargs="?", const="tests/golden/written", default="tests/golden/written")
     ap.add_argument("--bin", default="build/bin")
+    ap.add_argument("--max-new", type=int, default=64)
     a = ap.parse_args()
+    if a.model:
+        sys.exit(not compare(a.model, os.path.abspath(a.bin), a.max_new))
     store(a.store, os.path.abspath(os.path.join(a.bin, "passk")), "tests/golden/models/llama-tied-gqa")
