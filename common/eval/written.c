@@ -115,8 +115,10 @@ void written_digest(const struct written *w, char hex[33])
 	for (int k = 0; k < w->u->n; k++)
 		for (int64_t i = 0; w->u->t[k].kind->writes == 2 && i < w->u->t[k].n; i++)
 			json_dumpf(w->u->t[k].doc[i].item, f, JSON_COMPACT | JSON_SORT_KEYS);
-	fwrite(w->c.g.ids, sizeof *w->c.g.ids, (size_t)w->c.g.n_ids, f);
-	fwrite(w->c.eos, sizeof *w->c.eos, (size_t)w->c.n_eos, f);
+	if (w->c.g.n_ids) /* no text to write: no array */
+		fwrite(w->c.g.ids, sizeof *w->c.g.ids, (size_t)w->c.g.n_ids, f);
+	if (w->c.n_eos)
+		fwrite(w->c.eos, sizeof *w->c.eos, (size_t)w->c.n_eos, f);
 	fclose(f);
 	digest_hex(s, n, hex);
 	free(s);

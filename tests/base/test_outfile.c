@@ -205,6 +205,7 @@ static void terminals(void **state)
 
 int main(void)
 {
+	signal(SIGHUP, SIG_DFL); /* ignored under nohup, which outfile.c respects */
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(commit_and_abort), cmocka_unit_test(large_and_links), cmocka_unit_test(endings),
 		cmocka_unit_test(directories), cmocka_unit_test(terminals),
