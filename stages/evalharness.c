@@ -138,7 +138,7 @@ static void check_options(int operands, char **argv)
 static int prepare_writing(struct run *r, struct err *e)
 {
 	struct write_opts wo = { .max_new = o.max_new, .samples = o.samples_each, .temperature = o.temperature, .top_p = o.top_p,
-				 .slots = o.sequences, .seconds = o.seconds, .seed = (uint64_t)com.seed };
+				 .slots = o.sequences, .seconds = o.seconds, .seed = (uint64_t)com.seed, .plan = com.dry_run != NULL };
 	int64_t *at;
 	if (parse_i64_list(o.at, &at, &wo.n_at, e))
 		return err_wrap(e, "--at");

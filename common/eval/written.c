@@ -86,7 +86,7 @@ int written_open(struct written *w, struct suite *u, struct encoder *enc, const 
 	w->prog = xcalloc((size_t)w->programs + 1, sizeof *w->prog);
 	if (complete_open(&w->c, enc, dir, e) || each(w, add_prompts, e))
 		return -1;
-	return w->programs ? sandbox_open(&w->box, o->seconds, 0, e) : 0;
+	return w->programs && !o->plan ? sandbox_open(&w->box, o->seconds, 0, e) : 0;
 }
 
 void written_close(struct written *w)

@@ -23,6 +23,7 @@ struct write_opts {
 	int64_t slots;
 	double seconds;                /* of one program */
 	uint64_t seed;
+	int plan;                      /* nothing is to be run: no sandbox is needed */
 };
 struct written {
 	struct suite *u;

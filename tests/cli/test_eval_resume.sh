@@ -23,9 +23,10 @@ if evalharness -q -m "$m" --device ref --task "code=$t/code.jsonl" --limit 1 --m
 else
 	code='' n_prog=0   # no sandbox on this machine
 fi
+run=   # exec: in place of the shell, so that its process is the program's
 write() { # NAME: results in $t/NAME; every word of $code is an option
 	# shellcheck disable=SC2086
-	evalharness -m "$m" --device ref --dtype f32 --progress none --task "say=$t/say.jsonl" $code --max-new 24 \
+	$run evalharness -m "$m" --device ref --dtype f32 --progress none --task "say=$t/say.jsonl" $code --max-new 24 \
 		--samples 2 --at 1,2 --temperature 0.9 --sequences 3 --log-samples "$t/$1.log" -f -o "$t/$1" >"$t/out.txt" 2>"$t/err.$1"
 }
 unnamed() { sed 's/cut/whole/g' "$t/cut" | cmp -s - "$t/whole" && cmp -s "$t/cut.log" "$t/whole.log"; }
@@ -42,11 +43,11 @@ works "no journal is left" test ! -e "$t/whole.state"
 hits=0 bad=''
 for at in 3 10 18 26 $((n - 2)); do
 	rm -f "$t/cut" "$t/cut.log" "$t/cut.state"
-	write cut &
-	shell=$!
-	until [ "$(wc -l 2>/dev/null <"$t/cut.state" || echo 0)" -ge "$at" ] || ! kill -0 $shell 2>/dev/null; do sleep 0.002; done
-	pid=$(pgrep -P $shell evalharness) && kill -9 "$pid" 2>/dev/null && hits=$((hits + 1))
-	wait $shell 2>/dev/null
+	(run="exec"; write cut) &
+	pid=$!
+	until [ "$(wc -l 2>/dev/null <"$t/cut.state" || echo 0)" -ge "$at" ] || ! kill -0 $pid 2>/dev/null; do sleep 0.002; done
+	kill -9 $pid 2>/dev/null && hits=$((hits + 1))
+	wait $pid 2>/dev/null
 	[ ! -e "$t/cut" ] && [ -e "$t/cut.state" ] || continue
 	lines=$(wc -l <"$t/cut.state")
 	write cut
@@ -69,7 +70,7 @@ write cut
 works "nothing is done twice" grep -q "cut.state: $((24 + n_prog)) of $((24 + n_prog)) texts and $n_prog of $n_prog verdicts of an earlier run" "$t/err.cut"
 
 # the journal of other work is not taken: another temperature, another program
-for what in "--temperature 0.9/--temperature 0.8" "--max-new 24/--max-new 23" "--seconds 3/--seconds 4"; do
+for what in ${code:+"--temperature 0.9/--temperature 0.8"} "--max-new 24/--max-new 23" "--seconds 3/--seconds 4"; do
 	cp "$t/full" "$t/cut.state"
 	# shellcheck disable=SC2086
 	works "journal of other options: ${what#*/}" sh -c '"$@" 2>&1 | grep -q "of another run: starting over"' - evalharness -m "$m" --device ref --dtype f32 \

@@ -133,7 +133,10 @@ def first(path, pattern):
 
 
 def git(*args):
-    p = subprocess.run(["git", "-C", TOP, *args], capture_output=True, text=True)
+    try:
+        p = subprocess.run(["git", "-C", TOP, *args], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
     return p.stdout.strip() if not p.returncode else ""
 
 
