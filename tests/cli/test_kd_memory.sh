@@ -10,7 +10,7 @@ mkmodel -q --family nemotron --layers 2 --hidden 64 --ffn 256 --heads 4 --vocab 
 kd-train -q --teacher "$t/teacher" --data "$t/tok" --cache-teacher "$t/cache"
 
 field() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p" "$2" | tail -n 1; }
-# predicted NAME OPTIONS...: within 5 %, and the machine has room
+# predicted NAME OPTIONS...: within 5 % or 6 MB (pages of libraries and compiled kernels, which vary from system to system), and the machine has room
 predicted() {
 	name=$1
 	shift
@@ -18,7 +18,7 @@ predicted() {
 		kd-train --data "$t/tok" --steps 2 --batch 8 --save-every 1 --threads 2 "$@" -q --events "$t/$name.events" -o "$t/$name.run" 2>"$t/err" ||
 		{ no "$name" "$(cat "$t/err")"; return; }
 	want=$(field peak_bytes "$t/plan") got=$(field peak_bytes "$t/$name.events")
-	if awk "BEGIN { exit !($want > 0.95 * $got && $want < 1.05 * $got) }"; then ok "$name"; else no "$name" "predicted $want, measured $got"; fi
+	if awk "BEGIN { d = $want - $got; d = d < 0 ? -d : d; exit !(d < 0.05 * $got || d < 6e6) }"; then ok "$name"; else no "$name" "predicted $want, measured $got"; fi
 	same "$name-fits" "$(grep -c '"fits":true' "$t/plan")" 1
 }
 pair="--teacher $t/teacher --student $t/student"
