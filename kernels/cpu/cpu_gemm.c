@@ -287,10 +287,12 @@ static void direct(struct dev *d, const struct product *q)
 	omp_set_num_threads(1); /* to oneDNN, here and in the threads below: a tile is one thread's, its scratch too */
 	if (g->n + 4 > CACHE * 3 / 4)
 		forget_all(g);
+	struct key k = key_of(q);
 	for (int i = 0; i < 4; i++) {
-		struct key k = key_of(q);
-		k.M = i / 2 || t.m == 1 ? q->M - (t.m - 1) * t.dm : t.dm;
-		k.N = i % 2 || t.n == 1 ? q->N - (t.n - 1) * t.dn : t.dn;
+		if ((i / 2 == 0 && t.m == 1) || (i % 2 == 0 && t.n == 1))
+			continue; /* a single row or column of tiles is the last one */
+		k.M = i / 2 ? q->M - (t.m - 1) * t.dm : t.dm;
+		k.N = i % 2 ? q->N - (t.n - 1) * t.dn : t.dn;
 		p[i / 2][i % 2] = lookup(g, &k);
 		pad = p[i / 2][i % 2]->pad > pad ? p[i / 2][i % 2]->pad : pad;
 	}

@@ -76,6 +76,14 @@ static __device__ __forceinline__ heads heads_of(const flash_args &f, int64_t ro
 	return { row + h * g.D, row + (g.H + kv) * g.D, (const bf16 *)f.a.qkv.p + row0 * g.W + wide + kv * g.D, wide };
 }
 
+/* Begins to copy the N keys and values from position j on: side by side, keys first */
+template <int D, int N, int THREADS>
+static __device__ __forceinline__ void fetch_keys(bf16 *tile, const heads &x, int64_t j, const geom &g)
+{
+	fetch<D, N, THREADS>(tile, x.k + j * x.wide, x.wide, g.T - j);
+	fetch<D, N, THREADS>(tile + N * D, x.v + j * g.W, g.W, g.T - j);
+}
+
 /* ---- forward: block (tile of queries, head, sequence), the longest first ---- */
 
 /* Online softmax of a tile: s becomes p = exp(scale2 s - max) in powers of 2; keep = what earlier sums are multiplied by */
@@ -121,18 +129,15 @@ template <int D, int ROWS, int N> static __global__ void __launch_bounds__(2 * R
 	float o[D / 8][4], top[2] = { -INFINITY, -INFINITY }, sum[2] = { 0, 0 };
 	clear(o);
 	fetch<D, ROWS, THREADS>(own, x.q + t0 * x.wide, x.wide, g.T - t0);
-	fetch<D, N, THREADS>(stage, x.k + j0 * x.wide, x.wide, g.T - j0);
-	fetch<D, N, THREADS>(stage + N * D, x.v + j0 * g.W, g.W, g.T - j0);
+	fetch_keys<D, N, THREADS>(stage, x, j0, g);
 	for (int turn = 0; j0 < end; j0 += N, turn ^= 1) {
 		copies_come();
 		__syncthreads();
 		const bf16 *now = stage + turn * 2 * N * D;
 		bf16 *next = stage + (turn ^ 1) * 2 * N * D;
 		int64_t j1 = j0 + N;
-		if (j1 < end) {
-			fetch<D, N, THREADS>(next, x.k + j1 * x.wide, x.wide, g.T - j1);
-			fetch<D, N, THREADS>(next + N * D, x.v + j1 * g.W, g.W, g.T - j1);
-		}
+		if (j1 < end)
+			fetch_keys<D, N, THREADS>(next, x, j1, g);
 		if (j0 > w0 + OWN - 1 || j1 <= low)
 			continue;
 		float s[N / 8][4], keep[2];
@@ -184,18 +189,15 @@ template <int D, int N> static __global__ void __launch_bounds__(BWD_THREADS) fl
 	clear(dq);
 	fetch<D, BWD_ROWS, BWD_THREADS>(q, x.q + t0 * x.wide, x.wide, g.T - t0);
 	fetch<D, BWD_ROWS, BWD_THREADS>(d, (const bf16 *)f.a.dout.p + (row0 + t0) * HD + h * D, HD, g.T - t0);
-	fetch<D, N, BWD_THREADS>(stage, x.k + j0 * x.wide, x.wide, g.T - j0);
-	fetch<D, N, BWD_THREADS>(stage + N * D, x.v + j0 * g.W, g.W, g.T - j0);
+	fetch_keys<D, N, BWD_THREADS>(stage, x, j0, g);
 	for (int turn = 0; j0 < end; j0 += N, turn ^= 1) {
 		copies_come();
 		__syncthreads();
 		const bf16 *now = stage + turn * 2 * N * D;
 		bf16 *next = stage + (turn ^ 1) * 2 * N * D;
 		int64_t j1 = j0 + N;
-		if (j1 < end) {
-			fetch<D, N, BWD_THREADS>(next, x.k + j1 * x.wide, x.wide, g.T - j1);
-			fetch<D, N, BWD_THREADS>(next + N * D, x.v + j1 * g.W, g.W, g.T - j1);
-		}
+		if (j1 < end)
+			fetch_keys<D, N, BWD_THREADS>(next, x, j1, g);
 		if (j0 > w0 + OWN - 1 || j1 <= low)
 			continue;
 		float s[N / 8][4], dp[N / 8][4];
