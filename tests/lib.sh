@@ -5,7 +5,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
 set -u
-t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
+t=$(mktemp -d) && t=$(cd "$t" && pwd -P) && trap 'rm -rf "$t"' EXIT
 
 ok() { echo "ok $1"; }
 no() { echo "not ok $1: $2"; }
@@ -31,4 +31,25 @@ fails() {
 	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
 	elif [ -n "$(find "$t" -maxdepth 1 -name 'bad' -o -maxdepth 1 -name 'bad.*')" ]; then no "$name" "left an output behind"
 	else ok "$name"; fi
+}
+
+faults=$PWD/tests/fault/preload.c
+# shim: builds it once, as $preload; sanitizers let it come before them
+shim() {
+	[ -z "${preload:-}" ] || return 0
+	preload=$t/.preload.so ASAN_OPTIONS="${ASAN_OPTIONS:-}:verify_asan_link_order=0"
+	export ASAN_OPTIONS
+	# shellcheck disable=SC2086 # CC may be two words
+	${CC:-cc} -D_GNU_SOURCE -O1 -Wall -Wextra -shared -fPIC -o "$preload" "$faults" -ldl -pthread || no shim "does not build"
+}
+# upon CALL NUMBER NAME SIGNAL COMMAND...: the command sends itself SIGNAL (KILL, TERM, USR1, USR2, STOP) as soon as it has
+# made its NUMBERth CALL (write, fsync, rename, mkdir, open) of a path that ends with NAME.  No clock decides, so it is the same
+# moment on machines of any speed.  Exit code of the command, 137 after KILL
+upon() {
+	shim
+	(
+		export FAULT_CALL="$1" FAULT_AT="$2" FAULT_NAME="$3" FAULT="$4" LD_PRELOAD="$preload"
+		shift 4
+		"$@"
+	)
 }

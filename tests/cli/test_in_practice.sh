@@ -24,12 +24,10 @@ for type in f32 bf16; do
 	same "$type: the first step is from the original" "$(value par-$type 1 kd/kl)" "$(value plain-$type 1 kd/kl)"
 	if [ "$(value par-$type 2 kd/kl)" != "$(value plain-$type 2 kd/kl)" ]; then ok "$type: the second is not"; else no "$type: the second is not" "the same"; fi
 done
-kd --dtype bf16 --student student --teacher teacher --correct-teacher 5e-3 --stop-after 7 -o halt; same stopped $? 75
-(exec kd-train -q --data data --steps 20 --batch 4 --lr 1e-2 --min-lr 1e-3 --warmup 2 --threads 1 --save-every 5 --dtype bf16 --student student --teacher teacher --correct-teacher 5e-3 -o halt) & pid=$!
-while [ ! -e halt/ckpt/step-15 ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
-kill -9 $pid 2>/dev/null
-wait $pid 2>/dev/null
-works goes-on kd --dtype bf16 --student student --teacher teacher --correct-teacher 5e-3 -o halt
+correct() { kd --dtype bf16 --student student --teacher teacher --correct-teacher 5e-3 -o halt "$@"; }
+correct --stop-after 7; same stopped $? 75
+upon rename 1 ckpt/step-15 KILL correct 2>err; same killed "$? $(ls halt | grep -c student)" "137 0"
+works goes-on correct
 alike same-student par-bf16/student/model.safetensors halt/student/model.safetensors
 alike same-teacher par-bf16/teacher/model.safetensors halt/teacher/model.safetensors
 same same-metrics "$(metrics halt | cksum)" "$(metrics par-bf16 | cksum)"

@@ -7,11 +7,7 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-# shellcheck disable=SC2086 # CC may be two words
-${CC:-cc} -D_GNU_SOURCE -O1 -Wall -Wextra -shared -fPIC -o "$t/preload.so" tests/fault/preload.c -ldl -pthread || no shim "does not build"
-t=$(cd "$t" && pwd -P)
-ASAN_OPTIONS="${ASAN_OPTIONS:-}:verify_asan_link_order=0"
-export ASAN_OPTIONS
+shim
 
 "$B/tests/train/test_batches" --make "$t/tok" 8 12 64
 mkmodel -q --layers 1 --hidden 16 --ffn 32 --heads 2 --vocab 64 --tied -o "$t/teacher"
@@ -24,7 +20,7 @@ faulty() { # MODE NUMBER DIR ARGUMENTS...
 	(
 		mode=$1 at=$2 dir=$3
 		shift 3
-		FAULT=$mode FAULT_AT=$at FAULT_DIR=$dir FAULT_LOG=$t/log LD_PRELOAD=$t/preload.so
+		FAULT=$mode FAULT_AT=$at FAULT_DIR=$dir FAULT_LOG=$t/log LD_PRELOAD=$preload
 		export FAULT FAULT_AT FAULT_DIR FAULT_LOG LD_PRELOAD
 		train "$@"
 	) >/dev/null 2>"$t/err"

@@ -8,19 +8,11 @@
 mkmodel -q --layers 2 --hidden 32 --ffn 64 --heads 4 --kv-heads 2 --vocab 96 --tied -o "$t/teacher"
 mkmodel -q --layers 2 --hidden 24 --ffn 40 --heads 3 --kv-heads 1 --vocab 96 --seed 3 -o "$t/student"
 
-# for the background as well: the process whose id is $!
-command() { echo kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --valid "$t/valid" --lora 'q_proj,down_proj' --lora-rank 4 --steps 100 --batch 4 --lr 1e-2 --threads 2 --save-every 10 --keep 99 -q; }
-# shellcheck disable=SC2046
-train() { $(command) "$@"; }
+train() { kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --valid "$t/valid" --lora 'q_proj,down_proj' --lora-rank 4 --steps 100 --batch 4 --lr 1e-2 --threads 2 --save-every 10 --keep 99 -q "$@"; }
 value() { sed -n "$2p" "$1/metrics.jsonl" | sed "s|.*\"$3\":\([^,}]*\).*|\1|"; }
 
 train --lora-adapter -o "$t/a"; same run $? 0
-# shellcheck disable=SC2091
-$(command) -o "$t/b" & pid=$!
-while [ ! -d "$t/b/ckpt/step-50" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
-kill -9 $pid 2>/dev/null
-wait $pid 2>/dev/null
-if [ -d "$t/b/student" ]; then no killed "finished too soon"; else ok killed; fi
+upon rename 1 ckpt/step-50 KILL train -o "$t/b" 2>"$t/err"; same killed "$? $(ls "$t/b" | grep -c student)" "137 0"
 train -o "$t/b"; same resumes $? 0
 alike resumed-student "$t/a/student/model.safetensors" "$t/b/student/model.safetensors"
 same resumed-checkpoint "$(artcat "$t/a/ckpt/step-90/state" | sed '1d;$d' | cksum)" "$(artcat "$t/b/ckpt/step-90/state" | sed '1d;$d' | cksum)"

@@ -46,10 +46,7 @@ dynamic --teacher "$t/teacher" --loss kl:1 --mix-reference teacher --steps 10 -o
 holds teacher-reference "$(value "$t/kl" 11 mix/easy) != 0.5"
 
 # --- 100 steps are 50, kill -9, and the rest; a stop in between draws nothing twice
-(exec kd-train --student "$t/student" --steps 100 --batch 4 --lr 1e-2 --threads 1 --save-every 10 --seed 5 -q --data easy="$t/easy" --data hard="$t/hard" --valid easy="$t/easy-v" --valid hard="$t/hard-v" --valid-every 10 --loss ce --weights easy:0.5,hard:0.5 --mix dynamic --mix-reference easy:0.1,hard:3.1 -o "$t/k") & pid=$!
-while [ ! -e "$t/k/ckpt/step-50" ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
-if kill -9 $pid 2>/dev/null; then ok killed; else no killed "done too soon"; fi
-wait $pid 2>/dev/null
+upon write 57 metrics.jsonl KILL dynamic -o "$t/k" 2>"$t/err"; same killed "$? $(ls "$t/k" | grep -c student)" "137 0"
 works after-kill dynamic -o "$t/k"
 alike kill-same-student "$t/dyn/student/model.safetensors" "$t/k/student/model.safetensors"
 alike kill-same-checkpoint "$t/dyn/ckpt/step-90/state" "$t/k/ckpt/step-90/state"
