@@ -81,10 +81,10 @@ static int merge(char **argv, int n, struct err *e)
 {
 	struct stats sum, next;
 	struct prov prov = { 0 };
-	if (stats_read(&sum, argv[0], &prov, e))
+	if (stats_read(&sum, argv[0], NULL, &prov, e))
 		return -1;
 	for (int i = 1; i < n; i++) {
-		if (stats_read(&next, argv[i], &prov, e))
+		if (stats_read(&next, argv[i], NULL, &prov, e))
 			return -1;
 		int rc = stats_add(&sum, &next, e);
 		stats_free(&next);

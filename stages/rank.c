@@ -132,13 +132,15 @@ static int write_ranking(const struct ranking *r, const struct prov *prov, struc
 }
 
 /* Width statistics and ablations of one model, from any number of files. */
-static int read_stats(struct stats *s, char **path, int n, struct prov *prov, struct err *e)
+static int read_stats(struct stats *s, char **path, int n, const struct metric_args *m, struct prov *prov, struct err *e)
 {
 	struct stats next;
-	if (stats_read(s, n ? path[0] : NULL, prov, e))
+	struct stats_want need;
+	const struct stats_want *want = metric_wants(m, &need);
+	if (stats_read(s, n ? path[0] : NULL, want, prov, e))
 		return -1;
 	for (int i = 1; i < n; i++) {
-		if (stats_read(&next, path[i], prov, e))
+		if (stats_read(&next, path[i], want, prov, e))
 			return -1;
 		int rc = stats_join(s, &next, e);
 		stats_free(&next);
@@ -157,7 +159,7 @@ static int rank(char **paths, int n_paths, const struct metric_args *m, struct e
 	struct prov prov = { .seed = com.seed };
 	char model[33] = "";
 	int use_stats = metric_needs_stats(m->metric) || path;
-	if (use_stats && read_stats(&s, paths, n_paths, &prov, e))
+	if (use_stats && read_stats(&s, paths, n_paths, m, &prov, e))
 		return -1;
 	if (metric_needs_weights(m->metric)) {
 		if (model_fingerprint(o.model, model, e) || wcols_load(&w, o.model, e))

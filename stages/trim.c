@@ -275,7 +275,7 @@ static int add_biases(struct keep *k, const struct st_model *m, const char *prin
 {
 	struct stats s;
 
-	if (stats_read(&s, o.compensate, prov, e))
+	if (stats_read(&s, o.compensate, NULL, prov, e))
 		return -1;
 	int rc = strcmp(s.model, print) ? err_set(e, EXIT_DATA, "%s: statistics are of model %.8s, not of %s (%.8s)", o.compensate,
 		s.model, o.model, print) : compensate(k, m, &s, o.compensate, e);

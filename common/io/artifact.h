@@ -101,6 +101,7 @@ double art_view_at(const struct art_view *v, int64_t i);
  * The next art_next() gives record i.  Count and digest of the whole are then not verified. */
 int64_t art_record_count(struct art_r *r, struct err *e);                         /* from the index; -1 on error */
 int art_seek_record(struct art_r *r, int64_t i, struct err *e);
+int art_seek_end(struct art_r *r, struct err *e);                                 /* the next art_next() reads the trailer: art_digest() is what it claims */
 int64_t art_record_number(const struct art_r *r);                                 /* of the record last given by art_next */
 
 /* XXH3-128 helpers */

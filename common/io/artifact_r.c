@@ -361,7 +361,8 @@ int art_next(struct art_r *r, const msgpack_object **rec, struct err *e)
 		r->done = true;
 		return 0;
 	}
-	XXH3_128bits_update(r->hash, r->buf + r->at, r->scan.pos);
+	if (!r->sought)
+		XXH3_128bits_update(r->hash, r->buf + r->at, r->scan.pos);
 	r->records++;
 	*rec = &r->obj.data;
 	return 1;
@@ -464,6 +465,13 @@ static int enter_frame(struct art_r *r, const struct art_entry *x, struct err *e
 	r->records = (int64_t)x->record;
 	r->sought = true;
 	return 0;
+}
+
+int art_seek_end(struct art_r *r, struct err *e)
+{
+	if (load_index(r, e))
+		return -1;
+	return enter_frame(r, &r->index[r->index_n - 1], e);
 }
 
 int art_seek_record(struct art_r *r, int64_t i, struct err *e)

@@ -89,7 +89,6 @@ struct art_w *art_create(const char *path, const char *kind, int version, const 
 static int write_frame(struct art_w *w, struct err *e)
 {
 	LZ4F_preferences_t prefs = { .frameInfo = { .blockSizeID = LZ4F_max256KB, .blockMode = LZ4F_blockLinked,
-						    .contentChecksumFlag = LZ4F_contentChecksumEnabled,
 						    .blockChecksumFlag = LZ4F_blockChecksumEnabled, .contentSize = w->buf.n },
 				     .autoFlush = 1 };
 	if (!w->buf.n)

@@ -76,10 +76,21 @@ int agg_parse(const char *s, struct metric_args *m, struct err *e)
 	return 0;
 }
 
+static const int first_row[] = { STAT_M, STAT_L, STAT_V };
+
+const struct stats_want *metric_wants(const struct metric_args *m, struct stats_want *w)
+{
+	if (metric_needs_weights(m->metric))
+		return NULL;
+	*w = (struct stats_want){ { "attn_in", "ffn_in", m->head_norm_first ? "attn_out_norm" : "attn_out", m->neuron_pre ? "ffn_pre" : "ffn_act",
+				    m->metric == METRIC_kv_contrib ? "attn_kv" : NULL },
+				 3u << first_row[m->seq] | (m->metric == METRIC_kv_contrib ? 1u << STAT_SUM_X : 0) };
+	return w;
+}
+
 void metric_aggregate(const struct stat_entry *x, const struct metric_args *m, double *score)
 {
-	static const int first[] = { STAT_M, STAT_L, STAT_V };
-	const double *s1 = x->sums + first[m->seq] * x->units, *s2 = s1 + x->units, n = (double)x->n;
+	const double *s1 = x->sums + first_row[m->seq] * x->units, *s2 = s1 + x->units, n = (double)x->n;
 	for (int64_t i = 0; i < x->units; i++) {
 		double mean = s1[i] / n;
 		score[i] = m->batch == AGG_MEAN ? mean :

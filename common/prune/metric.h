@@ -32,6 +32,8 @@ int metric_needs_weights(int metric);
 const char *metric_list(void);                 /* "minitron, magnitude, ..." */
 /* "batch=l2,seq=mean" */
 int agg_parse(const char *s, struct metric_args *m, struct err *e);
+/* What of the statistics they read; NULL: everything.  *w is the answer's room. */
+const struct stats_want *metric_wants(const struct metric_args *m, struct stats_want *w);
 /* score[units] of one entry under the aggregation. */
 void metric_aggregate(const struct stat_entry *x, const struct metric_args *m, double *score);
 /* Every axis that the inputs allow: mlp and head per layer, emb, layers (depth.h).  s may be NULL

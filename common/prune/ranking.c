@@ -8,28 +8,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct key {
-	float score;
-	uint32_t i;
-};
-
-static int by_score(const void *x, const void *y)
+/* Best first: a key that grows as the score falls.  -0 and 0 are one score. */
+static uint32_t key_of(float score)
 {
-	const struct key *a = x, *b = y;
-	if (a->score != b->score)
-		return a->score > b->score ? -1 : 1;
-	return a->i < b->i ? -1 : a->i > b->i;
+	uint32_t u;
+	score += 0.0f;
+	memcpy(&u, &score, sizeof u);
+	return u >> 31 ? u : ~u & 0x7fffffff;
 }
 
+/* Counting sort by 11 bits of the key, three times; each pass keeps the order of equals, so the lower index comes first. */
 void order_by_score(const float *score, int64_t n, uint32_t *order)
 {
-	struct key *k = xcalloc((size_t)n, sizeof *k);
+	enum { BITS = 11, SIZE = 1 << BITS, PASSES = 3 };
+	uint32_t (*at)[SIZE] = xcalloc(PASSES, sizeof *at), *spare = xmalloc((size_t)n * sizeof *spare);
 	for (int64_t i = 0; i < n; i++)
-		k[i] = (struct key){ score[i], (uint32_t)i };
-	qsort(k, (size_t)n, sizeof *k, by_score);
-	for (int64_t i = 0; i < n; i++)
-		order[i] = k[i].i;
-	free(k);
+		for (int pass = 0; pass < PASSES; pass++)
+			at[pass][key_of(score[i]) >> BITS * pass & (SIZE - 1)]++;
+	for (int pass = 0; pass < PASSES; pass++) {
+		uint32_t sum = 0, *from = pass % 2 ? order : spare, *to = pass % 2 ? spare : order;
+		for (int k = 0; k < SIZE; k++) {
+			uint32_t count = at[pass][k];
+			at[pass][k] = sum;
+			sum += count;
+		}
+		for (int64_t i = 0; i < n; i++) {
+			uint32_t x = pass ? from[i] : (uint32_t)i;
+			to[at[pass][key_of(score[x]) >> BITS * pass & (SIZE - 1)]++] = x;
+		}
+	}
+	free(at);
+	free(spare);
 }
 
 static struct rank_axis *add(struct ranking *r, const char *axis, int64_t layer, int64_t n)

@@ -23,6 +23,7 @@ void stats_free(struct stats *s)
 	for (int i = 0; i < s->n; i++)
 		free(s->e[i].sums);
 	free(s->e);
+	free(s->passed);
 	stats_delta_free(s);
 	memset(s, 0, sizeof *s);
 }
@@ -40,7 +41,7 @@ bool stats_left_out(const struct stats *s, int64_t layer)
 	for (int i = 0; i < s->n; i++)
 		if (s->e[i].layer == layer)
 			return false;
-	return s->n > 0;
+	return s->n > 0 && !(s->passed && layer >= 0 && layer < s->layers && s->passed[layer]);
 }
 
 static size_t sums_of(int64_t units)
@@ -101,6 +102,69 @@ static int shape_fields(struct stats *s, const char *name[9], int64_t *at[9])
 	return 9;
 }
 
+/* A record of this layer is there and was not taken. */
+void stats_pass_over(struct stats *s, int64_t layer)
+{
+	if (!s->passed)
+		s->passed = xcalloc((size_t)s->layers, 1);
+	if (layer >= 0 && layer < s->layers)
+		s->passed[layer] = 1;
+}
+
+static bool wanted(const struct stats_want *want, const char *site)
+{
+	int i = 0;
+	while (want && want->sites[i] && strcmp(want->sites[i], site))
+		i++;
+	return !want || want->sites[i];
+}
+
+/* All layers of a site lie together: who needs some sites passes over whole frames of the others. */
+static void by_site(const struct stats *s, int *order)
+{
+	int n = 0;
+	uint8_t *done = xcalloc((size_t)s->n, 1);
+	for (int i = 0; i < s->n; i++)
+		for (int j = i, first = !done[i]; j < s->n && first; j++)
+			if (!strcmp(s->e[i].site, s->e[j].site)) {
+				order[n++] = j;
+				done[j] = 1;
+			}
+	free(done);
+}
+
+/* The header's list of the records: "delta" of an ablation, "SITE:LAYER" of channels, "SITE" of a layer record. */
+static void write_contents(const struct stats *s, const int *order, struct art_w *w)
+{
+	size_t cap = 6 * (size_t)s->n_delta + 48 * (size_t)s->n + 1, n = 0;
+	char *text = xcalloc(cap, 1);
+	for (int i = 0; i < s->n_delta; i++)
+		n += (size_t)snprintf(text + n, cap - n, " delta");
+	for (int i = 0; i < s->n; i++) {
+		const struct stat_entry *x = &s->e[order[i]];
+		n += (size_t)snprintf(text + n, cap - n, x->units ? " %s:%lld" : " %s", x->site, (long long)x->layer);
+	}
+	art_meta_str(w, "contents", n ? text + 1 : "");
+	free(text);
+}
+
+static int write_entry(const struct stat_entry *x, struct art_w *w, struct err *e)
+{
+	art_map(w, x->units ? 6 : 4);
+	art_key(w, "site"), art_str(w, x->site);
+	art_key(w, "layer"), art_int(w, x->layer);
+	art_key(w, "tokens"), art_int(w, x->tokens);
+	if (x->units) {
+		int64_t dims[] = { STAT_ROWS, x->units };
+		art_key(w, "unit"), art_int(w, x->unit);
+		art_key(w, "n"), art_int(w, x->n);
+		art_key(w, "sums"), art_array(w, ART_F64, 2, dims, x->sums);
+	} else {
+		art_key(w, "one_minus_cos"), art_f64(w, x->sums[0]);
+	}
+	return art_end_record(w, e);
+}
+
 int stats_write(const struct stats *s, struct art_w *w, struct err *e)
 {
 	const char *name[9];
@@ -114,30 +178,18 @@ int stats_write(const struct stats *s, struct art_w *w, struct err *e)
 		art_meta_int(w, "block_runs", s->block_runs);
 		art_meta_int(w, "block_runs_plain", s->block_runs_plain);
 	}
-	for (int i = 0; i < s->n_delta; i++)
-		if (stats_delta_write(&s->delta[i], w, e))
-			return -1;
-	for (int i = 0; i < s->n; i++) {
-		const struct stat_entry *x = &s->e[i];
-		art_map(w, x->units ? 6 : 4);
-		art_key(w, "site"), art_str(w, x->site);
-		art_key(w, "layer"), art_int(w, x->layer);
-		art_key(w, "tokens"), art_int(w, x->tokens);
-		if (x->units) {
-			int64_t dims[] = { STAT_ROWS, x->units };
-			art_key(w, "unit"), art_int(w, x->unit);
-			art_key(w, "n"), art_int(w, x->n);
-			art_key(w, "sums"), art_array(w, ART_F64, 2, dims, x->sums);
-		} else {
-			art_key(w, "one_minus_cos"), art_f64(w, x->sums[0]);
-		}
-		if (art_end_record(w, e))
-			return -1;
-	}
-	return 0;
+	int *order = xcalloc((size_t)s->n, sizeof *order), rc = 0;
+	by_site(s, order);
+	write_contents(s, order, w);
+	for (int i = 0; i < s->n_delta && !rc; i++)
+		rc = stats_delta_write(&s->delta[i], w, e);
+	for (int i = 0; i < s->n && !rc; i++)
+		rc = write_entry(&s->e[order[i]], w, e);
+	free(order);
+	return rc;
 }
 
-static int read_entry(struct stats *s, const struct art_r *a, const msgpack_object *rec, struct err *e)
+static int read_entry(struct stats *s, const struct art_r *a, const msgpack_object *rec, const struct stats_want *want, struct err *e)
 {
 	char site[24];
 	int64_t layer, tokens, unit = 1, n = 0, count = 0;
@@ -158,21 +210,65 @@ static int read_entry(struct stats *s, const struct art_r *a, const msgpack_obje
 		return err_set(e, EXIT_DATA, "%s: entry '%s' of layer %lld is malformed", art_name(a), site, (long long)layer);
 	if (stats_find(s, site, layer))
 		return err_set(e, EXIT_DATA, "%s: entry '%s' of layer %lld appears twice", art_name(a), site, (long long)layer);
+	if (width && !wanted(want, site)) {
+		stats_pass_over(s, layer);
+		return 0;
+	}
 	struct stat_entry *x = stats_entry(s, site, layer, unit, width ? count / STAT_ROWS : 0);
 	x->n = n;
 	x->tokens = tokens;
-	if (width)
-		memcpy(x->sums, data, (size_t)count * sizeof *x->sums);
-	else
+	if (!width)
 		x->sums[0] = c;
-	for (size_t k = 0; k < sums_of(x->units); k++)
-		if (!isfinite(x->sums[k]))
-			return err_set(e, EXIT_DATA, "%s: entry '%s' of layer %lld: sum %zu is not finite", art_name(a), site,
-				       (long long)layer, k);
+	for (int row = 0; row < (width ? STAT_ROWS : 1); row++) {
+		size_t from = (size_t)row * (size_t)x->units, to = width ? from + (size_t)x->units : 1;
+		if (width && want && !(want->rows >> row & 1))
+			continue;
+		if (width)
+			memcpy(x->sums + from, (const char *)data + from * sizeof *x->sums, (to - from) * sizeof *x->sums);
+		for (size_t k = from; k < to; k++)
+			if (!isfinite(x->sums[k]))
+				return err_set(e, EXIT_DATA, "%s: entry '%s' of layer %lld: sum %zu is not finite", art_name(a), site,
+					       (long long)layer, k);
+	}
 	return 0;
 }
 
-int stats_read(struct stats *s, const char *path, struct prov *prov, struct err *e)
+static int read_all(struct stats *s, struct art_r *a, const struct stats_want *want, struct err *e)
+{
+	const msgpack_object *rec;
+	int rc;
+	while ((rc = art_next(a, &rec, e)) == 1)
+		if (read_entry(s, a, rec, want, e))
+			return -1;
+	return rc;
+}
+
+/* By the header's list of contents, each wanted record by random access, then the trailer.  1: there is no list or no index. */
+static int read_wanted(struct stats *s, struct art_r *a, const struct stats_want *want, struct err *e)
+{
+	const msgpack_object *list = obj_get(art_meta(a), "contents"), *rec;
+	int64_t records = list && list->type == MSGPACK_OBJECT_STR ? art_record_count(a, NULL) : -1, n = 0;
+	if (records < 0)
+		return 1;
+	char *text = xasprintf("%.*s", (int)list->via.str.size, list->via.str.ptr), *rest = NULL;
+	for (const char *p = text; *p; p += strcspn(p, " "), p += *p == ' ')
+		n++;
+	int rc = n != records;
+	n = 0;
+	for (char *word = strtok_r(text, " ", &rest); word && !rc; word = strtok_r(NULL, " ", &rest), n++) {
+		char *colon = strchr(word, ':');
+		if (colon)
+			*colon = '\0';
+		if (colon && !wanted(want, word))
+			stats_pass_over(s, strtoll(colon + 1, NULL, 10));
+		else
+			rc = art_seek_record(a, n, e) || art_next(a, &rec, e) != 1 || read_entry(s, a, rec, want, e) ? -1 : 0;
+	}
+	free(text);
+	return rc ? rc : art_seek_end(a, e) ? -1 : art_next(a, &rec, e);
+}
+
+int stats_read(struct stats *s, const char *path, const struct stats_want *want, struct prov *prov, struct err *e)
 {
 	memset(s, 0, sizeof *s);
 	struct art_r *a = art_open(path, "stats", 1, e);
@@ -180,7 +276,7 @@ int stats_read(struct stats *s, const char *path, struct prov *prov, struct err 
 		return -1;
 	const char *name[9];
 	int64_t *at[9];
-	const msgpack_object *m = art_meta(a), *rec;
+	const msgpack_object *m = art_meta(a);
 	int rc = obj_str(a, m, "model", s->model, sizeof s->model, e) || obj_str(a, m, "family", s->family, sizeof s->family, e);
 	for (int i = 0, n = shape_fields(s, name, at); i < n && !rc; i++) {
 		rc = obj_int(a, m, name[i], at[i], e);
@@ -189,14 +285,10 @@ int stats_read(struct stats *s, const char *path, struct prov *prov, struct err 
 	}
 	if (!rc && obj_get(m, "block_runs"))
 		rc = obj_int(a, m, "block_runs", &s->block_runs, e) || obj_int(a, m, "block_runs_plain", &s->block_runs_plain, e);
-	if (rc)
-		rc = -1;
-	else
-		while ((rc = art_next(a, &rec, e)) == 1)
-			if (read_entry(s, a, rec, e)) {
-				rc = -1;
-				break;
-			}
+	if (!rc)
+		rc = want && path && strcmp(path, "-") ? read_wanted(s, a, want, e) : 1;
+	if (rc == 1)
+		rc = read_all(s, a, want, e);
 	if (!rc && prov)
 		prov_add_artifact(prov, "stats", a);
 	art_close(a);

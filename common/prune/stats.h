@@ -41,6 +41,7 @@ struct stats {
 	int n;
 	struct stat_delta *delta; /* owned */
 	int n_delta;
+	uint8_t *passed;       /* owned, [layers]: layers with records that were not read (stats_want); NULL: none */
 	int64_t block_runs;    /* of ablations: blocks that ran, times batches; 0: unknown */
 	int64_t block_runs_plain; /* and as many whole forward passes */
 };
@@ -48,6 +49,8 @@ void stats_init(struct stats *s, const struct arch *a, const char *model, int64_
 void stats_free(struct stats *s);
 /* Finds or appends. */
 struct stat_entry *stats_entry(struct stats *s, const char *site, int64_t layer, int64_t unit, int64_t units);
+/* Notes that a layer has records that were not read. */
+void stats_pass_over(struct stats *s, int64_t layer);
 /* True when other blocks were measured and nothing of this one: it was left out. */
 bool stats_left_out(const struct stats *s, int64_t layer);
 const struct stat_entry *stats_find(const struct stats *s, const char *site, int64_t layer);
@@ -57,7 +60,15 @@ int stats_add(struct stats *a, const struct stats *b, struct err *e);
 int stats_join(struct stats *a, const struct stats *b, struct err *e);
 /* s of all processes added up, in all of them; ablations are not in it. */
 void stats_sum(struct stats *s, struct comm *c);
-int stats_read(struct stats *s, const char *path, struct prov *prov, struct err *e);
+/* What a reader needs: channel records of these sites (NULL ends them), and of their seven rows those whose bit is set; layer
+ * records and ablations are always read. */
+struct stats_want {
+	const char *sites[8];
+	unsigned rows;
+};
+/* want NULL: everything, and all of it verified.  Else, from a file that lists its contents, the frames without a wanted
+ * record are passed over, unread and unverified; from stdin they are read and dropped.  Rows not wanted are 0. */
+int stats_read(struct stats *s, const char *path, const struct stats_want *want, struct prov *prov, struct err *e);
 int stats_write(const struct stats *s, struct art_w *w, struct err *e);
 /* stats_delta.c; d is copied */
 void stats_delta_add(struct stats *s, const struct stat_delta *d);

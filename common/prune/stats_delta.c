@@ -88,6 +88,9 @@ int stats_join(struct stats *a, const struct stats *b, struct err *e)
 				       b->delta[i].metric, b->delta[i].site, (long long)b->delta[i].layer);
 		stats_delta_add(a, &b->delta[i]);
 	}
+	for (int64_t l = 0; b->passed && l < b->layers; l++)
+		if (b->passed[l])
+			stats_pass_over(a, l);
 	return 0;
 }
 

@@ -52,6 +52,28 @@ works "doubling the data changes no mean" artdiff -q -t 1e-6 "$t/r2" "$t/r3"
 
 # the pipe, without temporary files
 # shellcheck disable=SC2086
+# rank reads from a file only the frames that it needs, from a pipe everything: the same bytes, and damage is found where it is read
+mkmodel -q --layers 6 --hidden 16 --ffn 16384 --heads 2 --kv-heads 1 --vocab 300 --fast -o "$t/wide"
+act-stats -q -f --device cpu -m "$t/wide" "$t/a.tok" -o "$t/wide.st"
+damage() { # FILE PERCENT: another byte there
+	cp "$1" "$t/damaged.st"
+	at=$(($(wc -c <"$1") * $2 / 100))
+	was=$(od -An -tu1 -j "$at" -N 1 "$1")
+	# shellcheck disable=SC2059
+	printf "\\$(printf %03o $((was ^ 85)))" | dd of="$t/damaged.st" bs=1 seek="$at" conv=notrunc 2>"$t/dd"
+}
+for how in "" "--neuron pre --agg seq=l2" "--head norm-first --agg batch=var,seq=var"; do
+	# shellcheck disable=SC2086
+	rank -q -f $how "$t/wide.st" -o "$t/some.rank" && rank -q -f $how <"$t/wide.st" -o "$t/whole.rank"
+	alike "by its frames or as a stream${how:+, }$how" "$t/some.rank" "$t/whole.rank"
+done
+damage "$t/wide.st" 30
+works "sites that are not needed are not read" rank -q -f "$t/damaged.st" -o "$t/some.rank"
+fails "damage where it reads" 65 "is damaged after record" rank -q -f --neuron pre "$t/damaged.st" -o "$t/bad"
+fails "damage in a stream" 65 "is damaged after record" sh -c "rank -q -f -o '$t/bad' <'$t/damaged.st'"
+damage "$t/wide.st" 80
+fails "damage in a needed site" 65 "is damaged after record" rank -q -f "$t/damaged.st" -o "$t/bad"
+
 if tok --samples 10 "$t/text.txt" | act-stats $q --dtype f32 -m "$t/llama" | rank $q -f -o "$t/piped.rank"; then
 	stats -m "$t/llama" "$t/a.tok" -o "$t/p.st" && rank -q -f "$t/p.st" -o "$t/files.rank"
 	works "a pipe equals files" artdiff -q "$t/piped.rank" "$t/files.rank"
