@@ -6,7 +6,7 @@
  *
  * Two programs run: the blocks over a whole sequence, which keep only the final norm's output [T, C], and the output
  * matrix over HEAD_ROWS of those rows at a time, so that T x V never exists.  Sequences are padded on the right to a
- * multiple of PAD (harmless, attention is causal), so that lines of similar length share one program.
+ * multiple of PAD, short ones of SHORT (harmless, attention is causal), so that lines of similar length share one program.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAD = 32, HEAD_ROWS = 64 };
+enum { PAD = 32, SHORT = 8, HEAD_ROWS = 64 };
 
 static struct {
 	const char *model, *ids, *ids_file;
@@ -125,11 +125,17 @@ static int blocks_new(struct part *q, const struct weights *m, int64_t T, struct
 	return part_ready(q, m, e);
 }
 
-static int head_new(struct part *q, const struct weights *m, struct err *e)
+static int64_t padded(int64_t n)
+{
+	int64_t to = n < PAD ? SHORT : PAD;
+	return (n + to - 1) / to * to;
+}
+
+static int head_new(struct part *q, const struct weights *m, int64_t rows, struct err *e)
 {
 	struct build b = whole_model(m);
-	q->p = prog_new(1, HEAD_ROWS);
-	q->in = p_input(q->p, "h", HEAD_ROWS, m->t->arch.hidden, m->dtype);
+	q->p = prog_new(1, rows);
+	q->in = p_input(q->p, "h", rows, m->t->arch.hidden, m->dtype);
 	q->out = p_linear(q->p, q->in, p_head_weight(q->p, &b), NONE, NONE, DT_F32);
 	return part_ready(q, m, e);
 }
@@ -137,11 +143,12 @@ static int head_new(struct part *q, const struct weights *m, struct err *e)
 static int write_rows(struct outfile *out, struct part *head, const char *h, int64_t n, size_t row_bytes, int64_t V,
 		      struct err *e)
 {
-	float *y = xcalloc((size_t)(HEAD_ROWS * V), sizeof *y);
-	char *x = xcalloc(HEAD_ROWS, row_bytes);
+	int64_t most = head->p->T;
+	float *y = xcalloc((size_t)(most * V), sizeof *y);
+	char *x = xcalloc((size_t)most, row_bytes);
 	int rc = 0;
-	for (int64_t r = 0; r < n && !rc; r += HEAD_ROWS) {
-		int64_t k = n - r < HEAD_ROWS ? n - r : HEAD_ROWS;
+	for (int64_t r = 0; r < n && !rc; r += most) {
+		int64_t k = n - r < most ? n - r : most;
 		memcpy(x, h + (size_t)r * row_bytes, (size_t)k * row_bytes);
 		frame_set(&head->f, head->in, x);
 		prog_run(&head->f);
@@ -158,11 +165,13 @@ static int run(const struct seqs *s, const struct weights *m, struct outfile *ou
 	struct part blocks = { 0 }, head = { 0 };
 	const size_t row = (size_t)m->t->arch.hidden * dtype_size(m->dtype);
 	struct progress pr;
-	int64_t done = 0;
-	int rc = head_new(&head, m, e);
+	int64_t done = 0, longest = 1;
+	for (int64_t i = 0; i < s->n; i++)
+		longest = s->len[i] > longest ? s->len[i] : longest;
+	int rc = head_new(&head, m, longest < PAD ? padded(longest) : HEAD_ROWS, e);
 	progress_start(&pr, "tokens", (double)s->total, "tok", 0);
 	for (int64_t i = 0; i < s->n && !rc; i++) {
-		int64_t n = s->len[i], T = (n + PAD - 1) / PAD * PAD;
+		int64_t n = s->len[i], T = padded(n);
 		if (stop_requested())
 			rc = err_set(e, 128 + stop_requested(), "stopped by a signal");
 		if (!n || rc)

@@ -96,8 +96,8 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 		struct err *e);
 /* Elements [at, at + n) of one parameter, which must lie within a segment. */
 void param_read_at(const struct ptable *t, const struct param *p, const struct st_model *m, int64_t at, int64_t n, float *out);
-/* Opens dir, checks it against the table and hands every parameter, in order, to each(). */
-int params_each(const struct ptable *t, const char *dir,
+/* Opens dir, checks it against the table and hands every parameter to each(): in order, or from several threads at once. */
+int params_each(const struct ptable *t, const char *dir, int threads,
 		int (*each)(void *arg, const struct param *p, const struct st_model *m, struct err *e), void *arg, struct err *e);
 /* Weights of a model directory into a flat arena of the table's layout: dst is f32 or bf16 (enum dtype), n = t->elems.
  * Reads by mmap and converts on the way.  Blocks outside [layer0, layer1) are left untouched; the rest is always read. */

@@ -9,6 +9,8 @@
 #include "hfdir.h"
 #include "../base/outfile.h"
 #include "../io/safetensors.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #define XXH_INLINE_ALL
@@ -114,6 +116,7 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 		for (int64_t at = 0; at < x->elems; at += PIECE * 16) {
 			int64_t n = x->elems - at < PIECE * 16 ? x->elems - at : PIECE * 16;
 			const char *src = (const char *)x->data + (size_t)at * st_dtype_size(x->dtype);
+			st_populate_bytes(src, (size_t)n * st_dtype_size(x->dtype));
 			convert((char *)dst + (size_t)at * dtype_size(dtype), dtype, src, x->dtype, n);
 			st_release_bytes(src, (size_t)n * st_dtype_size(x->dtype));
 		}
@@ -137,19 +140,50 @@ void param_read_at(const struct ptable *t, const struct param *p, const struct s
 	st_release_bytes(src, (size_t)n * st_dtype_size(x->dtype));
 }
 
-int params_each(const struct ptable *t, const char *dir,
+/* What the threads of params_each share: each takes the next parameter until there is none or one has failed. */
+struct each_job {
+	const struct ptable *t;
+	const struct st_model *m;
+	int (*each)(void *arg, const struct param *p, const struct st_model *m, struct err *e);
+	void *arg;
+	atomic_int next, failed;
+	struct err e;                  /* of the one that failed first */
+};
+
+static void *each_worker(void *job)
+{
+	struct each_job *j = job;
+	struct err e = { 0 };
+
+	for (int i; !atomic_load(&j->failed) && (i = atomic_fetch_add(&j->next, 1)) < j->t->n;)
+		if (j->each(j->arg, &j->t->p[i], j->m, &e) && !atomic_exchange(&j->failed, 1))
+			j->e = e;
+	return NULL;
+}
+
+int params_each(const struct ptable *t, const char *dir, int threads,
 		int (*each)(void *arg, const struct param *p, const struct st_model *m, struct err *e), void *arg, struct err *e)
 {
-	struct st_model *m = st_open(dir, e);
-	int rc = 0;
+	enum { MOST = 16 };            /* copying is bound by memory */
+	struct each_job j = { .t = t, .m = st_open(dir, e), .each = each, .arg = arg };
+	pthread_t helper[MOST];
+	int n = 0;
 
-	if (!m)
+	if (!j.m)
 		return -1;
-	if (params_check(t, m, e))
-		rc = err_wrap(e, "%s", dir);
-	for (int i = 0; i < t->n && !rc; i++)
-		rc = each(arg, &t->p[i], m, e);
-	st_close(m);
+	int rc = params_check(t, j.m, e) ? err_wrap(e, "%s", dir) : 0;
+	while (!rc && n + 1 < threads && n < MOST && !pthread_create(&helper[n], NULL, each_worker, &j))
+		n++;
+	if (!rc)
+		each_worker(&j);
+	while (n)
+		pthread_join(helper[--n], NULL);
+	if (atomic_load(&j.failed)) {
+		if (e)
+			*e = j.e;
+		rc = -1;
+	}
+	st_close((struct st_model *)j.m);
 	return rc;
 }
 
@@ -174,7 +208,7 @@ int params_load(const struct ptable *t, const char *dir, void *dst, int dtype, i
 {
 	struct arena_load a = { t, dst, dtype, layer0, layer1 };
 
-	return params_each(t, dir, into_arena, &a, e);
+	return params_each(t, dir, cpu_count(), into_arena, &a, e);
 }
 
 struct st_spec *params_specs_new(const struct ptable *t, int *n)

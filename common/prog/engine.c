@@ -80,7 +80,7 @@ static int into_arena(void *arg, const struct param *p, const struct st_model *m
 int engine_load(const struct engine *g, const struct ptable *t, const char *dir, void *dst, int dtype, struct err *e)
 {
 	struct arena_load a = { g, t, dst, dtype };
-	return params_each(t, dir, into_arena, &a, e);
+	return params_each(t, dir, g->k->host(dst) ? g->threads : 1, into_arena, &a, e);
 }
 
 int dtype_parse(const char *word)

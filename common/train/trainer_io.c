@@ -54,7 +54,7 @@ static int load_head(struct trainer *t, const char *dir, struct err *e)
 
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
 {
-	if (params_each(t->student, student, load_student, t, e))
+	if (params_each(t->student, student, 1, load_student, t, e))
 		return -1;
 	if (teacher && t->o.cached_width)
 		return load_head(t, teacher, e);

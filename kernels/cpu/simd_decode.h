@@ -134,27 +134,40 @@ static void row_kv_attend(const struct kv_call *c, int64_t n, int64_t g, float *
 
 /* ---- products with few rows: NR rows of x by NO rows of W at a time, one register of sums for each pair ---- */
 
+/* Columns [k, k + l) of x and W; every loop unrolled, or the sums would lie in memory */
+INLINE void few_step(vf s[4][4], const struct few_call *c, const float *x, const void *w, int64_t k, const int NR, const int NO, const int wt, int l)
+{
+	vf b[4];
+#pragma GCC unroll 4
+	for (int i = 0; i < NO; i++)
+		b[i] = vld(w, wt, i * c->K + k, l);
+#pragma GCC unroll 4
+	for (int r = 0; r < NR; r++) {
+		vf a = ldf(x + r * c->K + k, l);
+#pragma GCC unroll 4
+		for (int i = 0; i < NO; i++)
+			s[r][i] = vfma(a, b[i], s[r][i]);
+	}
+}
+
 INLINE void few_tile(const struct few_call *c, int64_t n, int64_t o, const int NR, const int NO, const int wt)
 {
 	vf s[4][4];
+	const float *x = c->x + n * c->K;
+	const void *w = elem_at(c->w, o * c->K);
+	int64_t k = 0, K = c->K;
+#pragma GCC unroll 4
 	for (int r = 0; r < NR; r++)
+#pragma GCC unroll 4
 		for (int i = 0; i < NO; i++)
 			s[r][i] = (vf){ 0 };
-	for (int64_t k = 0; k < c->K; k += W) {
-		int l = lanes(c->K - k);
-		vf w[4];
+	for (; k + W <= K; k += W)
+		few_step(s, c, x, w, k, NR, NO, wt, W);
+	if (k < K)
+		few_step(s, c, x, w, k, NR, NO, wt, (int)(K - k));
 #pragma GCC unroll 4
-		for (int i = 0; i < NO; i++)
-			w[i] = vld(c->w.p, wt, (o + i) * c->K + k, l);
-#pragma GCC unroll 4
-		for (int r = 0; r < NR; r++) {
-			vf x = ldf(c->x + (n + r) * c->K + k, l);
-#pragma GCC unroll 4
-			for (int i = 0; i < NO; i++)
-				s[r][i] = vfma(x, w[i], s[r][i]);
-		}
-	}
 	for (int r = 0; r < NR; r++)
+#pragma GCC unroll 4
 		for (int i = 0; i < NO; i++) {
 			int64_t y = (n + r) * c->y.cols + o + i;
 			vf t = vset(vsum(s[r][i]));
