@@ -44,12 +44,24 @@ shim() {
 }
 # upon CALL NUMBER NAME SIGNAL COMMAND...: the command sends itself SIGNAL (KILL, TERM, USR1, USR2, STOP) as soon as it has
 # made its NUMBERth CALL (write, fsync, rename, mkdir, open) of a path that ends with NAME.  No clock decides, so it is the same
-# moment on machines of any speed.  Exit code of the command, 137 after KILL
+# moment on machines of any speed.  -KILL: to a process group that the command gets; kill: in place of the call, of which a
+# write is half done.  Exit code of the command, 137 after KILL
 upon() {
 	shim
 	(
 		export FAULT_CALL="$1" FAULT_AT="$2" FAULT_NAME="$3" FAULT="$4" LD_PRELOAD="$preload"
 		shift 4
+		case $FAULT in -*) exec setsid "$@" ;; esac
 		"$@"
-	)
+	) 2>"$t/err"
+}
+# within DIR NUMBER FAULT COMMAND...: the same at the NUMBERth change of any kind below DIR; FAULT is also error, a disk full from
+# then on, and log, which writes the changes to $t/log
+within() {
+	shim
+	(
+		export FAULT_DIR="$1" FAULT_AT="$2" FAULT="$3" FAULT_LOG="$t/log" LD_PRELOAD="$preload"
+		shift 3
+		"$@"
+	) 2>"$t/err"
 }

@@ -100,23 +100,17 @@ same "task: as the harness scores the trimmed model" $bad 0
 mkmodel -q --layers 10 --hidden 128 --ffn 384 --heads 4 --vocab 265 --seed 5 -o "$t/deep"
 run="ablate -q --dtype f32 --device cpu -m $t/deep $t/all --metric kl --mode greedy --rounds 4 --micro 1"
 $run -o "$t/whole"
-for lines in 2 40 150; do
-	$run -o "$t/k" 2>/dev/null &
-	pid=$!
-	while [ "$(wc -l 2>/dev/null <"$t/k.state" || echo 0)" -lt $lines ] && kill -0 $pid 2>/dev/null; do sleep 0.005; done
-	kill -9 $pid 2>/dev/null
-	wait $pid 2>/dev/null
-	[ -e "$t/k" ] && no "killed after $lines results" "had finished already"
+# shellcheck disable=SC2086
+for lines in 2 38 110; do
+	upon write $lines k.state KILL $run -o "$t/k"
+	same "killed after $lines more results" "$? $(ls "$t/k" 2>/dev/null)" "137 "
 done
 # shellcheck disable=SC2086
 works "a killed run goes on" $run -o "$t/k"
 alike "to the same bytes" "$t/whole" "$t/k"
 same "and leaves no state" "$(ls "$t/k.state" 2>/dev/null)" ""
-$run -o "$t/k2" 2>"$t/err" &
-pid=$!
-while [ "$(wc -l 2>/dev/null <"$t/k2.state" || echo 0)" -lt 5 ] && kill -0 $pid 2>/dev/null; do sleep 0.005; done
-kill -TERM $pid
-wait $pid
+# shellcheck disable=SC2086
+upon write 5 k2.state TERM $run -o "$t/k2"
 same "SIGTERM leaves a resumable state" "$? $(ls "$t/k2" 2>/dev/null)" "75 "
 ablate -q --dtype f32 --device cpu -m "$t/deep" "$t/all" --metric mse --micro 1 -o "$t/k2" 2>"$t/err"
 same "the state of another run is not used" "$(grep -c 'of another run' "$t/err")" 0

@@ -26,7 +26,7 @@ for type in f32 bf16; do
 done
 correct() { kd --dtype bf16 --student student --teacher teacher --correct-teacher 5e-3 -o halt "$@"; }
 correct --stop-after 7; same stopped $? 75
-upon rename 1 ckpt/step-15 KILL correct 2>err; same killed "$? $(ls halt | grep -c student)" "137 0"
+upon rename 1 ckpt/step-15 KILL correct; same killed "$? $(ls halt | grep -c student)" "137 0"
 works goes-on correct
 alike same-student par-bf16/student/model.safetensors halt/student/model.safetensors
 alike same-teacher par-bf16/teacher/model.safetensors halt/teacher/model.safetensors

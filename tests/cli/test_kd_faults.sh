@@ -7,8 +7,6 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-shim
-
 "$B/tests/train/test_batches" --make "$t/tok" 8 12 64
 mkmodel -q --layers 1 --hidden 16 --ffn 32 --heads 2 --vocab 64 --tied -o "$t/teacher"
 mkmodel -q --layers 1 --hidden 8 --ffn 16 --heads 2 --kv-heads 1 --vocab 64 --tied --seed 3 -o "$t/student"
@@ -17,13 +15,9 @@ kd-train -q --teacher "$t/teacher" --data "$t/tok" --top-k 8 --threads 1 --cache
 # shellcheck disable=SC2086
 train() { kd-train --student "$t/student" --steps 2 --batch 4 --lr 1e-2 --threads 1 --peak-flops 1 --save-every 1 --keep 1 -q $set "$@"; }
 faulty() { # MODE NUMBER DIR ARGUMENTS...
-	(
-		mode=$1 at=$2 dir=$3
-		shift 3
-		FAULT=$mode FAULT_AT=$at FAULT_DIR=$dir FAULT_LOG=$t/log LD_PRELOAD=$preload
-		export FAULT FAULT_AT FAULT_DIR FAULT_LOG LD_PRELOAD
-		train "$@"
-	) >/dev/null 2>"$t/err"
+	dir=$3 fault=$1 at=$2
+	shift 3
+	within "$dir" "$at" "$fault" train "$@" >/dev/null
 }
 metrics() { sed 's/,"tok_per_s":[^,}]*//; s/,"flop_per_s":[^,}]*//; s/,"peak_share":[^,}]*//; s/,"seconds":[^,}]*//' "$1/metrics.jsonl"; }
 # The first call of the log that publishes $1 (a name at the end of the path), or a number beyond all

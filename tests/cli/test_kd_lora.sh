@@ -12,7 +12,7 @@ train() { kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok"
 value() { sed -n "$2p" "$1/metrics.jsonl" | sed "s|.*\"$3\":\([^,}]*\).*|\1|"; }
 
 train --lora-adapter -o "$t/a"; same run $? 0
-upon rename 1 ckpt/step-50 KILL train -o "$t/b" 2>"$t/err"; same killed "$? $(ls "$t/b" | grep -c student)" "137 0"
+upon rename 1 ckpt/step-50 KILL train -o "$t/b"; same killed "$? $(ls "$t/b" | grep -c student)" "137 0"
 train -o "$t/b"; same resumes $? 0
 alike resumed-student "$t/a/student/model.safetensors" "$t/b/student/model.safetensors"
 same resumed-checkpoint "$(artcat "$t/a/ckpt/step-90/state" | sed '1d;$d' | cksum)" "$(artcat "$t/b/ckpt/step-90/state" | sed '1d;$d' | cksum)"

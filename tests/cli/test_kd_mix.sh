@@ -46,7 +46,7 @@ dynamic --teacher "$t/teacher" --loss kl:1 --mix-reference teacher --steps 10 -o
 holds teacher-reference "$(value "$t/kl" 11 mix/easy) != 0.5"
 
 # --- 100 steps are 50, kill -9, and the rest; a stop in between draws nothing twice
-upon write 57 metrics.jsonl KILL dynamic -o "$t/k" 2>"$t/err"; same killed "$? $(ls "$t/k" | grep -c student)" "137 0"
+upon write 57 metrics.jsonl KILL dynamic -o "$t/k"; same killed "$? $(ls "$t/k" | grep -c student)" "137 0"
 works after-kill dynamic -o "$t/k"
 alike kill-same-student "$t/dyn/student/model.safetensors" "$t/k/student/model.safetensors"
 alike kill-same-checkpoint "$t/dyn/ckpt/step-90/state" "$t/k/ckpt/step-90/state"

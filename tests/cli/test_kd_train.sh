@@ -17,8 +17,6 @@ mkmodel -q --family nemotron --layers 1 --hidden 24 --ffn 40 --heads 3 --kv-head
 mkmodel -q --layers 1 --hidden 24 --ffn 40 --heads 3 --vocab 97 -o "$t/other-vocab"
 
 train() { kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 20 --batch 4 --lr 1e-2 --threads 2 --save-every 5 --keep 9 -q "$@"; }
-# for the background: the process whose id is $!
-train_bg() { exec kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --batch 4 --lr 1e-2 --threads 2 -q "$@"; }
 
 # --- the same twice
 train --valid "$t/valid" --valid-every 8 -o "$t/a"; same full-run $? 0
@@ -55,7 +53,7 @@ train --valid "$t/valid" --valid-every 8 -o "$t/upto"; same stop-at-then-all $? 
 alike stop-at-student "$t/a/student/model.safetensors" "$t/upto/student/model.safetensors"
 fails export-of-no-step 2 "--export needs --stop-at" train --export "$t/e7" -o "$t/upto"
 fails stop-at-beyond 2 "the run has 20 steps" train --stop-at 21 -o "$t/upto"
-train --max-time 0.001s --save-every 0 -o "$t/m"; same max-time-75 $? 75
+train --max-time 0.000001s --save-every 0 -o "$t/m"; same max-time-75 $? 75
 train --save-every 7 --keep 1 --stop-after 18 -o "$t/k"; same keeps-newest "$(ls "$t/k/ckpt")" step-18
 
 # --- recomputation gives the same bytes
@@ -80,41 +78,46 @@ printf x | dd of="$t/d/ckpt/step-10/state" bs=1 seek=9000 conv=notrunc 2>/dev/nu
 train -o "$t/d" 2>/dev/null; alike damaged-checkpoint "$t/a/student/model.safetensors" "$t/d/student/model.safetensors"
 
 # --- signals
-train_bg --steps 30000 --save-every 0 -o "$t/s" & pid=$!
-while [ ! -s "$t/s/metrics.jsonl" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
-kill -USR2 $pid
-while [ ! -d "$t/s/ckpt" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
-sleep 0.2
-kill -TERM $pid
-wait $pid; same term-75 $? 75
-same term-checkpoint "$(ls "$t/s/ckpt" | grep -c step-)" 2
-newest=$(ls "$t/s/ckpt" | sed 's/step-//' | sort -n | tail -n 1)
-same term-at-last-step "$(tail -n 1 "$t/s/metrics.jsonl" | sed 's/{"step":\([0-9]*\),.*/\1/')" "$newest"
+newest() { ls "$t/s/ckpt" | sed 's/step-//' | sort -n | tail -n 1; }
+upon write 3 metrics.jsonl USR2 train --save-every 0 --stop-after 6 -o "$t/s"; same usr2-goes-on "$? $(ls "$t/s/ckpt" | tr '\n' ' ')" "75 step-3 step-6 "
+for signal in TERM USR1; do
+	upon write 4 metrics.jsonl $signal train --save-every 0 -o "$t/s"; same "$signal-75" $? 75
+	same "$signal-at-last-step" "$(tail -n 1 "$t/s/metrics.jsonl" | sed 's/{"step":\([0-9]*\),.*/\1/')" "$(newest)"
+done
+same stopped-thrice "$(ls "$t/s/ckpt" | wc -l) $(newest)" "4 14"
 
-train_bg --steps 30000 --save-every 0 -o "$t/u" & pid=$!
-while [ ! -s "$t/u/metrics.jsonl" ] && kill -0 $pid 2>/dev/null; do sleep 0.02; done
-kill -USR1 $pid
-wait $pid; same usr1-75 "$? $(ls "$t/u/ckpt" | grep -c step-)" "75 1"
-
-# --- kill -9 at any point: nothing partial under a final name, and the same end
+# --- kill -9 at any point, kill: in place of the call: nothing partial under a final name, and the same end
+long() { train --steps 300 --save-every 3 --keep 2 -o "$t/z"; }
 n=0 bad=
-for wait in 0.04 0.11 0.07 0.19 0.13 0.05 0.23 0.17 0.09 0.29; do
-	train_bg --steps 300 --save-every 3 --keep 2 -o "$t/z" 2>/dev/null & pid=$!
-	sleep $wait
-	kill -9 $pid 2>/dev/null && n=$((n + 1))
-	wait $pid 2>/dev/null
+while read -r call number name signal; do
+	upon "$call" "$number" "$name" "$signal" long
+	[ $? -eq 137 ] && n=$((n + 1)) || bad="$bad $call-$name-not-killed"
 	for f in "$t"/z/ckpt/step-*/state; do
 		[ ! -e "$f" ] || artcheck "$f" >/dev/null 2>&1 || bad="$bad $f"
 	done
 	[ ! -e "$t/z/student" ] || [ -s "$t/z/student/model.safetensors" ] || bad="$bad student"
-done
+done <<END
+mkdir 1 z KILL
+rename 1 run.json kill
+rename 1 run.json KILL
+write 2 metrics.jsonl kill
+write 7 metrics.jsonl KILL
+rename 2 state KILL
+fsync 3 ckpt KILL
+write 40 metrics.jsonl kill
+mkdir 3 ckpt KILL
+fsync 2 metrics.jsonl KILL
+write 5 model.safetensors kill
+fsync 1 model.safetensors KILL
+rename 1 student kill
+END
 same kill-leaves-whole "$bad" ""
 train --steps 300 --save-every 100 --keep 2 -o "$t/z"
 train --steps 300 --save-every 0 -o "$t/y"
 alike kill-same-student "$t/y/student/model.safetensors" "$t/z/student/model.safetensors"
 same kill-same-metrics "$(metrics "$t/z" | cksum)" "$(metrics "$t/y" | cksum)"
 same kill-no-leftovers "$(find "$t/z" -name '*.tmp*' | wc -l)" 0
-if [ $n -ge 3 ]; then ok killed-often; else no killed "finished too soon: $n kills"; fi
+same killed-often "$n" 13
 
 # --- objectives, families, arithmetic
 kd-train --teacher "$t/teacher" --student "$t/teacher" --data "$t/tok" --valid "$t/valid" --steps 1 --dtype f32 -q -o "$t/self"

@@ -1,7 +1,8 @@
 #!/bin/sh
-# test_kill.sh - kill -9 at a random point of every stage: under the final name there is nothing, or the whole thing
+# test_kill.sh - kill -9 at any point of every stage: under the final name there is nothing, or the whole thing
 #
-# Every stage runs once undisturbed for its bytes and its duration, then several times with a kill somewhere inside.
+# Every stage runs once undisturbed for its bytes and its changes to the directory, then again with a kill in place of some of
+# those and after them, and twice with one by the clock, which may come too early or too late and judges nothing by itself.
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
 
@@ -19,29 +20,41 @@ identical() {
 	if [ -d "$1" ]; then diff -r "$1" "$2" >/dev/null; else cmp -s "$1" "$2"; fi
 }
 
+# partial OUT WHOLE WHERE: adds to $bad if there is something else than the whole thing
+partial() { if [ -e "$1" ] && ! identical "$1" "$2"; then bad="$bad partial output, killed at $3;"; fi; }
+
 # killed NAME COMMAND...: "OUT" in the command is the output's place
 killed() {
-	name=$1
+	name=$1 whole=$t/whole.$1 out=$t/out.$1 bad='' n=0
 	shift
-	whole=$t/whole.$name
-	cmd=$(printf '%s\n' "$*" | sed "s|OUT|$whole|g")
+	cmd="exec $(printf '%s\n' "$*" | sed "s|OUT|$whole|g")"
+	rm -f "$t/log"
 	begin=$(date +%s%N)
-	eval "$cmd" >/dev/null 2>"$t/err" || { no "$name" "undisturbed: $(cat "$t/err")"; return; }
-	ms=$((($(date +%s%N) - begin) / 1000000 + 1))
-	hits=0 bad='' k=0
-	while [ $k -lt 12 ] && { [ $k -lt 6 ] || [ $hits -lt 2 ]; }; do
-		out=$t/$name.$k
-		cmd=$(printf '%s\n' "$*" | sed "s|OUT|$out|g")
-		delay=$(awk -v ms="$ms" -v k="$k" 'BEGIN { srand(k + 1); printf "%.4f", ms * (0.05 + 0.9 * rand()) / 1000 }')
-		eval "exec $cmd" >/dev/null 2>&1 &
-		pid=$!
-		sleep "$delay"
-		if kill -9 $pid 2>/dev/null; then hits=$((hits + 1)); else ms=$((ms * 2 / 3 + 1)); fi   # too late: it runs faster now
-		wait $pid 2>/dev/null
-		if [ -e "$out" ] && ! identical "$out" "$whole"; then bad="$bad partial output in try $k;"; fi
-		k=$((k + 1))
+	within "$t" 0 log sh -c "$cmd" >/dev/null || { no "$name" "undisturbed: $(cat "$t/err")"; return; }
+	ms=$((($(date +%s%N) - begin) / 1000000 + 1)) calls=$(wc -l <"$t/log")
+	cmd="exec $(printf '%s\n' "$*" | sed "s|OUT|$out|g")"
+	# the last four calls, where it is published, and three before
+	for at in 1 $((calls / 4)) $((calls / 2)) $((calls - 3)) $((calls - 2)) $((calls - 1)) "$calls"; do
+		[ "$at" -gt 0 ] || continue
+		for how in kill KILL; do
+			rm -rf "$out" "$out.state"
+			within "$t" "$at" $how sh -c "$cmd" >/dev/null
+			rc=$?
+			[ $rc -eq 137 ] || bad="$bad call $at of $calls was not reached: $rc;"
+			partial "$out" "$whole" "call $at of $calls"
+			n=$((n + 1))
+		done
 	done
-	if [ -n "$bad" ]; then no "$name" "$bad"; elif [ $hits -eq 0 ]; then no "$name" "no kill hit in $k tries"; else ok "$name: $hits of $k killed"; fi
+	for share in 0.3 0.8; do
+		rm -rf "$out" "$out.state"
+		sh -c "$cmd" >/dev/null 2>&1 &
+		pid=$!
+		sleep "$(awk -v ms="$ms" -v share=$share 'BEGIN { printf "%.4f", ms * share / 1000 }')"
+		kill -9 $pid 2>/dev/null
+		wait $pid 2>/dev/null
+		partial "$out" "$whole" "$share of $ms ms"
+	done
+	if [ -n "$bad" ] || [ "$calls" -lt 4 ]; then no "$name" "$calls calls;$bad"; else ok "$name: $n kills among $calls calls"; fi
 }
 
 (
@@ -57,18 +70,18 @@ killed() {
 
 # kd-train's run directory is a work in progress by design: what counts is student/ inside it
 kd="kd-train -q --teacher '$t/m' --student '$t/m' --data '$t/tok.tok' --steps 12 --batch 2 --save-every 3 --seq 64"
-eval "$kd -o '$t/run.whole'" >/dev/null 2>&1
-hits=0 bad='' k=0
-while [ $k -lt 5 ]; do
-	(eval "exec $kd -o '$t/run.$k'" >/dev/null 2>&1) &
-	pid=$!
-	sleep "0.$((k * 17 % 9 + 1))"
-	kill -9 $pid 2>/dev/null && hits=$((hits + 1))
-	wait $pid 2>/dev/null
-	[ ! -e "$t/run.$k/student" ] || identical "$t/run.$k/student" "$t/run.whole/student" || bad="$bad try $k"
-	for c in "$t/run.$k"/ckpt/step-*; do
+rm -f "$t/log"
+within "$t" 0 log sh -c "$kd -o '$t/run.whole'" >/dev/null
+calls=$(wc -l <"$t/log") bad='' k=1
+while [ $k -le 9 ]; do
+	run=$t/run.$k
+	within "$t" $((calls * k / 9)) kill sh -c "exec $kd -o '$run'" >/dev/null
+	rc=$?
+	[ $rc -eq 137 ] || bad="$bad call $((calls * k / 9)) was not reached: $rc;"
+	partial "$run/student" "$t/run.whole/student" "call $((calls * k / 9)) of $calls"
+	for c in "$run"/ckpt/step-*; do
 		[ ! -d "$c" ] || artcheck -q "$c"/* >/dev/null 2>&1 || bad="$bad $c"
 	done
 	k=$((k + 1))
-done 2>/dev/null
-if [ -z "$bad" ] && [ -e "$t/run.whole/student/config.json" ]; then ok "kd-train: $hits of $k killed"; else no kd-train "partial:$bad"; fi
+done
+if [ -z "$bad" ] && [ -e "$t/run.whole/student/config.json" ]; then ok "kd-train: 9 kills among $calls calls"; else no kd-train "partial:$bad"; fi

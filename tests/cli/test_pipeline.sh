@@ -4,8 +4,6 @@
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
 top=$PWD
-group=''
-trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$t"' EXIT
 
 # ---- a model, a text ----
 sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
@@ -63,17 +61,16 @@ same "a newer text makes all of it stale" $? 1
 
 # ---- kill -9 anywhere, then go on ----
 mkdir k && cp -r teacher text held mini k
-for delay in 0.3 0.8 1.5; do
-	(cd k && exec setsid sh mini w) >kill.log 2>&1 &   # a process group of its own
-	group=$!
-	sleep "$delay"
-	kill -9 -"$group" 2>/dev/null
-	wait "$group" 2>/dev/null
-	group=''
-	for f in k/w/*.tok k/w/*/stats k/w/*/rank; do
+cd k || exit 1
+for at in "rename 1 a/stats" "write 5 metrics.jsonl" "write 3 model.safetensors"; do
+	# shellcheck disable=SC2086
+	upon $at -KILL sh mini w >kill.log
+	same "all are killed after $at" $? 137
+	for f in w/*.tok w/*/stats w/*/rank; do
 		[ ! -e "$f" ] || artcheck "$f" >/dev/null 2>&1 || no "kill -9 leaves no partial file" "$f"
 	done
 done
+cd ..
 (cd k && sh mini w) >resume.log 2>&1
 mini w >/dev/null 2>&1
 equal=0
@@ -84,25 +81,20 @@ done
 same "three kills, then the same bytes as without" "$equal" 9
 
 # ---- programs start at once and explain themselves ----
+# Processor time, the least of several tries: the machine may be busy.  It may also be slow, so any program's time is the unit there
 limit=20
 case $B in *san*) limit=400 ;; esac
+least() { # COMMAND...: milliseconds
+	bash -c 'TIMEFORMAT="%U %S"; for i in 1 2 3 4 5; do time "$@" >/dev/null; done' - "$@" 2>&1 |
+		awk '{ ms = 1000 * ($1 + $2); if (NR == 1 || ms < least) least = ms } END { printf "%d", least }'
+}
 slow='' silent=''
 for p in "$top"/stages/*.c "$top"/tools/*.c; do
 	p=$top/$B/bin/$(basename "$p" .c)
 	"$p" --help >help.txt 2>&1
 	[ "$(sed -n '/^examples:/,/^$/p' help.txt | grep -c '^  ')" -ge 2 ] || silent="$silent ${p##*/}"
-	for _ in 1 2 3; do
-		: >ms
-		for _ in 1 2 3 4 5; do
-			t0=$(date +%s%N)
-			"$p" --version >/dev/null
-			t1=$(date +%s%N)
-			echo $(((t1 - t0) / 1000)) >>ms
-		done
-		us=$(sort -n ms | sed -n 3p)
-		[ "$us" -ge $((limit * 1000)) ] || break
-	done
-	[ "$us" -lt $((limit * 1000)) ] || slow="$slow ${p##*/}:${us}us"
+	ms=$(least "$p" --version)
+	[ "$ms" -lt $limit ] || [ "$ms" -lt $((limit * (1 + $(least env true)))) ] || slow="$slow ${p##*/}:${ms}ms"
 done
 same "every program starts within $limit ms" "$slow" ""
 same "every --help has two examples" "$silent" ""

@@ -4,8 +4,6 @@
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
 top=$PWD
-group=''
-trap '[ -z "$group" ] || kill -9 -"$group" 2>/dev/null; rm -rf "$t"' EXIT
 
 # ---- pick ----
 # run NAME VALUE...: held-out losses at steps 0, 5, 10 ...
@@ -87,14 +85,13 @@ same "finish" "$(tail -n 1 "w/$(readlink w/student | sed 's,/.*,,')/kd/metrics.j
 
 # ---- kill -9 anywhere, then go on ----
 mkdir k && cp -r teacher train.tok valid.tok search k
-for delay in 0.4 0.7 1.1; do
-	(cd k && exec setsid sh search w) >kill.log 2>&1 &   # a process group of its own
-	group=$!
-	sleep "$delay"
-	kill -9 -"$group" 2>/dev/null
-	wait "$group" 2>/dev/null
-	group=''
+cd k || exit 1
+for at in "rename 1 w/rank" "write 2 metrics.jsonl" "rename 1 ckpt/step-4"; do
+	# shellcheck disable=SC2086
+	upon $at -KILL sh search w >kill.log
+	same "all are killed after $at" $? 137
 done
+cd ..
 (cd k && sh search w) >resume.log 2>&1
 search v >/dev/null 2>&1
 for f in trajectory.jsonl winner/model.safetensors; do

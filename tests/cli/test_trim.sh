@@ -159,18 +159,17 @@ works "unless nobody asks" trim -q -m "$t/hurt" --drop 1 --no-check -o "$t/inf"
 
 # killed at any moment: the final name is absent or whole
 mkmodel -q --layers 8 --hidden 256 --ffn 1024 --heads 4 --vocab 8000 -o "$t/large"
-partial=0
-for ms in 0.00 0.01 0.02 0.03 0.05 0.08; do
-	rm -rf "$t/kill"
-	trim -q -m "$t/large" --drop 0 -o "$t/kill" 2>/dev/null &
-	pid=$!
-	sleep $ms
-	kill -9 $pid 2>/dev/null
-	wait $pid 2>/dev/null
-	if [ -e "$t/kill" ]; then
-		trim -q -m "$t/kill" --drop 0 --dry-run >/dev/null 2>&1 || partial=$((partial + 1))
-	fi
+partial=
+for at in "write 1 model.safetensors" "write 7 model.safetensors" "fsync 1 model.safetensors" "rename 1 config.json" "rename 1 kill"; do
+	for how in kill KILL; do
+		rm -rf "$t/kill"
+		upon ${at% *} "${at##* }" $how trim -q -m "$t/large" --drop 0 -o "$t/kill"
+		[ $? -eq 137 ] || partial="$partial: $at was not reached"
+		if [ -e "$t/kill" ]; then
+			trim -q -m "$t/kill" --drop 0 --dry-run >/dev/null 2>&1 || partial="$partial: after $at"
+		fi
+	done
 done
-same "kill -9 leaves nothing partial" "$partial" 0
+same "kill -9 leaves nothing partial" "$partial" ""
 rm -rf "$t/kill"
 works "works after kills" trim -q -m "$t/large" --drop 0 -o "$t/kill"

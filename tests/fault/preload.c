@@ -2,14 +2,15 @@
  * preload.c - makes one call that changes a file fail, or has the program struck by a signal there: for tests, by LD_PRELOAD
  *
  * The moment is chosen by what the program does, never by the clock, so that it is the same on machines of any speed.
- * Calls are counted from 1: write (also pwrite and fflush), fsync, rename (also renameat2) and mkdir of a path that begins with
- * $FAULT_DIR and ends with $FAULT_NAME (whole parts of a path), where these are set; only those named $FAULT_CALL,
- * where that is, which may be open as well.  Call number $FAULT_AT is the fault:
+ * Counted from 1 are the calls of write (also pwrite and fflush), fsync, rename (also renameat2) and mkdir of a path that begins
+ * with $FAULT_DIR and ends with $FAULT_NAME (whole parts of a path), where these are set; where $FAULT_CALL is set, only calls
+ * of that name, which may be open as well; where $FAULT_RANK is, only those of that process of an MPI job.  Call
+ * number $FAULT_AT is the fault:
  *
  *	FAULT=error    it fails with ENOSPC, and so does every later write: the disk is full
  *	FAULT=kill     SIGKILL in its place; a write leaves half of its bytes behind
  *	FAULT=log      none; "NUMBER CALL PATH" is appended to $FAULT_LOG
- *	FAULT=SIGNAL   KILL, TERM, USR1, USR2 or STOP as soon as it is done; with $FAULT_GROUP, the whole process group gets it
+ *	FAULT=SIGNAL   KILL, TERM, USR1, USR2 or STOP as soon as it is done; -KILL and so on: to the whole process group
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -34,7 +35,7 @@ static int signal_of(const char *mode)
 	static const struct { const char *name; int number; } known[] = { { "KILL", SIGKILL }, { "TERM", SIGTERM },
 		{ "USR1", SIGUSR1 }, { "USR2", SIGUSR2 }, { "STOP", SIGSTOP } };
 	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-		if (!strcmp(mode, known[i].name))
+		if (!strcmp(mode + (*mode == '-'), known[i].name))
 			return known[i].number;
 	return 0;
 }
@@ -43,10 +44,11 @@ static int signal_of(const char *mode)
 static int counts(const char *call, const char *path)
 {
 	const char *only = getenv("FAULT_CALL"), *dir = getenv("FAULT_DIR"), *name = getenv("FAULT_NAME");
+	const char *rank = getenv("FAULT_RANK"), *mine = getenv("OMPI_COMM_WORLD_RANK");
 	size_t n = strlen(path), k = name ? strlen(name) : 0;
 	if (only ? strcmp(call, only) : !strcmp(call, "open"))
 		return 0;
-	if (!dir && !name)
+	if ((!dir && !name) || (rank && (!mine || strcmp(rank, mine))))
 		return 0;
 	return (!dir || !strncmp(path, dir, strlen(dir))) && (!name || (n >= k && !strcmp(path + n - k, name) && (n == k || path[n - k - 1] == '/')));
 }
@@ -87,13 +89,14 @@ static int fault(const char *call, const char *path)
 /* After the call, whose result is returned */
 static long struck(int what, long result)
 {
-	int saved = errno, number = signal_of(getenv("FAULT") ? getenv("FAULT") : "");
-	if (what != STRIKE)
+	const char *mode = getenv("FAULT");
+	int saved = errno;
+	if (what != STRIKE || !mode)
 		return result;
-	if (getenv("FAULT_GROUP"))
-		kill(0, number);
+	if (*mode == '-')
+		kill(0, signal_of(mode));
 	else
-		raise(number);
+		raise(signal_of(mode));
 	errno = saved;
 	return result;
 }
