@@ -14,6 +14,7 @@
  */
 #ifndef ADZE_KERNELS_H
 #define ADZE_KERNELS_H
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -72,6 +73,18 @@ struct relation {
 	int32_t heads;
 };
 
+/* What of an optimizer step is only known when it runs, in device memory, so that nothing has to come back before the update
+ * and a captured step can be replayed: the owner writes all of it before the step, sumsq() adds to `sumsq`, guard() settles
+ * norm, scale and skip. */
+struct step_now {
+	uint64_t key;
+	double clip;       /* limit of the gradient's norm, 0: none */
+	double sumsq, norm;
+	float lr, c1, c2;  /* 1/(1-beta1^step), 1/(1-beta2^step) */
+	float scale;       /* of the gradient: min(1, clip/(norm + 1e-6)) */
+	int32_t skip;      /* the norm, or a sum that guard() was shown, is not finite: no update */
+};
+
 struct adamw_args {
 	float lr, beta1, beta2, eps, weight_decay;
 	float grad_scale;  /* multiplies g first: 1/accumulated micro-batches and the clipping factor */
@@ -79,6 +92,9 @@ struct adamw_args {
 	uint64_t key;      /* bf16 moments round at random by (key, index of the element); 0: to nearest even */
 	int64_t first;     /* index of the first element */
 	float ema;         /* decay of the moving average */
+	/* device memory or NULL.  Its scale counts instead of grad_scale and with its skip nothing happens; its lr, c1, c2 and key
+	 * are those above, and what a captured call reads */
+	const struct step_now *live;
 };
 
 /* The chunked head: logits of student (and teacher) exist only in tiles.
@@ -105,6 +121,7 @@ struct kd_head_args {
 	float beta;        /* JSD */
 	int32_t tail;      /* enum tail_rule */
 	int32_t wsl;
+	const float *live; /* coef in device memory, what a captured call reads; or NULL */
 };
 
 /* What a backend's own memory is for; HELD_PARTS: all of it */
@@ -130,6 +147,14 @@ struct kernels {
 	/* plan(1): until plan(0), products, attention, relations and the head only note the scratch that a call would take and do not
 	 * touch their operands; no other kernel may be called.  NULL: this backend has no scratch */
 	void (*plan)(struct dev *, int on);
+	/* capture(1): until capture(0), calls are noted and do nothing; nothing may be uploaded or downloaded.  capture(0) returns them.
+	 * Every call must have been made before with the same shapes.  NULL: this backend cannot
+	 * replay    runs them again, with operands and values as they were but what lies in device memory as it is.  -1: the
+	 *           backend's own memory has moved since, they are of no use any more
+	 * drop      forgets them */
+	void *(*capture)(struct dev *, int on);
+	int (*replay)(struct dev *, void *captured);
+	void (*drop)(struct dev *, void *captured);
 
 	/* embed     y [N,C] = W[tok] * scale; tok [N,1] i32, W [V,C]          embed_dw: dW [V,C] f32 += scale * dy */
 	void (*embed)(struct dev *, mat y, mat tok, mat W, float scale);
@@ -222,20 +247,23 @@ struct kernels {
 	void (*topk)(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
 	/* mse       sums [1,1] f64 += sum over rows of mean_c (a-b)^2;  da (=, += acc) = coef * 2 (a-b)/C, or absent
 	 * cosine    sums [1,1] f64 += sum over rows of 1 - cos(a,b);    da likewise
-	 *           Rows with label < 0 (label [N,1] i32 or absent) count for nothing. */
-	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
+	 *           Rows with label < 0 (label [N,1] i32 or absent) count for nothing.  live: coef as in kd_head_args. */
+	void (*mse)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+	void (*cosine)(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
 
 	/* relation  sums [1,1] f64 += sum over rows of the loss above; a [N,Ca], b [N,Cb];  da [N,Ca] (=, += acc) coef times its
 	 *           gradient, 0 in other columns, or absent.  label as above, start as attn's.  T x T is never formed. */
-	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
+	void (*relation)(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, const float *live,
+			 int acc);
 
 	/* adamw     w, g [1,n] f32, m, v [1,n] both f32 or both bf16, in place (decoupled weight decay); ema [1,n] f32 or absent:
 	 *           ema = args->ema ema + (1 - args->ema) w;  wb [1,n] bf16 copy of w (nearest even) or
 	 *           absent; decay is skipped when args->weight_decay is 0.    Loshchilov & Hutter 2019 */
 	void (*adamw)(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
-	/* sum of squares of x, in f64; NaN or Inf show up in the result */
-	double (*sumsq)(struct dev *, mat x);
+	/* sumsq     out [1,1] f64 += sum of squares of x; NaN or Inf show up in the result
+	 * guard     settles now (struct step_now, device memory); sums [1,n] f64: those whose bit of `which` is set must be finite */
+	void (*sumsq)(struct dev *, mat out, mat x);
+	void (*guard)(struct dev *, struct step_now *now, mat sums, uint32_t which);
 };
 
 extern const struct kernels kernels_ref;
@@ -247,7 +275,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 11 };
+enum { KERNELS_ABI = 12 };
 
 static inline float bf16_to_f32(uint16_t b)
 {
@@ -260,6 +288,16 @@ static inline uint16_t f32_to_bf16(float f)   /* round to nearest even; NaN stay
 	if ((x.u & 0x7fffffffu) > 0x7f800000u)
 		return (uint16_t)((x.u >> 16) | 0x40u);
 	return (uint16_t)((x.u + 0x7fffu + ((x.u >> 16) & 1u)) >> 16);
+}
+/* guard() where the host can read device memory */
+static inline void step_settle(struct step_now *now, const double *sums, int64_t n, uint32_t which)
+{
+	now->norm = sqrt(now->sumsq);
+	double scale = now->clip > 0 ? now->clip / (now->norm + 1e-6) : 1;
+	now->scale = (float)(scale < 1 ? scale : 1);
+	now->skip |= !isfinite(now->norm);
+	for (int64_t k = 0; k < n; k++)
+		now->skip |= (which >> k & 1) && !isfinite(sums[k]);
 }
 /* 32 bits that look random, a function of both */
 static inline uint32_t rounding_bits(uint64_t key, uint64_t i)

@@ -403,7 +403,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .zero = (int)kd.zero,
-				     .correct = kd.correct_teacher > 0 };
+				     .correct = kd.correct_teacher > 0, .graph = kd.graph };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
 		spec.hidden.heads = kd.relation_heads;

@@ -155,16 +155,16 @@ static void bench_rows(int64_t N, int64_t C, int64_t F)
 
 static void bench_adamw(int64_t n)
 {
-	const struct adamw_args a = { 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 3, 0, 0, 0 };
+	const struct adamw_args a = { .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 1, .step = 3 };
 	if (skip("adamw"))
 		return;
-	mat w = make(1, n, DT_F32), m = make(1, n, DT_F32), v = make(1, n, DT_F32), g = make(1, n, DT_F32), b = make(1, n, DT_BF16);
+	mat w = make(1, n, DT_F32), m = make(1, n, DT_F32), v = make(1, n, DT_F32), g = make(1, n, DT_F32), b = make(1, n, DT_BF16), sum = make(1, 1, DT_F64);
 	K->zero(D, v);
 	TIME(t1, K->adamw(D, w, m, v, g, b, (mat){ 0 }, &a))
 	bytes("adamw", "", t1, 30.0 * (double)n);
-	TIME(t2, K->sumsq(D, g))
+	TIME(t2, K->sumsq(D, sum, g))
 	bytes("sumsq", "", t2, 4.0 * (double)n);
-	drop(w), drop(m), drop(v), drop(g), drop(b);
+	drop(w), drop(m), drop(v), drop(g), drop(b), drop(sum);
 }
 
 static void bench_head(int64_t N, int64_t V, int64_t Cs, int64_t Ct, int dt)

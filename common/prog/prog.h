@@ -208,12 +208,14 @@ struct frame {                 /* memory of one program on one engine */
 	struct comm *comm;     /* of a program with sums over processes, bound by the owner */
 	int ticket;            /* of the sum that is under way */
 	int lent;              /* ACT is somebody else's */
+	float *live;           /* device memory [N_COEF] with p->coef, kept up by the owner where a run is captured; or NULL */
 };
 int frame_new(struct frame *f, const struct engine *g, const struct prog *p, struct err *e);
 /* With the activations in act, at least p->bytes[SP_ACT]: programs that never run at the same time may share it */
 int frame_new_in(struct frame *f, const struct engine *g, const struct prog *p, void *act, struct err *e);
 void frame_free(struct frame *f);
 void frame_set(struct frame *f, val v, const void *host);  /* uploads a whole value */
+mat frame_mat(const struct frame *f, val v);
 void frame_zero_stats(struct frame *f);
 void frame_get(const struct frame *f, val v, void *host);
 void prog_run(struct frame *f);

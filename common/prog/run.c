@@ -54,13 +54,15 @@ static void *addr(const struct frame *f, val x)
 	return f->base[v->space] + v->off;
 }
 
-static mat M(const struct frame *f, val x)
+mat frame_mat(const struct frame *f, val x)
 {
 	if (!x.id)
 		return (mat){ 0 };
 	const struct value *v = &f->p->v[x.id];
 	return (mat){ addr(f, x), v->rows, v->cols, v->dtype, v->space == SP_PARAM || v->space == SP_PARAM_T };
 }
+
+#define M frame_mat
 
 void frame_set(struct frame *f, val x, const void *host)
 {
@@ -92,18 +94,20 @@ static void run_loss(struct frame *f, const struct op *o)
 	const struct kernels *k = f->g->k;
 	struct dev *d = f->g->d;
 	const struct prog *p = f->p;
+	const float *live = f->live ? f->live + o->arg : NULL;
 	if (o->code == OP_KD_HEAD) {
 		struct kd_head_args a = p->head;
 		memcpy(a.coef, p->coef, sizeof a.coef);
+		a.live = f->live;
 		mat ht = M(f, o->in[2]), Wt = ht.dtype == DT_I32 ? M(f, o->in[3]) : tokens_of(f, o->in[3]);
 		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), tokens_of(f, o->out[2]), M(f, o->in[0]), tokens_of(f, o->in[1]), ht, Wt,
 			   M(f, o->in[4]), &a);
 	} else if (o->code == OP_RELATION) {
 		k->relation(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]), M(f, o->in[1]), M(f, o->in[2]), M(f, o->in[3]),
-			    &p->rel[o->geom], p->coef[o->arg], o->acc);
+			    &p->rel[o->geom], p->coef[o->arg], live, o->acc);
 	} else {
 		(o->code == OP_MSE ? k->mse : k->cosine)(d, M(f, o->out[0]), M(f, o->out[1]), M(f, o->in[0]),
-							 M(f, o->in[1]), M(f, o->in[2]), p->coef[o->arg], o->acc);
+							 M(f, o->in[1]), M(f, o->in[2]), p->coef[o->arg], live, o->acc);
 	}
 }
 

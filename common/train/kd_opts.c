@@ -82,6 +82,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
 	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "what the backward pass computes again to save memory: nothing, each block's norms and activation functions (saves about a third of the activations for hardly any time), or all of it (full, also without a word); the same bits"),
+	OPT_FLAG(0, "graph", &kd.graph, "on a GPU: capture a micro-batch and the update as CUDA graphs and replay them, which saves the time of thousands of launches; the same bits"),
 	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),
@@ -168,6 +169,10 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	if (kd.min_lr > kd.lr)
 		opt_die("--min-lr %g is above --lr %g", kd.min_lr, kd.lr);
 	kd.recompute = kd_recompute(kd.recompute_word);
+	if (kd.graph && kd.hidden && !strcmp(kd.alpha, "dynamic"))
+		opt_die("--graph replays a step without the host, which --hidden-alpha dynamic needs: say fixed");
+	if (kd.graph && kd.zero == 2)
+		opt_die("--graph and --zero 2 exclude each other: sums over processes cannot be replayed");
 	if (kd.best_valid && !kd.valid.n)
 		opt_die("--keep-best compares held-out losses: it needs --valid");
 	if (kd.export && !kd.stop_at)

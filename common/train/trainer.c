@@ -1,8 +1,8 @@
 /*
  * trainer.c - programs, arenas and the step
  *
- * Order of a step: zero gradients and sums; per micro-batch upload ids and run; download the sums; norm; update.  The
- * weight of a row is 1 / labels of the whole step, so cutting a step into other micro-batches changes only rounding.
+ * Order of a step: zero gradients and sums; per micro-batch upload ids and run; norm; update.  One process reads the sums back
+ * when all of that is under way (trainer_once.c), several need them before the update.  The weight of a row is 1 / labels of the whole step, so cutting a step into other micro-batches changes only rounding.
  * A loss or norm that is not finite leaves weights and moments as they are and is counted.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -194,6 +194,8 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, trainer_moment_bytes(t), "first moments", e) ||
 	    get(t, &t->v, trainer_moment_bytes(t), "second moments", e) || get(t, &t->grad, trainer_grad_bytes(t), "gradients", e))
 		return -1;
+	if (get(t, &t->now, sizeof *t->now, "the update", e))
+		return -1;
 	if (t->o.zero == 2 && get(t, &t->pool, trainer_pool_bytes(t), "gradients under way", e))
 		return -1;
 	if (t->o.ema > 0 && get(t, &t->ema, trainer_average_bytes(t), "averaged weights", e))
@@ -209,6 +211,10 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
 	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
 		return -1;
+	if (t->o.graph && !g->k->capture)
+		return err_set(e, EXIT_RESOURCE, "--graph: the %s backend cannot replay a step", g->k->name);
+	if (t->o.graph && get(t, &t->train.f.live, sizeof t->train.p->coef, "weights of the losses", e))
+		return -1;
 	attach(t, &t->train, 1);
 	attach(t, &t->eval, 0);
 	return 0;
@@ -221,7 +227,12 @@ void trainer_free(struct trainer *t)
 		{ t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->ema, trainer_average_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
 		{ t->corrected ? NULL : t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
+		{ t->now, sizeof *t->now }, { t->train.f.live, sizeof t->train.p->coef },
 	};
+	struct recorded *recorded[] = { &t->micro, &t->update };
+	for (int i = 0; i < 2; i++)
+		if (recorded[i]->graph)
+			t->g->k->drop(t->g->d, recorded[i]->graph);
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i].p)
 			t->g->k->mem_free(t->g->d, own[i].p, own[i].bytes);
@@ -262,13 +273,6 @@ void pass_means(const struct trainer *t, const struct pass *s, struct step_resul
 	r->loss = objective_total(&t->o.loss, r->mean);
 }
 
-/* Hidden losses of one step, as sums over rows */
-struct inner {
-	double seen[MAX_PAIRS];        /* what the programs' sums were before this micro-batch */
-	double logits;                 /* likewise, of the terms with the teacher */
-	double sum, scaled;            /* L_is, and alpha L_is */
-};
-
 static double teacher_terms(const struct trainer *t, const struct pass *s)
 {
 	struct objective q = t->o.loss;
@@ -295,11 +299,17 @@ static double take_inner(const struct trainer *t, const struct pass *s, struct i
 	return is;
 }
 
+static void walk_micro(struct trainer *t)
+{
+	prog_run(&t->train.f);
+}
+
 static void run_micro(struct trainer *t, struct pass *s, struct inner *q, int64_t labels)
 {
 	const struct hidden *h = &t->o.hidden;
+	bool dynamic = h->dynamic && h->n;
 	double alpha = 1, is = 0;
-	if (h->dynamic && h->n) {
+	if (dynamic) {
 		prog_run_part(&s->f, 0, s->split);
 		double now = teacher_terms(t, s);
 		is = take_inner(t, s, q);
@@ -308,21 +318,21 @@ static void run_micro(struct trainer *t, struct pass *s, struct inner *q, int64_
 	}
 	for (int k = 0; k < h->terms; k++)
 		s->p->coef[LOSS_KINDS + k] = labels ? (float)(alpha * h->term[k].weight / h->term[k].pairs / (double)labels) : 0;
-	if (h->dynamic && h->n) {
+	if (s->f.live)
+		t->g->k->upload(t->g->d, s->f.live, s->p->coef, sizeof s->p->coef);
+	if (dynamic)
 		prog_run_part(&s->f, s->split, s->p->n);
-	} else {
-		prog_run(&s->f);
-		is = take_inner(t, s, q);
-	}
+	else
+		trainer_play(t, &t->micro, walk_micro);
 	q->sum += is;
 	q->scaled += alpha * is;
 }
 
-int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r)
+int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r, struct inner *q)
 {
 	int64_t n = t->o.micro * t->o.seq, all = t->o.batch * t->o.seq;
 	struct pass *s = &t->train;
-	struct inner q = { .sum = 0 };
+	*q = (struct inner){ .sum = 0 };
 	*r = (struct step_result){ 0 };
 	for (int64_t i = 0; i < all; i++)
 		r->labels += labels[i] >= 0;
@@ -342,34 +352,58 @@ int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labe
 		}
 		if (t->o.cached_width)
 			frame_set(&s->f, s->hidden, t->cached_hidden + i * t->o.cached_width);
-		run_micro(t, s, &q, r->labels);
+		run_micro(t, s, q, r->labels);
 	}
-	if (comm_stop_requested(t->world))
+	return comm_stop_requested(t->world);
+}
+
+void trainer_results(struct trainer *t, struct step_result *r, struct inner *q)
+{
+	if (!t->o.hidden.dynamic)
+		q->sum = q->scaled = take_inner(t, &t->train, q);
+	pass_means(t, &t->train, r);
+	comm_sum_f64(t->world, &q->sum, 1);
+	comm_sum_f64(t->world, &q->scaled, 1);
+	if (!r->labels)
+		return;
+	r->hidden = q->sum / (double)r->labels;
+	r->alpha = q->sum > 0 ? q->scaled / q->sum : 0;
+	r->loss += q->scaled / (double)r->labels;
+}
+
+int trainer_gradients(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r)
+{
+	struct inner q;
+	if (trainer_enqueue(t, ids, labels, r, &q))
 		return 1;
-	pass_means(t, s, r);
-	comm_sum_f64(t->world, &q.sum, 1);
-	comm_sum_f64(t->world, &q.scaled, 1);
+	trainer_results(t, r, &q);
 	trainer_sum_gradients(t);
-	if (r->labels) {
-		r->hidden = q.sum / (double)r->labels;
-		r->alpha = q.sum > 0 ? q.scaled / q.sum : 0;
-		r->loss += q.scaled / (double)r->labels;
-	}
 	r->grad_norm = trainer_norm(t);
 	return 0;
+}
+
+static void count_skipped(struct trainer *t, const struct step_result *r)
+{
+	t->skipped += r->skipped;
+	t->skipped_row = r->skipped ? t->skipped_row + 1 : 0;
 }
 
 void trainer_apply(struct trainer *t, double lr, struct step_result *r)
 {
 	r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
-	t->skipped += r->skipped;
-	t->skipped_row = r->skipped ? t->skipped_row + 1 : 0;
+	count_skipped(t, r);
 	if (!r->skipped)
 		trainer_update(t, lr, r->grad_norm);
 }
 
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)
 {
+	if (!t->world || t->world->size == 1) {
+		int rc = trainer_step_once(t, ids, labels, lr, r);
+		if (!rc)
+			count_skipped(t, r);
+		return rc;
+	}
 	if (trainer_gradients(t, ids, labels, r))
 		return 1;
 	trainer_apply(t, lr, r);

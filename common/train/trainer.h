@@ -55,10 +55,15 @@ struct trainer_spec {
 	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone */
 	int zero;                      /* what they share out: 1 weights and moments, 2 gradients too */
 	bool correct;                  /* the teacher will be trained too (correct.h) */
+	bool graph;                    /* the backend captures a micro-batch and the update once and replays them (trainer_once.c) */
 };
 struct lent {                          /* a bucket that process 0 asked for (trainer_get) */
 	float *x;
 	int64_t request;
+};
+struct recorded {                      /* work that may be captured */
+	void *graph;                   /* the backend's, NULL: none */
+	bool ready;                    /* ran once, so that all that it needs is there */
 };
 struct span {
 	int64_t off, n;
@@ -101,6 +106,9 @@ struct trainer {
 	int32_t *starts;               /* host, [micro*seq] */
 	void *tw;                      /* device, teacher->elems of dtype */
 	struct pass train, eval;
+	struct step_now *now;          /* device: what an update reads */
+	double lr;                     /* of the step under way */
+	struct recorded micro, update; /* the training program; the norm and AdamW */
 	void *act;                     /* activations of the one that runs */
 	struct span *span;             /* runs of parameters with equal decay */
 	int n_span;

@@ -13,4 +13,24 @@ int trainer_layout(struct trainer *t, struct err *e);
 void trainer_sum_gradients(struct trainer *t);
 double trainer_norm(const struct trainer *t);
 void trainer_update(struct trainer *t, double lr, double norm);
+
+/* The same without the host (trainer_shard.c): sums of squares into t->now; the update from what it then holds */
+void trainer_squares(const struct trainer *t);
+void trainer_update_now(struct trainer *t);
+struct adamw_args trainer_adamw(const struct trainer *t, double lr); /* of the next update, not clipped */
+
+/* Hidden losses of one step, as sums over rows */
+struct inner {
+	double seen[MAX_PAIRS];        /* what the programs' sums were before this micro-batch */
+	double logits;                 /* likewise, of the terms with the teacher */
+	double sum, scaled;            /* L_is, and alpha L_is */
+};
+/* The halves of a step (trainer.c): all micro-batches, 1 when stopped; what came of them, as they add up here and there */
+int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r, struct inner *q);
+void trainer_results(struct trainer *t, struct step_result *r, struct inner *q);
+
+/* trainer_once.c: a step of one process, read back once */
+int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
+/* Walks, or replays what walking it did */
+void trainer_play(struct trainer *t, struct recorded *r, void (*walk)(struct trainer *));
 #endif

@@ -89,26 +89,38 @@ void trainer_sum_gradients(struct trainer *t)
 		comm_wait(t->world, comm_scatter_begin(t->world, t->grad + t->shard.b[i].off, t->shard.b[i].each));
 }
 
-double trainer_norm(const struct trainer *t)
+void trainer_squares(const struct trainer *t)
 {
-	double s = 0;
+	mat out = { &t->now->sumsq, 1, 1, DT_F64, 0 };
 	for (int i = 0; i < t->shard.n; i++) { /* slice by slice whoever keeps them: the same bits */
 		struct piece q = shard_slice(&t->shard, i);
-		s += t->g->k->sumsq(t->g->d, flat(gradient(t, &q), q.n));
+		t->g->k->sumsq(t->g->d, out, flat(gradient(t, &q), q.n));
 	}
-	comm_sum_f64(t->world, &s, 1);
-	return sqrt(s);
+}
+
+double trainer_norm(const struct trainer *t)
+{
+	struct step_now now = { .sumsq = 0 };
+	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
+	trainer_squares(t);
+	t->g->k->download(t->g->d, &now, t->now, sizeof now);
+	comm_sum_f64(t->world, &now.sumsq, 1);
+	return sqrt(now.sumsq);
 }
 
 #define ROUNDING UINT64_C(0x726f756e64) /* stream of random rounding */
 
-void trainer_update(struct trainer *t, double lr, double norm)
+struct adamw_args trainer_adamw(const struct trainer *t, double lr)
 {
-	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
 	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
-				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = (float)(scale < 1 ? scale : 1), .step = ++t->updates };
+				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = 1, .step = t->updates + 1 };
 	if (t->o.low_moments && !t->o.nearest)
-		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)t->updates) | 1;
+		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)a.step) | 1;
+	return a;
+}
+
+static void update(struct trainer *t, struct adamw_args a)
+{
 	for (int i = 0; i < t->shard.n; i++) {
 		struct piece all = shard_kept(&t->shard, i);
 		for (int k = 0; k < t->n_span; k++) {
@@ -123,6 +135,22 @@ void trainer_update(struct trainer *t, double lr, double norm)
 		gather_begin(t, i); /* while the next is updated */
 	}
 	gather_end(t);
+}
+
+void trainer_update(struct trainer *t, double lr, double norm)
+{
+	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
+	struct adamw_args a = trainer_adamw(t, lr);
+	a.grad_scale = (float)(scale < 1 ? scale : 1);
+	t->updates++;
+	update(t, a);
+}
+
+void trainer_update_now(struct trainer *t)
+{
+	struct adamw_args a = trainer_adamw(t, t->lr);
+	a.live = t->now;
+	update(t, a);
 }
 
 /* ---- what process 0 writes ---- */

@@ -195,9 +195,11 @@ void cpu_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat h
 		 const struct kd_head_args *);
 void cpu_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void cpu_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
-void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cpu_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
+void cpu_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void cpu_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void cpu_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef,
+		  const float *live, int acc);
 void cpu_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
-double cpu_sumsq(struct dev *, mat x);
+void cpu_sumsq(struct dev *, mat out, mat x);
+void cpu_guard(struct dev *, struct step_now *now, mat sums, uint32_t which);
 #endif

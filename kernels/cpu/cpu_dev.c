@@ -224,4 +224,5 @@ const struct kernels adze_kernels = {
 	.relation = cpu_relation,
 	.adamw = cpu_adamw,
 	.sumsq = cpu_sumsq,
+	.guard = cpu_guard,
 };

@@ -81,8 +81,9 @@ static double tile(struct call *c, int h, int64_t row0, int64_t t0, int64_t n)
 }
 
 void cpu_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef,
-		  int acc)
+		  const float *live, int acc)
 {
+	(void)live;
 	struct call c = { .d = d, .a = a, .b = b, .da = da, .label = label.p, .start = start.p, .r = r, .kl = { .tau = 1 } };
 	int64_t T = r->T, D = r->da;
 	size_t room = (size_t)(TILE * T) * sizeof(float);

@@ -151,8 +151,9 @@ static int masked(mat da, mat label, int64_t n, int acc)
 	return 1;
 }
 
-void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
+	(void)live;
 	int nb = row_blocks(a.rows);
 	double part[MAX_BLOCKS] = { 0 };
 	float k2 = (float)(2.0 * (double)coef / (double)a.cols);
@@ -169,8 +170,9 @@ void cpu_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coe
 	((double *)sums.p)[0] += total(part, nb);
 }
 
-void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
+	(void)live;
 	int nb = row_blocks(a.rows);
 	double part[MAX_BLOCKS] = { 0 };
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
@@ -191,7 +193,7 @@ void cpu_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float 
 	((double *)sums.p)[0] += total(part, nb);
 }
 
-double cpu_sumsq(struct dev *d, mat x)
+void cpu_sumsq(struct dev *d, mat out, mat x)
 {
 	enum { PIECE = 1 << 16 };
 	int64_t n = x.rows * x.cols, np = (n + PIECE - 1) / PIECE;
@@ -201,7 +203,13 @@ double cpu_sumsq(struct dev *d, mat x)
 		part[p] = d->simd->sumsq(elem_at(x, p * PIECE), x.dtype, n - p * PIECE < PIECE ? n - p * PIECE : PIECE);
 	for (int64_t p = 0; p < np; p++)
 		s += part[p];
-	return s;
+	*(double *)out.p += s;
+}
+
+void cpu_guard(struct dev *d, struct step_now *now, mat sums, uint32_t which)
+{
+	(void)d;
+	step_settle(now, sums.p, sums.cols, which);
 }
 
 /* Elements [i, i+n) with bf16 moments, through f32 copies */
@@ -230,9 +238,14 @@ static void adamw_low(struct dev *d, mat w, mat m, mat v, mat g, mat wb, const s
 }
 
 /* See ref_optim.c; one pass over the five arrays */
-void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *a)
+void cpu_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *args)
 {
 	enum { PIECE = 1 << 15 };
+	struct adamw_args now = *args, *a = &now;
+	if (a->live && a->live->skip)
+		return;
+	if (a->live)
+		now.grad_scale = a->live->scale;
 	int64_t all = w.rows * w.cols;
 	const float c[2] = { (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step))),
 			     (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step))) };

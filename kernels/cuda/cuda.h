@@ -1,8 +1,8 @@
 /*
  * cuda.h - what the files of the CUDA backend share: the device, its scratch, the product call
  *
- * Everything of one device goes to one stream, in call order; only downloads, sumsq and the compaction of rows without
- * a label wait for it.  Kernels take operands as views (pointer and dtype): the branch on the dtype is the same for a
+ * Everything of one device goes to one stream, in call order; only downloads and the compaction of rows without a label
+ * (logprob) wait for it.  Uploads come by a second one (stage.cu).  Kernels take operands as views (pointer and dtype): the branch on the dtype is the same for a
  * whole launch, so each kernel is compiled once.  The same sources compile as host C++ against tests/cuda/shim.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -26,6 +26,9 @@ void cuda_download(struct dev *, void *host, const void *src, size_t bytes);
 void cuda_weights_changed(struct dev *);
 size_t cuda_held_bytes(const struct dev *, enum held part);
 void cuda_plan(struct dev *, int on);
+void *cuda_capture(struct dev *, int on);
+int cuda_replay(struct dev *, void *captured);
+void cuda_drop(struct dev *, void *captured);
 void cuda_embed(struct dev *, mat y, mat tok, mat W, float scale);
 void cuda_embed_dw(struct dev *, mat dW, mat tok, mat dy, float scale);
 void cuda_norm(struct dev *, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps);
@@ -58,11 +61,13 @@ void cuda_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 		  const struct kd_head_args *);
 void cuda_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void cuda_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
-void cuda_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cuda_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void cuda_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
+void cuda_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void cuda_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void cuda_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef,
+		   const float *live, int acc);
 void cuda_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
-double cuda_sumsq(struct dev *, mat x);
+void cuda_sumsq(struct dev *, mat out, mat x);
+void cuda_guard(struct dev *, struct step_now *now, mat sums, uint32_t which);
 #ifdef __cplusplus
 }
 #include <cuda_bf16.h>
@@ -80,10 +85,18 @@ struct dev {
 	cudaStream_t stream;
 	int gpu;
 	int planning;              /* scratch is only noted, nothing is launched */
+	int capturing;             /* launches are only noted */
+	int moves;                 /* how often scratch has moved: captured calls point to where it was */
+	struct stage *stage;
 	struct products *products;
 	void *slot[S_COUNT];
 	size_t slot_bytes[S_COUNT], noted[S_COUNT];
 };
+
+/* What uploads pass through (stage.cu); NULL: no memory */
+struct stage *stage_open(void);
+void stage_close(struct stage *);
+size_t stage_bytes(void);              /* of device memory */
 
 /* At least `bytes` of device memory that stay as they are until the slot is asked for again */
 void *scratch(struct dev *, enum slot, size_t bytes);
@@ -109,13 +122,14 @@ void product(struct dev *, const struct product_args *);
 /* A and B of one dtype; f32 gives f32, bf16 gives either */
 void product_direct(struct dev *, const struct product_args *);
 
-/* f32 logits of a few of the rows that have a label: row r of s [rows,V] is row index[r] of the call */
+/* f32 logits of a few rows: row r of s [rows,V] is row index[r] of the call, without an index first + r */
 struct head_piece {
 	float *s;
 	const int32_t *index;
-	int64_t rows, V;
+	int64_t first, rows, V;
 };
-/* Calls each() for piece after piece of h W' (head.cu) */
+/* Calls each() for piece after piece of h W' (head.cu): all rows; those that have a label, for which the host waits */
+void head_pieces(struct dev *, mat h, mat W, void (*each)(struct dev *, const head_piece *, void *), void *arg);
 void head_labelled(struct dev *, mat h, mat W, mat label, void (*each)(struct dev *, const head_piece *, void *), void *arg);
 
 /* Ends the program: kernels cannot fail.  One line: the call, the reason. */

@@ -1,5 +1,5 @@
 /*
- * dev.cu - the CUDA backend's device: stream, memory, scratch
+ * dev.cu - the CUDA backend's device: stream, memory, scratch, captured calls
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -41,8 +41,10 @@ struct dev *cuda_dev_open(int gpu)
 		free(d);
 		return NULL;
 	}
-	d->products = products_open(d);
+	d->stage = stage_open();
+	d->products = d->stage ? products_open(d) : NULL;
 	if (!d->products) {
+		stage_close(d->stage);
 		cudaStreamDestroy(d->stream);
 		free(d);
 		return NULL;
@@ -56,6 +58,7 @@ void cuda_dev_close(struct dev *d)
 		return;
 	CUDA(cudaStreamSynchronize(d->stream));
 	products_close(d->products);
+	stage_close(d->stage);
 	for (int s = 0; s < S_COUNT; s++)
 		if (d->slot[s])
 			CUDA(cudaFree(d->slot[s]));
@@ -71,8 +74,14 @@ void *scratch(struct dev *d, enum slot s, size_t bytes)
 	}
 	if (d->slot_bytes[s] >= bytes)
 		return d->slot[s];
-	if (d->slot[s])
+	if (d->capturing) {
+		fprintf(stderr, "cuda kernels: a captured call needs %zu bytes of scratch, more than the same call before\n", bytes);
+		abort();
+	}
+	if (d->slot[s]) {
 		CUDA(cudaFree(d->slot[s]));    /* waits for what still uses it */
+		d->moves++;
+	}
 	d->slot[s] = NULL;
 	if (cudaMalloc(&d->slot[s], bytes) != cudaSuccess) {
 		fprintf(stderr, "cuda kernels: no memory for %zu bytes of scratch\n", bytes);
@@ -107,12 +116,6 @@ void *cuda_host(void *p)
 	return NULL;
 }
 
-/* The host's bytes are free to change when this returns: pageable memory is staged by the driver. */
-void cuda_upload(struct dev *d, void *dst, const void *host, size_t bytes)
-{
-	CUDA(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, d->stream));
-}
-
 void cuda_download(struct dev *d, void *host, const void *src, size_t bytes)
 {
 	CUDA(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, d->stream));
@@ -138,7 +141,7 @@ static enum held held_part(int s)
 
 size_t cuda_held_bytes(const struct dev *d, enum held part)
 {
-	size_t n = 0;
+	size_t n = part == HELD_OTHER || part == HELD_PARTS ? stage_bytes() : 0;
 	for (int s = 0; s < S_COUNT; s++)
 		if (part == HELD_PARTS || part == held_part(s))
 			n += d->planning ? d->noted[s] : d->slot_bytes[s];
@@ -149,4 +152,46 @@ void cuda_plan(struct dev *d, int on)
 {
 	d->planning = on;
 	memset(d->noted, 0, sizeof d->noted);
+}
+
+/* ---- captured calls ---- */
+
+struct captured {
+	cudaGraphExec_t run;
+	int moves;             /* d->moves when it was made */
+};
+
+void *cuda_capture(struct dev *d, int on)
+{
+	cudaGraph_t graph;
+	d->capturing = on;
+	if (on) {
+		CUDA(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
+		return NULL;
+	}
+	CUDA(cudaStreamEndCapture(d->stream, &graph));
+	struct captured *c = (struct captured *)malloc(sizeof *c);
+	if (!c)
+		cuda_check(cudaErrorMemoryAllocation, "capture");
+	c->moves = d->moves;
+	CUDA(cudaGraphInstantiateWithFlags(&c->run, graph, 0));
+	CUDA(cudaGraphDestroy(graph));
+	return c;
+}
+
+int cuda_replay(struct dev *d, void *captured)
+{
+	const struct captured *c = (const struct captured *)captured;
+	if (c->moves != d->moves)
+		return -1;
+	CUDA(cudaGraphLaunch(c->run, d->stream));
+	return 0;
+}
+
+void cuda_drop(struct dev *d, void *captured)
+{
+	struct captured *c = (struct captured *)captured;
+	CUDA(cudaStreamSynchronize(d->stream));
+	CUDA(cudaGraphExecDestroy(c->run));
+	free(c);
 }

@@ -139,6 +139,7 @@ struct adam_now {
 	uint64_t key;
 	int64_t first;
 	float ema;
+	const step_now *live;
 };
 
 /* rounding_bits and f32_to_bf16_random of kernels.h */
@@ -164,6 +165,11 @@ static __global__ void adamw_k(view w, view m, view v, view g, view wb, view ema
 	int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
 	if (i >= n)
 		return;
+	if (a.live) {
+		if (a.live->skip)
+			return;
+		a.lr = a.live->lr, a.c1 = a.live->c1, a.c2 = a.live->c2, a.scale = a.live->scale, a.key = a.live->key;
+	}
 	bool whole = vec && n - i >= 8;
 	float W[8], M[8], V[8], G[8];
 	ld8(W, w, i, n - i, whole);
@@ -269,7 +275,7 @@ void cuda_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, cons
 	int64_t n = w.rows * w.cols;
 	adam_now now = { a->beta1, a->beta2, (float)(1.0 / (1.0 - pow((double)a->beta1, (double)a->step))),
 			 (float)(1.0 / (1.0 - pow((double)a->beta2, (double)a->step))), a->lr, a->eps, a->weight_decay, a->grad_scale,
-			 m.dtype == DT_BF16 ? a->key : 0, a->first, a->ema };
+			 m.dtype == DT_BF16 ? a->key : 0, a->first, a->ema, a->live };
 	LAUNCH(d, adamw_k, blocks_for(n, 8 * THREADS), THREADS, 0, view_of(w), view_of(m), view_of(v), view_of(g), view_of(wb),
 	       view_of(ema), now, n, vec_ok(0, w, m, v, g, wb) && vec_ok(0, ema));
 }

@@ -4,8 +4,8 @@
  * Within a chunk of rows, f32 logits of student and teacher exist for a few rows (two products), a block per row turns
  * them into losses and the logits' gradient (head_rows.cuh), and the gradient of the whole chunk, in the operands' dtype,
  * goes at once into dhs and dWs (two products).  The chunk is longer than the logits' because dWs, f32 [V,C], is read and
- * written once per chunk.  Rows without a label get a zero gradient in kd_head (no wait for the host inside a step);
- * logprob and topk, whose results are read at once anyway, leave them out.
+ * written once per chunk.  Rows without a label get a zero gradient in kd_head and are passed over in topk (no wait
+ * for the host inside a step); logprob, whose results are read at once anyway, leaves them out.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,6 +15,10 @@ enum { LOGIT_BYTES = 512 << 20, GRAD_BYTES = 512 << 20, MAX_ROWS = 8192, INDEX_T
 
 static __global__ void kd_row_k(row_args r)
 {
+	if (r.a.live)
+#pragma unroll
+		for (int k = 0; k < LOSS_KINDS; k++)
+			r.a.coef[k] = r.a.live[k];
 	__shared__ float pad[64];
 	int64_t n = blockIdx.x;
 	float itau = 1.0f / r.a.tau, w = 1;
@@ -194,6 +198,18 @@ static int64_t rows_with_label(struct dev *d, mat label, int32_t **index)
 	return n;
 }
 
+void head_pieces(struct dev *d, mat h, mat W, void (*each)(struct dev *, const head_piece *, void *), void *arg)
+{
+	int64_t n = h.rows, few = rows_in(W.rows * 4, LOGIT_BYTES, n < MAX_ROWS ? n : (int64_t)MAX_ROWS);
+	for (int64_t c0 = 0; c0 < n; c0 += few) {
+		int64_t m = n - c0 < few ? n - c0 : few;
+		float *s = (float *)scratch(d, S_LOGIT_S, (size_t)(few * W.rows) * sizeof *s);
+		logits(d, s, h, c0, m, W);
+		head_piece piece = { s, NULL, c0, m, W.rows };
+		each(d, &piece, arg);
+	}
+}
+
 void head_labelled(struct dev *d, mat h, mat W, mat label, void (*each)(struct dev *, const head_piece *, void *), void *arg)
 {
 	int32_t *index;
@@ -204,7 +220,7 @@ void head_labelled(struct dev *d, mat h, mat W, mat label, void (*each)(struct d
 		LAUNCH(d, gather_k, (unsigned)m, row_threads(h.cols), 0, view_of(x), view_of(h), index + c0, h.cols, vec_ok(h.cols, x, h));
 		float *s = (float *)scratch(d, S_LOGIT_S, (size_t)(few * W.rows) * sizeof *s);
 		logits(d, s, x, 0, m, W);
-		head_piece piece = { s, index + c0, m, W.rows };
+		head_piece piece = { s, index + c0, c0, m, W.rows };
 		each(d, &piece, arg);
 	}
 }

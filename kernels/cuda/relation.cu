@@ -23,7 +23,8 @@ struct rel_args {
 	double *loss;              /* [N, heads] */
 	const int32_t *label, *start; /* or NULL */
 	int64_t T;
-	float scale;
+	float coef, over;          /* gradients are coef / over */
+	const float *live;         /* coef in device memory, or NULL */
 	int heads, tile;
 };
 
@@ -69,7 +70,7 @@ static __global__ void lse_k(side s, const int32_t *start, int64_t T, int heads,
 /* Scores of rows t0.. (the rows of sa, sb) with u0..: sa becomes g, and rows add their loss */
 static __device__ void differences(float *sa, const float *sb, float *loss, const rel_args &q, int64_t row0, int64_t t0, int64_t u0)
 {
-	float ia = 1.0f / sqrtf((float)q.a.D), ib = 1.0f / sqrtf((float)q.b.D);
+	float ia = 1.0f / sqrtf((float)q.a.D), ib = 1.0f / sqrtf((float)q.b.D), scale = (q.live ? *q.live : q.coef) / q.over;
 	for (int r = threadIdx.x; r < q.tile; r += TILE_THREADS) {
 		int64_t t = t0 + r, n = (row0 + t) * q.heads + blockIdx.y;
 		bool counts = t < q.T && (!q.label || q.label[row0 + t] >= 0);
@@ -79,7 +80,7 @@ static __device__ void differences(float *sa, const float *sb, float *loss, cons
 			float g = 0;
 			if (counts && u0 + c <= t && u0 + c >= from) {
 				float la = sa[at] * ia - q.a.lse[n], lb = sb[at] * ib - q.b.lse[n], pb = expf(lb);
-				g = q.scale * (expf(la) - pb);
+				g = scale * (expf(la) - pb);
 				if (loss)
 					loss[r] += pb * (lb - la);
 			}
@@ -134,7 +135,8 @@ static __global__ void relation_k(rel_args q)
 	}
 }
 
-void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef, int acc)
+void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef,
+		   const float *live, int acc)
 {
 	int64_t n = a.rows * r->heads;
 	if (!n)
@@ -142,7 +144,8 @@ void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat
 	double *loss = (double *)scratch(d, S_ROWS, (size_t)n * sizeof *loss);
 	float *lse = (float *)scratch(d, S_ATTN, (size_t)(2 * n) * sizeof *lse);
 	rel_args q = { { view_of(a), a.cols, r->a0, r->da, lse }, { view_of(b), b.cols, r->b0, r->db, lse + n }, view_of(da), loss,
-		       (const int32_t *)label.p, (const int32_t *)start.p, r->T, coef / ((float)r->heads * sqrtf((float)r->da)), r->heads, 0 };
+		       (const int32_t *)label.p, (const int32_t *)start.p, r->T, coef, (float)r->heads * sqrtf((float)r->da), live,
+		       r->heads, 0 };
 	const side *both[] = { &q.a, &q.b };
 	for (int k = 0; k < 2; k++) {
 		int tile;

@@ -112,6 +112,7 @@ struct pair {
 	const int32_t *label;      /* or NULL */
 	int64_t C;
 	float coef;
+	const float *live;         /* coef in device memory, or NULL */
 	int acc;
 	bool vec;
 };
@@ -129,13 +130,18 @@ static __device__ __forceinline__ bool skipped(const pair &p, int64_t n, double 
 	return true;
 }
 
+static __device__ __forceinline__ float coef_of(const pair &p)
+{
+	return p.live ? *p.live : p.coef;
+}
+
 static __global__ void mse_k(double *value, pair p)
 {
 	__shared__ double pad[32];
 	int64_t n = blockIdx.x, at = n * p.C;
 	if (skipped(p, n, value + n))
 		return;
-	float a[8], b[8], g = 2 * p.coef / (float)p.C;
+	float a[8], b[8], g = 2 * coef_of(p) / (float)p.C;
 	double s[1] = { 0 };
 	for (int64_t c = 8 * (int64_t)threadIdx.x; c < p.C; c += 8 * (int64_t)blockDim.x) {
 		float part = 0;
@@ -180,7 +186,7 @@ static __global__ void cosine_k(double *value, pair p)
 	double ka = fmax(s[0], 1e-16), r = 1.0 / sqrt(ka * fmax(s[1], 1e-16)), cs = s[2] * r;
 	if (threadIdx.x == 0)
 		value[n] = 1.0 - cs;
-	float drop = (float)(s[0] > 1e-16 ? cs / ka : 0.0) * p.coef, rb = (float)r * p.coef; /* a clamped norm is a constant */
+	float coef = coef_of(p), drop = (float)(s[0] > 1e-16 ? cs / ka : 0.0) * coef, rb = (float)r * coef; /* a clamped norm is a constant */
 	for (int64_t c = 8 * (int64_t)threadIdx.x; p.da.p && c < p.C; c += 8 * (int64_t)blockDim.x) {
 		ld8(a, p.a, at + c, p.C - c, p.vec);
 		ld8(b, p.b, at + c, p.C - c, p.vec);
@@ -276,39 +282,53 @@ void cuda_stat_contrib(struct dev *d, mat acc, mat x, mat W, mat z, int64_t T)
 	width_of(d, acc, a, T);
 }
 
-static pair pair_of(mat da, mat a, mat b, mat label, float coef, int acc)
+static pair pair_of(mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
-	return { view_of(a), view_of(b), view_of(da), (const int32_t *)label.p, a.cols, coef, acc, vec_ok(a.cols, a, b, da) };
+	return { view_of(a), view_of(b), view_of(da), (const int32_t *)label.p, a.cols, coef, live, acc, vec_ok(a.cols, a, b, da) };
 }
 
-void cuda_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void cuda_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
 	double *value = (double *)scratch(d, S_ROWS, (size_t)(a.rows + 1) * sizeof *value);
-	LAUNCH(d, mse_k, (unsigned)a.rows, row_threads(a.cols), 0, value, pair_of(da, a, b, label, coef, acc));
+	LAUNCH(d, mse_k, (unsigned)a.rows, row_threads(a.cols), 0, value, pair_of(da, a, b, label, coef, live, acc));
 	rows_total(d, (double *)sums.p, value, a.rows, 1);
 }
 
-void cuda_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void cuda_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
 	double *value = (double *)scratch(d, S_ROWS, (size_t)(a.rows + 1) * sizeof *value);
-	LAUNCH(d, cosine_k, (unsigned)a.rows, row_threads(a.cols), 0, value, pair_of(da, a, b, label, coef, acc));
+	LAUNCH(d, cosine_k, (unsigned)a.rows, row_threads(a.cols), 0, value, pair_of(da, a, b, label, coef, live, acc));
 	rows_total(d, (double *)sums.p, value, a.rows, 1);
 }
 
 void cuda_stat_cos(struct dev *d, mat acc, mat a, mat b)
 {
-	cuda_cosine(d, acc, mat{}, a, b, mat{}, 0, 0);
+	cuda_cosine(d, acc, mat{}, a, b, mat{}, 0, NULL, 0);
 	LAUNCH(d, count_k, 1, 1, 0, (double *)acc.p, (double)a.rows);
 }
 
-double cuda_sumsq(struct dev *d, mat x)
+/* step_settle of kernels.h */
+static __global__ void guard_k(step_now *now, const double *sums, int64_t n, uint32_t which)
+{
+	double norm = sqrt(now->sumsq), scale = now->clip > 0 ? now->clip / (norm + 1e-6) : 1;
+	int skip = now->skip | !isfinite(norm);
+	for (int64_t k = 0; k < n; k++)
+		skip |= (which >> k & 1) && !isfinite(sums[k]);
+	now->norm = norm;
+	now->scale = (float)(scale < 1 ? scale : 1);
+	now->skip = skip;
+}
+
+void cuda_guard(struct dev *d, struct step_now *now, mat sums, uint32_t which)
+{
+	LAUNCH(d, guard_k, 1, 1, 0, now, (const double *)sums.p, sums.cols, which);
+}
+
+void cuda_sumsq(struct dev *d, mat out, mat x)
 {
 	int64_t n = x.rows * x.cols, blocks = (n + 8 * THREADS - 1) / (8 * THREADS);
 	blocks = blocks > 1024 ? 1024 : blocks;
-	double *part = (double *)scratch(d, S_ROWS, (size_t)(blocks + 1) * sizeof *part), sum = 0;
-	CUDA(cudaMemsetAsync(part, 0, sizeof *part, d->stream));
-	LAUNCH(d, sumsq_k, (unsigned)blocks, THREADS, 0, part + 1, view_of(x), n, vec_ok(0, x));
-	rows_total(d, part, part + 1, blocks, 1);
-	cuda_download(d, &sum, part, sizeof sum);
-	return sum;
+	double *part = (double *)scratch(d, S_ROWS, (size_t)(blocks + 1) * sizeof *part);
+	LAUNCH(d, sumsq_k, (unsigned)blocks, THREADS, 0, part, view_of(x), n, vec_ok(0, x));
+	rows_total(d, (double *)out.p, part, blocks, 1);
 }

@@ -23,6 +23,9 @@ const struct kernels adze_kernels = {
 	.weights_changed = cuda_weights_changed,
 	.held_bytes = cuda_held_bytes,
 	.plan = cuda_plan,
+	.capture = cuda_capture,
+	.replay = cuda_replay,
+	.drop = cuda_drop,
 	.embed = cuda_embed,
 	.embed_dw = cuda_embed_dw,
 	.norm = cuda_norm,
@@ -57,4 +60,5 @@ const struct kernels adze_kernels = {
 	.relation = cuda_relation,
 	.adamw = cuda_adamw,
 	.sumsq = cuda_sumsq,
+	.guard = cuda_guard,
 };

@@ -49,14 +49,16 @@ static __device__ uint32_t kth_key(const float *x, int64_t V, int64_t K, unsigne
 	return prefix;
 }
 
-static __global__ void topk_k(int32_t *ids, float *logp, float *s, const int32_t *index, int64_t V, int64_t K, float itau)
+static __global__ void topk_k(int32_t *ids, float *logp, float *s, const int32_t *label, int64_t V, int64_t K, float itau)
 {
 	__shared__ float pad[64];
 	__shared__ unsigned hist[256];
 	__shared__ int above[ROW_THREADS / 32], ties[ROW_THREADS / 32];
 	float *x = s + blockIdx.x * V;
-	int64_t n = index[blockIdx.x], equal, taken = 0, tied = 0;
+	int64_t n = blockIdx.x, equal, taken = 0, tied = 0;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	if (label[n] < 0)
+		return;
 	softmax S = row_softmax(x, V, itau, pad);
 	uint32_t kth = kth_key(x, V, K, hist, &equal);
 	for (int64_t v0 = 0; v0 < V; v0 += ROW_THREADS) {
@@ -93,19 +95,21 @@ static __global__ void topk_k(int32_t *ids, float *logp, float *s, const int32_t
 struct topk_args {
 	int32_t *ids;
 	float *logp, itau;
+	const int32_t *label;
 	int64_t K;
 };
 
 static void topk_piece(struct dev *d, const head_piece *p, void *arg)
 {
 	const topk_args *a = (const topk_args *)arg;
-	LAUNCH(d, topk_k, (unsigned)p->rows, ROW_THREADS, 0, a->ids, a->logp, p->s, p->index, p->V, a->K, a->itau);
+	LAUNCH(d, topk_k, (unsigned)p->rows, ROW_THREADS, 0, a->ids + p->first * a->K, a->logp + p->first * (a->K + 1),
+	       p->s, a->label + p->first, p->V, a->K, a->itau);
 }
 
 void cuda_topk(struct dev *d, mat ids, mat logp, mat h, mat W, mat label, float tau)
 {
-	topk_args a = { (int32_t *)ids.p, (float *)logp.p, 1.0f / tau, ids.cols };
+	topk_args a = { (int32_t *)ids.p, (float *)logp.p, 1.0f / tau, (const int32_t *)label.p, ids.cols };
 	cuda_zero(d, ids);
 	cuda_zero(d, logp);
-	head_labelled(d, h, W, label, topk_piece, &a);
+	head_pieces(d, h, W, topk_piece, &a);
 }

@@ -78,9 +78,11 @@ void ref_kd_head(struct dev *, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat h
 		 const struct kd_head_args *);
 void ref_logprob(struct dev *, mat out, mat h, mat W, mat label);
 void ref_topk(struct dev *, mat ids, mat logp, mat h, mat W, mat label, float tau);
-void ref_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void ref_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, int acc);
-void ref_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef, int acc);
+void ref_mse(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void ref_cosine(struct dev *, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc);
+void ref_relation(struct dev *, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *, float coef,
+		  const float *live, int acc);
 void ref_adamw(struct dev *, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *);
-double ref_sumsq(struct dev *, mat x);
+void ref_sumsq(struct dev *, mat out, mat x);
+void ref_guard(struct dev *, struct step_now *now, mat sums, uint32_t which);
 #endif

@@ -153,4 +153,5 @@ const struct kernels kernels_ref = {
 	.relation = ref_relation,
 	.adamw = ref_adamw,
 	.sumsq = ref_sumsq,
+	.guard = ref_guard,
 };

@@ -18,9 +18,9 @@ static int masked(mat da, mat label, int64_t n, int64_t c, int acc)
 	return 1;
 }
 
-void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
-	(void)d;
+	(void)d, (void)live;
 	double sum = 0, C = (double)a.cols;
 	for (int64_t i = 0; i < a.rows * a.cols; i++) {
 		if (masked(da, label, i / a.cols, i % a.cols, acc))
@@ -33,9 +33,9 @@ void ref_mse(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coe
 	st_acc(sums, 0, sum, 1);
 }
 
-void ref_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, int acc)
+void ref_cosine(struct dev *d, mat sums, mat da, mat a, mat b, mat label, float coef, const float *live, int acc)
 {
-	(void)d;
+	(void)d, (void)live;
 	int64_t C = a.cols;
 	double sum = 0;
 	for (int64_t n = 0; n < a.rows; n++) {

@@ -21,10 +21,12 @@ static void st_moment(mat a, int64_t i, double x, uint64_t key, uint32_t r)
 void ref_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const struct adamw_args *a)
 {
 	(void)d;
+	if (a->live && a->live->skip)
+		return;
 	double b1 = (double)a->beta1, b2 = (double)a->beta2;
 	double c1 = 1.0 - pow(b1, (double)a->step), c2 = 1.0 - pow(b2, (double)a->step);
 	for (int64_t i = 0; i < w.rows * w.cols; i++) {
-		double x = ld(g, i) * (double)a->grad_scale, old = ld(w, i);
+		double x = ld(g, i) * (double)(a->live ? a->live->scale : a->grad_scale), old = ld(w, i);
 		double mi = b1 * ld(m, i) + (1.0 - b1) * x, vi = b2 * ld(v, i) + (1.0 - b2) * x * x;
 		double step = mi / c1 / (sqrt(vi / c2) + (double)a->eps) + (double)a->weight_decay * old;
 		uint32_t r = rounding_bits(a->key, (uint64_t)(a->first + i));
@@ -38,11 +40,17 @@ void ref_adamw(struct dev *d, mat w, mat m, mat v, mat g, mat wb, mat ema, const
 	}
 }
 
-double ref_sumsq(struct dev *d, mat x)
+void ref_sumsq(struct dev *d, mat out, mat x)
 {
 	(void)d;
 	double s = 0;
 	for (int64_t i = 0; i < x.rows * x.cols; i++)
 		s += ld(x, i) * ld(x, i);
-	return s;
+	*(double *)out.p += s;
+}
+
+void ref_guard(struct dev *d, struct step_now *now, mat sums, uint32_t which)
+{
+	(void)d;
+	step_settle(now, sums.p, sums.cols, which);
 }

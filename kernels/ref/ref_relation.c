@@ -27,9 +27,9 @@ static void log_relation(double *p, mat x, int64_t row0, int64_t from, int64_t t
 }
 
 void ref_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat start, const struct relation *r, float coef,
-		  int acc)
+		  const float *live, int acc)
 {
-	(void)d;
+	(void)d, (void)live;
 	double *la = ref_tmp(r->T), *lb = ref_tmp(r->T), *dx = ref_tmp(a.rows * a.cols), sum = 0;
 	double scale = (double)coef / (r->heads * sqrt((double)r->da));
 	for (int64_t n = 0; n < a.rows; n++) {

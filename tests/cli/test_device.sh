@@ -56,6 +56,15 @@ kd relations 2e-4 --dtype f32 --hidden-loss relation@last:last
 mkmodel -q --layers 2 --hidden 64 --ffn 40 --heads 2 --kv-heads 1 --head-dim 64 --vocab 64 --tied -o "$t/wide"
 mkmodel -q --layers 1 --hidden 32 --ffn 24 --heads 2 --kv-heads 2 --head-dim 64 --vocab 64 --seed 3 -o "$t/wide-student"
 kd tensor-cores 2e-2 --teacher "$t/wide" --student "$t/wide-student" --dtype bf16 --documents apart
+kd relations-fixed 2e-4 --dtype f32 --hidden-loss relation@last:last --hidden-alpha fixed
+on cuda kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 3 --batch 2 --lr 1e-2 --threads 1 -q --graph --dtype f32 \
+	--hidden-loss relation@last:last --hidden-alpha fixed -o "$t/graph" >"$t/err" 2>&1 || no graph "$(cat "$t/err")"
+near graph-equal "$t/relations-fixed.cuda/metrics.jsonl" "$t/graph/metrics.jsonl" 0
+same graph-same-bytes "$(cksum <"$t/graph/student/model.safetensors")" "$(cksum <"$t/relations-fixed.cuda/student/model.safetensors")"
+train() { kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --steps 3 --batch 2 -q -o "$t/refused" "$@"; }
+fails graph-on-the-host 69 "the cpu backend cannot replay" train --device cpu --graph
+fails graph-with-dynamic 2 "hidden-alpha dynamic" train --graph --hidden-loss cosine@last:last
+fails graph-with-zero-2 2 "zero 2" train --graph --zero 2
 kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
 kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce
 for dev in ref cuda; do

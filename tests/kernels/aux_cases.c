@@ -290,8 +290,8 @@ CALL(stat_f)
 {
 	k->stat_width(d, m[2], m[0], j->T, j->unit);
 	k->stat_cos(d, m[3], m[0], m[1]);
-	double s = k->sumsq(d, m[0]);
-	k->upload(d, m[4].p, &s, sizeof s);
+	k->zero(d, m[4]);
+	k->sumsq(d, m[4], m[0]);
 	k->stat_contrib(d, m[6], m[0], m[5], m[7], j->T);
 }
 JOB(stat)
@@ -385,8 +385,8 @@ JOB(logprob)
 }
 
 /* mse, cosine: 0 a, 1 b, 2 sums, 3 weight, 4 da, 5 label */
-CALL(pair_f) { (j->kind ? k->cosine : k->mse)(d, m[2], (mat){ 0 }, m[0], m[1], m[5], j->f, j->acc); }
-CALL(pair_b) { (j->kind ? k->cosine : k->mse)(d, m[2], m[4], m[0], m[1], m[5], j->f, j->acc); }
+CALL(pair_f) { (j->kind ? k->cosine : k->mse)(d, m[2], (mat){ 0 }, m[0], m[1], m[5], j->f, NULL, j->acc); }
+CALL(pair_b) { (j->kind ? k->cosine : k->mse)(d, m[2], m[4], m[0], m[1], m[5], j->f, NULL, j->acc); }
 JOB(pair)
 {
 	static const double weight[1] = { 0.75 };
@@ -405,8 +405,8 @@ JOB(pair)
 }
 
 /* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label, 6 start; variants 4 and 5 with documents */
-CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], m[6], &j->rel, j->f, j->acc); }
-CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], m[6], &j->rel, j->f, j->acc); }
+CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], m[6], &j->rel, j->f, NULL, j->acc); }
+CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], m[6], &j->rel, j->f, NULL, j->acc); }
 JOB(relation)
 {
 	static const double weight[1] = { 0.75 };
@@ -429,8 +429,8 @@ JOB(relation)
 CALL(adamw_f) { k->adamw(d, m[1], m[2], m[3], m[0], m[4], m[5], &j->adam); }
 JOB(adamw)
 {
-	j->adam = (struct adamw_args){ 1e-2f, 0.9f, 0.95f, 1e-8f, variant ? 0.1f : 0.0f, 0.5f, variant ? 1 : 7,
-					variant == 3 ? 77 : 0, 5, 0.75f };
+	j->adam = (struct adamw_args){ .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = variant ? 0.1f : 0.0f,
+					.grad_scale = 0.5f, .step = variant ? 1 : 7, .key = variant == 3 ? 77 : 0, .first = 5, .ema = 0.75f };
 	int moments = variant < 2 ? DT_F32 : DT_BF16;
 	add_operand(j, typed(in(1, n * n), DT_F32));
 	add_operand(j, typed(out(1, n * n), DT_F32));

@@ -7,7 +7,9 @@
  * warp operation that some lanes skip, end the program with a message.  Dynamic shared memory starts as NaN bits.  Device memory is
  * accessible only while a kernel runs or the runtime copies, so a host access through a device pointer faults; freshly
  * allocated it holds NaN bits, and between blocks of it are guards (poisoned under AddressSanitizer).
- * Blocks run one after another, streams are immediate.  ldmatrix with a bank conflict ends the program.  What this
+ * Blocks run one after another.  The default stream is immediate; one that does not wait for it (cudaStreamNonBlocking) is
+ * as late as can be: its copies happen when somebody waits for them.  What is captured happens at each launch of the graph,
+ * with the arguments of then; waiting, allocating and copies to or from the host are refused meanwhile.  ldmatrix with a bank conflict ends the program.  What this
  * cannot show: races between blocks, timing, other bank conflicts, and rounding of the GPU's own exp and log.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -18,7 +20,9 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <functional>
 #include <string.h>
+#include <tuple>
 
 #define __global__
 #define __device__
@@ -134,12 +138,19 @@ static inline int __ffs(int x)
 /* ---- launches */
 
 void shim_run(dim3 grid, unsigned block, size_t shared, void (*call)(void *), void *arg);
-template <class F> static inline void shim_launch(dim3 grid, unsigned block, size_t shared, F f)
+/* Now, or noted where the stream is captured */
+void shim_do(cudaStream_t, const std::function<void()> &);
+template <class... P, class... A>
+static inline void shim_launch(cudaStream_t s, dim3 grid, unsigned block, size_t shared, void (*kernel)(P...), const A &... args)
 {
-	shim_run(grid, block, shared, [](void *arg) { (*(F *)arg)(); }, &f);
+	std::tuple<P...> values(static_cast<P>(args)...);      /* of the launch, whatever the caller's variables hold later */
+	shim_do(s, [=]() {
+		auto call = [&]() { std::apply(kernel, values); };
+		shim_run(grid, block, shared, [](void *arg) { (*(decltype(call) *)arg)(); }, &call);
+	});
 }
 #define LAUNCH(d, kernel, grid, block, shared, ...) \
-	((d)->planning ? (void)0 : shim_launch(dim3(grid), (unsigned)(block), shared, [=]() { kernel(__VA_ARGS__); }))
+	((d)->planning ? (void)0 : shim_launch((d)->stream, dim3(grid), (unsigned)(block), shared, kernel, __VA_ARGS__))
 #define SHARED_BYTES(type, name) type *name = static_cast<type *>(shim_shared())
 #define ALLOW_SHARED(kernel, bytes) ((void)(kernel), (void)(bytes))
 #endif

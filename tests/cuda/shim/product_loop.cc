@@ -52,14 +52,8 @@ static float *dense(const struct factor &f, int64_t rows, int64_t cols, int tran
 	return x;
 }
 
-void product_direct(struct dev *d, const struct product_args *q)
+static void multiply(const struct product_args *q)
 {
-	refuse(q->A.dtype != q->B.dtype, "factors of two dtypes");
-	refuse(q->A.dtype == DT_F32 && q->c_dtype != DT_F32, "f32 factors with a bf16 result");
-	refuse(q->bias.p && q->bias.dtype != q->c_dtype, "a result and a bias of two dtypes");
-	refuse(q->res.p && (q->res.dtype != q->c_dtype || q->acc), "a residual that beta cannot carry");
-	if (d->planning)
-		return;
 	shim_access(1);
 	float *a = dense(q->A, q->M, q->K, q->A.trans), *b = dense(q->B, q->N, q->K, !q->B.trans);
 	for (int64_t m = 0; m < q->M; m++)
@@ -79,4 +73,14 @@ void product_direct(struct dev *d, const struct product_args *q)
 	free(a);
 	free(b);
 	shim_access(0);
+}
+
+void product_direct(struct dev *d, const struct product_args *q)
+{
+	refuse(q->A.dtype != q->B.dtype, "factors of two dtypes");
+	refuse(q->A.dtype == DT_F32 && q->c_dtype != DT_F32, "f32 factors with a bf16 result");
+	refuse(q->bias.p && q->bias.dtype != q->c_dtype, "a result and a bias of two dtypes");
+	refuse(q->res.p && (q->res.dtype != q->c_dtype || q->acc), "a residual that beta cannot carry");
+	if (!d->planning)
+		shim_do(d->stream, [args = *q]() { multiply(&args); });
 }

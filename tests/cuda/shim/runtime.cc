@@ -1,5 +1,5 @@
 /*
- * runtime.cc - the shim's device memory and streams
+ * runtime.cc - the shim's device memory
  *
  * Device memory is one reserved stretch of addresses, closed to the host except while a kernel or a copy runs (with
  * SHIM_GUARD=0 it stays open, which saves two system calls a launch).
@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cuda_runtime.h"
+#include "streams.h"
 #include <map>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,8 @@ void shim_access(int open)
 
 const char *cudaGetErrorString(cudaError_t e)
 {
-	return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
+	return e == cudaSuccess ? "no error" : e == cudaErrorMemoryAllocation ? "out of memory" :
+	       e == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing" : "invalid argument";
 }
 
 /* SHIM_GPUS=0 plays a machine without one, SHIM_GPUS=4 one with four */
@@ -76,62 +78,15 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p)
 	return cudaSuccess;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t)
-{
-	return cudaSuccess;
-}
-
 cudaError_t cudaGetLastError()
 {
 	return cudaSuccess;
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
-{
-	*s = NULL;
-	return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t)
-{
-	return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-	return cudaSuccess;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t e, unsigned)
-{
-	return e ? cudaSuccess : cudaErrorInvalidValue;
-}
-
-/* Streams are immediate, so an event has always come; an event that is no event is refused. */
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
-{
-	*e = (cudaEvent_t)malloc(1);
-	return *e ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t e)
-{
-	free(e);
-	return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t)
-{
-	return e ? cudaSuccess : cudaErrorInvalidValue;
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t e)
-{
-	return e ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+	if (shim_capturing())
+		return cudaErrorStreamCaptureUnsupported;
 	if (!memory) {
 		void *m = mmap(NULL, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (m == MAP_FAILED)
@@ -161,6 +116,8 @@ cudaError_t cudaFree(void *p)
 {
 	if (!p)
 		return cudaSuccess;
+	if (shim_capturing())
+		return cudaErrorStreamCaptureUnsupported;
 	auto b = block.find((size_t)((char *)p - memory));
 	if (b == block.end())
 		return cudaErrorInvalidValue;
@@ -177,22 +134,8 @@ cudaError_t cudaFree(void *p)
 	return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
+/* Whether [p, p + bytes) is device memory */
+int shim_on_device(const void *p, size_t bytes)
 {
-	if (inside(dst, bytes) != (kind != cudaMemcpyDeviceToHost) || inside(src, bytes) != (kind != cudaMemcpyHostToDevice))
-		return cudaErrorInvalidValue;
-	shim_access(1);
-	memcpy(dst, src, bytes);
-	shim_access(0);
-	return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *p, int c, size_t bytes, cudaStream_t)
-{
-	if (!inside(p, bytes))
-		return cudaErrorInvalidValue;
-	shim_access(1);
-	memset(p, c, bytes);
-	shim_access(0);
-	return cudaSuccess;
+	return inside(p, bytes);
 }
