@@ -133,6 +133,7 @@ struct norm_row {
 	int64_t C;
 };
 
+enum { MOMENTS = 1024 };
 /* One table per instruction set.  xt, yt, ... are dtypes (f32 or bf16) of the pointer before them. */
 struct simd {
 	const char *name;
@@ -150,7 +151,7 @@ struct simd {
 			 const void *x, int xt, const float stat[2]);
 	void (*act)(void *y, int yt, const void *x, int xt, int kind, int64_t F);
 	void (*act_dx)(void *dx, int dxt, const void *dy, int dyt, const void *x, int xt, int kind, int64_t F);
-	/* columns [0,n) of rows of x, ld apart, added to to[0..3]: sums of x - about, |x|, x^2, (x - about)^2 */
+	/* columns [0,n), n <= MOMENTS, of rows of x, ld apart, added to to[0..3]: sums of x - about, |x|, x^2, (x - about)^2 */
 	void (*moments)(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
 	void (*kd_row)(struct kd_row *);
 	void (*logprob)(float out[2], const float *s, int64_t V, int64_t label);

@@ -11,8 +11,6 @@
 #include <omp.h>
 #include <string.h>
 
-enum { SLICE = 128 };
-
 /* The seven sums of one unit from its moments over T rows */
 static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, double var, double T)
 {
@@ -22,30 +20,74 @@ static void add_unit(mat acc, int64_t u, double sum, double abs, double sq, doub
 		a[r * acc.cols + u] += row[r];
 }
 
+/* Row blocks of a sample: short enough to be shared, and for f32 sums about a value of their own */
+enum { TALL = 512 };
+
 /*
- * Columns [c, c+n) of all samples, read once.  With d = x - c for a c near the mean (that of some rows), S = sum d:
- *   sum x = S + T c     sum (x - mean)^2 = sum d^2 - S^2 / T
+ * Moments of rows x [n, C], columns [c, c+w), into to[0..3]: sums of x, |x|, x^2 and (x - mean)^2.
+ * With d = x - k for a k near the mean (that of some rows), S = sum d:
+ *   sum x = S + n k     sum (x - mean)^2 = sum d^2 - S^2 / n
  */
-static void slice_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t c, int64_t n)
+static void tile_moments(const struct dev *d, double *const to[4], mat x, int64_t r, int64_t n, int64_t c, int64_t w)
 {
-	enum { SOME = 16 };
-	double m[4][SLICE];
-	double *const to[4] = { m[0], m[1], m[2], m[3] };
-	float about[SLICE];
-	int64_t some = T < SOME ? T : SOME, apart = T / some;
-	for (int64_t s = 0; s < x.rows / T; s++) {
-		const void *at = elem_at(x, s * T * x.cols + c);
-		memset(m, 0, sizeof m);
-		memset(about, 0, sizeof about);
-		d->simd->moments(to, about, elem_at(x, (s * T + apart / 2) * x.cols + c), x.dtype, apart * x.cols, some, n);
-		for (int64_t i = 0; i < n; i++)
-			about[i] = (float)(m[0][i] / (double)some);
-		memset(m, 0, sizeof m);
-		d->simd->moments(to, about, at, x.dtype, x.cols, T, n);
-		for (int64_t i = 0; i < n; i++) {
-			double S = m[0][i], rows = (double)T;
-			add_unit(acc, c + i, S + rows * (double)about[i], m[1][i], m[2][i], fmax(m[3][i] - S * S / rows, 0), rows);
+	enum { SOME = 8 };
+	float about[MOMENTS] = { 0 };
+	int64_t some = n < SOME ? n : SOME, apart = n / some;
+	for (int m = 0; m < 4; m++)
+		memset(to[m], 0, (size_t)w * sizeof *to[m]);
+	d->simd->moments(to, about, elem_at(x, (r + apart / 2) * x.cols + c), x.dtype, apart * x.cols, some, w);
+	for (int64_t i = 0; i < w; i++)
+		about[i] = (float)(to[0][i] / (double)some);
+	for (int m = 0; m < 4; m++)
+		memset(to[m], 0, (size_t)w * sizeof *to[m]);
+	d->simd->moments(to, about, elem_at(x, r * x.cols + c), x.dtype, x.cols, n, w);
+	for (int64_t i = 0; i < w; i++) {
+		double S = to[0][i];
+		to[0][i] = S + (double)n * (double)about[i];
+		to[3][i] = fmax(to[3][i] - S * S / (double)n, 0);
+	}
+}
+
+/* Column u of a sample from those of its blocks, part [blocks,4,C]; (x - mean)^2 of two parts together is their sum and
+ * what the distance of their means adds */
+static void add_blocks(mat acc, const double *part, int blocks, int64_t T, int64_t u)
+{
+	double sum = 0, abs = 0, sq = 0, var = 0;
+	for (int b = 0; b < blocks; b++, part += 4 * acc.cols) {
+		double from = (double)block_start(T, blocks, b), n = (double)block_start(T, blocks, b + 1) - from;
+		if (b) {
+			double apart = part[u] * (1 / n) - sum * (1 / from);
+			var += apart * apart * (from * n / (from + n));
 		}
+		var += part[3 * acc.cols + u];
+		sum += part[u];
+		abs += part[acc.cols + u];
+		sq += part[2 * acc.cols + u];
+	}
+	add_unit(acc, u, sum, abs, sq, var, (double)T);
+}
+
+/* Units of one column */
+static void column_stat(struct dev *d, mat acc, mat x, int64_t T)
+{
+	int64_t C = x.cols, wide = (C + MOMENTS - 1) / MOMENTS, samples = x.rows / T;
+	int blocks = (int)((T + TALL - 1) / TALL);
+	double *part = scratch(d, S_PART, (size_t)(samples * blocks * 4 * C) * sizeof *part);
+	if (d->planning)
+		return;
+#pragma omp parallel num_threads(d->threads)
+	{
+#pragma omp for schedule(dynamic)
+		for (int64_t i = 0; i < samples * blocks * wide; i++) {
+			int64_t k = i / wide, b = k % blocks, r = block_start(T, blocks, (int)b), n = block_start(T, blocks, (int)b + 1) - r;
+			int64_t c = C * (i % wide) / wide, w = C * (i % wide + 1) / wide - c;
+			double *at = part + k * 4 * C + c, *const to[4] = { at, at + C, at + 2 * C, at + 3 * C };
+			tile_moments(d, to, x, k / blocks * T + r, n, c, w);
+		}
+#pragma omp for schedule(static)
+		for (int64_t u = 0; u < C; u++)
+			for (int64_t s = 0; s < samples; s++)
+				add_blocks(acc, part + s * blocks * 4 * C, blocks, T, u);
 	}
 }
 
@@ -62,29 +104,32 @@ static void add_norms(mat acc, int64_t u, const double *a, int64_t T)
 	add_unit(acc, u, sum, sum, sq, var, (double)T);
 }
 
-/* One unit of several columns: a_t is the norm of its part of row t; a [T] is this thread's */
-static void unit_stat(struct dev *d, mat acc, mat x, int64_t T, int64_t u, int unit, double *a)
+/* Units of several columns: a [U,N] is the norm of each unit's part of each row */
+static void unit_stat(struct dev *d, mat acc, mat x, int64_t T, int unit)
 {
-	for (int64_t s = 0; s < x.rows / T; s++) {
-		for (int64_t t = 0; t < T; t++)
-			a[t] = sqrt(d->simd->sumsq(elem_at(x, (s * T + t) * x.cols + u * unit), x.dtype, unit));
-		add_norms(acc, u, a, T);
+	int64_t U = x.cols / unit, N = x.rows;
+	double *a = scratch(d, S_PART, (size_t)(U * N) * sizeof *a);
+	if (d->planning)
+		return;
+#pragma omp parallel num_threads(d->threads)
+	{
+#pragma omp for schedule(static)
+		for (int64_t n = 0; n < N; n++)
+			for (int64_t u = 0; u < U; u++)
+				a[u * N + n] = sqrt(d->simd->sumsq(elem_at(x, n * x.cols + u * unit), x.dtype, unit));
+#pragma omp for schedule(static)
+		for (int64_t u = 0; u < U; u++)
+			for (int64_t s = 0; s < N / T; s++)
+				add_norms(acc, u, a + u * N + s * T, T);
 	}
 }
 
 void cpu_stat_width(struct dev *d, mat acc, mat x, int64_t T, int unit)
 {
-	int64_t U = x.cols / unit;
-	if (unit == 1) {
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
-		for (int64_t c = 0; c < U; c += SLICE)
-			slice_stat(d, acc, x, T, c, U - c < SLICE ? U - c : SLICE);
-		return;
-	}
-	double *a = scratch(d, S_PART, (size_t)(d->threads * T) * sizeof *a);
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
-	for (int64_t u = 0; u < U; u++)
-		unit_stat(d, acc, x, T, u, unit, a + omp_get_thread_num() * T);
+	if (unit == 1)
+		column_stat(d, acc, x, T);
+	else
+		unit_stat(d, acc, x, T, unit);
 }
 
 /* A few rows at a time: what unit u adds to them is a product over its columns, where they lie */

@@ -104,8 +104,8 @@ static double row_sqdiff(const void *a, int at, const void *b, int bt, int64_t n
 static double row_sumsq(const void *x, int xt, int64_t n)
 {
 	double total = 0;
-	for (int64_t i0 = 0; i0 < n; i0 += 4096) { /* f32 lanes never add more than a few hundred squares */
-		int64_t m = n - i0 < 4096 ? n - i0 : 4096;
+	for (int64_t i0 = 0; i0 < n; i0 += 1024) { /* f32 lanes never add more than a few hundred squares */
+		int64_t m = n - i0 < 1024 ? n - i0 : 1024;
 		vf s = { 0 };
 		EACH(i, m) {
 			vf e = vld(x, xt, i0 + i, lanes(m - i));
@@ -272,68 +272,66 @@ static void row_act_dx(void *dx, int dxt, const void *dy, int dyt, const void *x
 
 /* ---- statistics: columns of x into f64 sums, through f32 sums over FOLD rows ---- */
 
-enum { FOLD = 64 };
+enum { FOLD = 128, FEW = 8 };
+typedef float vq __attribute__((vector_size(2 * W))); /* half a register, and its values as f64 */
+typedef double vd __attribute__((vector_size(4 * W)));
 
-INLINE void fold(double *s, vf x, int n)
+INLINE void fold(double *s, const float *f, int64_t n)
 {
-	float f[W];
-	memcpy(f, &x, sizeof f);
-	if (n == W) /* a count that the compiler knows */
-		for (int j = 0; j < W; j++)
-			s[j] += (double)f[j];
-	else
-		for (int j = 0; j < n; j++)
-			s[j] += (double)f[j];
-}
-
-struct moments { vf dev, abs, sq, dev2; }; /* sums of x - c, |x|, x^2, (x - c)^2 */
-
-INLINE void moments_add(struct moments *a, vf x, vf c)
-{
-	vf d = x - c;
-	a->dev += d;
-	a->abs += (vf)((vi)x & 0x7fffffff);
-	a->sq = vfma(x, x, a->sq);
-	a->dev2 = vfma(d, d, a->dev2);
-}
-
-INLINE void moments_fold(double *const to[4], int64_t i, const struct moments *a, int n)
-{
-	fold(to[0] + i, a->dev, n);
-	fold(to[1] + i, a->abs, n);
-	fold(to[2] + i, a->sq, n);
-	fold(to[3] + i, a->dev2, n);
-}
-
-/* Rows [r0, r1), columns i.. of two registers with k and l live lanes: with bf16 a whole cache line of each row, for rows may lie
- * so that few of their lines fit into L1 together.  The next rows are fetched: the hardware does not foresee a slice of each. */
-INLINE void moments_block(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t r0, int64_t r1,
-			  int64_t i, int k, int l)
-{
-	struct moments a = { { 0 }, { 0 }, { 0 }, { 0 } }, b = a;
-	vf c = ldf(about + i, k), d = l ? ldf(about + i + W, l) : c;
-	for (int64_t r = r0; r < r1; r++) {
-		const char *next = (const char *)x + (size_t)((r + FOLD) * ld + i) * dtype_size(xt);
-		__builtin_prefetch(next);
-		if (xt == DT_F32)
-			__builtin_prefetch(next + 64);
-		moments_add(&a, vld(x, xt, r * ld + i, k), c);
-		if (l)
-			moments_add(&b, vld(x, xt, r * ld + i + W, l), d);
+	int64_t i = 0;
+	for (; i + W / 2 <= n; i += W / 2) {
+		vq x;
+		vd y;
+		memcpy(&x, f + i, sizeof x);
+		memcpy(&y, s + i, sizeof y);
+		y += __builtin_convertvector(x, vd);
+		memcpy(s + i, &y, sizeof y);
 	}
-	moments_fold(to, i, &a, k);
-	if (l)
-		moments_fold(to, i + W, &b, l);
+	for (; i < n; i++)
+		s[i] += (double)f[i];
 }
 
-INLINE void moments_body(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n)
+/* `rows` rows, a register of columns: sums of x - c, |x|, x^2, (x - c)^2 */
+INLINE void moments_add(float (*s)[MOMENTS], const float *about, const void *x, int xt, int64_t ld, int rows, int64_t i, int k)
 {
-	for (int64_t r0 = 0; r0 < rows; r0 += FOLD) {
-		int64_t r1 = rows - r0 < FOLD ? rows : r0 + FOLD, i = 0;
-		for (; i + 2 * W <= n; i += 2 * W)
-			moments_block(to, about, x, xt, ld, r0, r1, i, W, W);
-		for (; i < n; i += W)
-			moments_block(to, about, x, xt, ld, r0, r1, i, lanes(n - i), 0);
+	vf c = ldf(about + i, k), dev = ldf(s[0] + i, k), abs = ldf(s[1] + i, k), sq = ldf(s[2] + i, k), dev2 = ldf(s[3] + i, k);
+	for (int r = 0; r < rows; r++) {
+		__builtin_prefetch((const char *)x + (size_t)((r + rows) * ld + i) * dtype_size(xt), 0, 2);
+		vf y = vld(x, xt, r * ld + i, k), d = y - c;
+		dev += d;
+		abs += (vf)((vi)y & 0x7fffffff);
+		sq = vfma(y, y, sq);
+		dev2 = vfma(d, d, dev2);
+	}
+	stf(s[0] + i, dev, k);
+	stf(s[1] + i, abs, k);
+	stf(s[2] + i, sq, k);
+	stf(s[3] + i, dev2, k);
+}
+
+INLINE void moments_few(float (*s)[MOMENTS], const float *about, const void *x, int xt, int64_t ld, int rows, int64_t n)
+{
+	int64_t i = 0;
+	for (; i + W <= n; i += W)
+		moments_add(s, about, x, xt, ld, rows, i, W);
+	if (i < n)
+		moments_add(s, about, x, xt, ld, rows, i, lanes(n - i));
+}
+
+/* A few rows at a time from left to right, the next few on their way: whole lines and pages in order, the sums stay in L1 */
+INLINE void moments_body(double *const to[4], const float *about, const char *x, int xt, int64_t ld, int64_t rows, int64_t n)
+{
+	float s[4][MOMENTS];
+	for (int64_t r = 0, end; r < rows; r = end) {
+		end = rows - r < FOLD ? rows : r + FOLD;
+		memset(s, 0, sizeof s);
+		int64_t i = r;
+		for (; i + FEW <= end; i += FEW)
+			moments_few(s, about, x + (size_t)(i * ld) * dtype_size(xt), xt, ld, FEW, n);
+		for (; i < end; i++)
+			moments_few(s, about, x + (size_t)(i * ld) * dtype_size(xt), xt, ld, 1, n);
+		for (int m = 0; m < 4; m++)
+			fold(to[m], s[m], n);
 	}
 }
 
