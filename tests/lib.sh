@@ -55,6 +55,14 @@ upon() {
 		"$@"
 	) 2>"$t/err"
 }
+# patiently COMMAND...: with processes that wait 2 s for each other, 20 where the machine is too slow for that, then 90; until it is true
+patiently() {
+	for ADZE_COMM_TIMEOUT in 2 20 90; do
+		export ADZE_COMM_TIMEOUT
+		if "$@"; then return 0; fi
+	done
+	return 1
+}
 # within DIR NUMBER FAULT COMMAND...: the same at the NUMBERth change of any kind below DIR; FAULT is also error, a disk full from
 # then on, and log, which writes the changes to $t/log
 within() {

@@ -1,9 +1,12 @@
 # mpi.sh - several processes in a test script; source it after lib.sh.  Ends the script where mpirun cannot start any.
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2154,SC2034
 # In containers: root, more processes than cores, no reading of another process's memory.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false
+export OMPI_MCA_mpi_yield_when_idle=1
+shm=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+[ "${shm:-0}" -gt 500000 ] || export OMPI_MCA_btl_vader_backing_directory="$t"
 export OMP_NUM_THREADS=1
 # MPI keeps what it allocated in parts that are unloaded again, where no suppression by name finds them
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
@@ -13,6 +16,20 @@ if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
 fi
 # many N COMMAND...
 many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
+# lost RANK CALL NUMBER NAME SIGNAL COMMAND...: three processes, of which RANK gets SIGNAL when it has made that call (see upon).
+# Exit code in $rc, words in $t/err; a process that is still stopped is ended
+lost() {
+	export FAULT_RANK="$1"
+	moment="$2 $3 $4 $5"
+	shift 5
+	rm -f "$t"/pid?
+	# shellcheck disable=SC2086
+	upon $moment mpirun -n 3 sh -c 'echo $$ >"$0/pid$OMPI_COMM_WORLD_RANK"; exec "$@"' "$t" "$@" >"$t/out.txt"
+	rc=$?
+	pid=$(cat "$t/pid$FAULT_RANK")
+	if grep -q "$t" "/proc/$pid/cmdline" 2>/dev/null; then kill -KILL "$pid"; fi
+	unset FAULT_RANK
+}
 # curve RUN: every loss, norm and held-out loss
 curve() { grep -o '"\(loss\|grad_norm\|valid/[a-z/]*\)":[^,}]*' "$1/metrics.jsonl"; }
 # near NAME RUN RUN: the same curves to 1e-5

@@ -60,27 +60,13 @@ many 5 $kd -o "$t/x" >"$t/out.txt" 2>"$t/err"
 same "micro-batches that cannot be shared alike" "$? $(says '^kd-train.*: 5 processes cannot share') $([ -e "$t/x" ] && echo left)" "2 said "
 
 # ---- who is missing ----
-# three processes with work for a while; the second gets SIGNAL once all have begun.  Exit code in $rc, words in $t/err
-victim() {
-	ADZE_COMM_TIMEOUT=2 mpirun -n 3 sh -c 'echo $$ >"$0/pid$OMPI_COMM_WORLD_RANK"; exec act-stats -m "$0/m" "$0/long.tok" --micro 1 -o "$0/v"' "$t" >"$t/out.txt" 2>"$t/err" &
-	job=$!
-	while [ ! -s "$t/pid0" ] || [ ! -s "$t/pid1" ] || [ ! -s "$t/pid2" ]; do sleep 0.1; done
-	until [ "$(grep -l adze-cpu "/proc/$(cat "$t/pid0")/maps" "/proc/$(cat "$t/pid1")/maps" "/proc/$(cat "$t/pid2")/maps" 2>/dev/null | wc -l)" = 3 ]; do
-		kill -0 $job 2>/dev/null || break
-		sleep 0.05
-	done
-	kill -"$1" "$(cat "$t/pid1")" 2>/dev/null
-	wait $job
-	rc=$?
-	kill -KILL "$(cat "$t/pid1")" 2>/dev/null
-	rm -f "$t"/pid?
-}
-cat common/*/*.c common/*/*.h >"$t/long"
-calib-sample -q -t "$t/m" --samples 6000 --seq 64 "$t/long" -o "$t/long.tok" || exit 1
+# of three processes the second gets SIGNAL when it begins to read what it is to measure
+victim() { lost 1 open 1 c.tok "$1" act-stats -m "$t/m" "$t/c.tok" --micro 1 -o "$t/v"; }
 victim KILL
 same "one is killed: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'rank 1 .*signal 9' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
-victim STOP
-same "one is stopped: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'process 1 on .* did not come' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
+stopped() { victim STOP; [ $rc -ne 0 ] && grep -q 'process 1 on .* did not come' "$t/err" && [ ! -e "$t/v" ]; }
+if patiently stopped; then ok "one is stopped: it is named and the others end"; else no "one is stopped: it is named and the others end" "$(cat "$t/err")"; fi
+unset ADZE_COMM_TIMEOUT
 
 # ---- scores: the very bytes of one process ----
 awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"query\":\"item %d says that\",\"choices\":[\"one is %d\",\"two\",\"three and so on\"],\"gold\":%d}\n", i, i, i % 3 }' >"$t/mc.jsonl"

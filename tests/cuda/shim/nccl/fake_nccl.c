@@ -3,6 +3,7 @@
  *
  * Nothing blocks: a call leaves this process's bytes in its place and is in progress until ncclCommGetAsyncError finds
  * that all have come.  What differs between processes (bytes, operation) is an error, as is memory that is not the GPU's.
+ * The file is in FAKE_NCCL_DIR (/tmp).
  * FAKE_NCCL_STOP=RANK:K makes that process sleep for long before its K-th call; FAKE_NCCL_FAIL=K gives an error.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -48,7 +49,8 @@ static ncclResult_t fail(const char *what)
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
-	snprintf(id->internal, sizeof id->internal, "/dev/shm/fake-nccl-XXXXXX");
+	const char *dir = getenv("FAKE_NCCL_DIR");
+	snprintf(id->internal, sizeof id->internal, "%.100s/fake-nccl-XXXXXX", dir ? dir : "/tmp");
 	int fd = mkstemp(id->internal);
 	if (fd < 0 || ftruncate(fd, (off_t)(RANKS * sizeof(struct seat))))
 		return ncclSystemError;
