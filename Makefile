@@ -6,7 +6,7 @@
 #   make cuda       the CUDA kernels into build/lib/adze, where nvcc is found (CUDA_ARCH: what for), and what joins GPUs,
 #                   where NCCL is found (NCCL=DIR that holds include/nccl.h and lib/libnccl.so.2, such as pip's nvidia/nccl)
 #   make bench      timings against the machine's limits and, with PEERS=DIR, against other programs (tools/bench/README.md;
-#                   DEVICE=cuda: a distillation step on a GPU, beside PyTorch's with PYTHON=)
+#                   DEVICE=cuda: a distillation step on a GPU, beside PyTorch's with PYTHON=; PART= as in tests/cuda/device.sh)
 #   make install PREFIX=/usr/local DESTDIR= PROGRAM_PREFIX=
 #
 #   make help       this page
@@ -155,7 +155,7 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(call obj,$(TEST_AUX)) $(LIB)
 # `tests` may just have installed an MPI: look again
 test: all tests $(if $(filter cuda,$(DEVICE)),cuda)
 	@$(if $(MPI_SO),,$(MAKE) -s mpi)
-	@B=$(B) sh $(if $(filter cuda,$(DEVICE)),tests/cuda/device.sh test,tests/run.sh) $(TESTS) $(TEST_SH)
+	@B=$(B) $(if $(filter cuda,$(DEVICE)),PART="$(PART)" sh tests/cuda/device.sh test,sh tests/run.sh $(TESTS) $(TEST_SH))
 
 demo: all $(B)/.deps-demo
 	@$(MAKE) --no-print-directory -f pipelines/demo.mk BIN=$(CURDIR)/$(B)/bin
@@ -165,7 +165,7 @@ $(B)/bench/bench-gemm: $(B)/obj/tools/bench/gemm.o $(LIB)
 	$(CC) $(LDFLAGS) -fopenmp -o $@ $< $(LIB) -ldnnl $(LDLIBS)
 ifeq ($(DEVICE),cuda)
 bench: cuda $(B)/tests/train/test_batches
-	@B=$(B) PYTHON="$(PYTHON)" sh tests/cuda/device.sh bench
+	@B=$(B) PYTHON="$(PYTHON)" PART="$(PART)" sh tests/cuda/device.sh bench
 else
 bench: all $(B)/bench/bench-gemm
 	@python3 tools/bench/run.py --build $(B) $(if $(PEERS),--peers $(PEERS)) $(BENCH)

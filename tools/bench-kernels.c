@@ -5,12 +5,15 @@
  *
  * Prints one line per op: milliseconds (best of several), GFLOP/s or GB/s, and for matrix work the share of the best
  * matrix product of this run, so that the table can be read on any machine and beside any neighbour.
- * Teacher: hidden 576, ffn 1536, 9 heads on 3 kv-heads of 64, vocabulary 49152.  Student: 448, 1152, 6 on 2.
+ * --shapes small, teacher: hidden 576, ffn 1536, 9 heads on 3 kv-heads of 64, vocabulary 49152; student: 448, 1152, 6 on 2.
+ * --shapes large, for GPUs: hidden 2048, ffn 8192, 16 heads on 8 of 128, vocabulary 32000; student: 1536, 7168, 12 on 4.
+ * On a GPU ten calls are launched at a time and one wait for them is counted with them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../common/base/opt.h"
 #include "../kernels/kernels.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,19 +37,25 @@ static mat make(int64_t rows, int64_t cols, int dtype)
 {
 	static uint32_t s = 1;
 	int64_t n = rows * cols;
-	mat m = { K->mem_alloc(D, (size_t)n * dtype_size(dtype)), rows, cols, dtype, 0 };
+	size_t bytes = (size_t)n * dtype_size(dtype);
+	mat m = { K->mem_alloc(D, bytes), rows, cols, dtype, 0 };
 	if (!m.p)
 		exit(1);
+	void *host = K->host(m.p), *own = host ? NULL : xcalloc(bytes, 1);
+	host = host ? host : own;
 	for (int64_t i = 0; i < n && dtype != DT_F64; i++) {
 		s = s * 1664525u + 1013904223u;
 		float x = ((float)(s >> 8) / 8388608.0f - 1.0f) * 0.3f;
 		if (dtype == DT_BF16)
-			((uint16_t *)m.p)[i] = f32_to_bf16(x);
+			((uint16_t *)host)[i] = f32_to_bf16(x);
 		else if (dtype == DT_F32)
-			((float *)m.p)[i] = x;
+			((float *)host)[i] = x;
 		else
-			((int32_t *)m.p)[i] = (int32_t)(s >> 17);
+			((int32_t *)host)[i] = (int32_t)((s >> 8) % 32000);
 	}
+	if (own)
+		K->upload(D, m.p, own, bytes);
+	free(own);
 	return m;
 }
 
@@ -55,13 +64,26 @@ static void drop(mat m)
 	K->mem_free(D, m.p, (size_t)(m.rows * m.cols) * dtype_size(m.dtype));
 }
 
+/* All that was launched is done */
+static void *mark;
+static int repeat = 1;
+
+static void finish(void)
+{
+	char c;
+	if (repeat > 1)
+		K->download(D, &c, mark, 1);
+}
+
 /* Times BODY: one warm-up, then until 0.3 s or 10 runs */
 #define TIME(best, BODY)                                                            \
 	double best = 1e9;                                                          \
 	for (double begin = now(), count_ = 0; count_ < 2 || (now() - begin < 0.4 && count_ < 12); count_++) { \
 		double t0_ = now();                                                 \
-		BODY;                                                               \
-		t0_ = now() - t0_;                                                  \
+		for (int again_ = 0; again_ < repeat; again_++)                     \
+			BODY;                                                       \
+		finish();                                                           \
+		t0_ = (now() - t0_) / repeat;                                       \
 		if (count_ > 0 && t0_ < best)                                       \
 			best = t0_;                                                 \
 	}
@@ -106,16 +128,16 @@ static void bench_linear(int64_t N, int64_t I, int64_t O, int dt)
 	drop(x), drop(W), drop(y), drop(r), drop(dW);
 }
 
-static void bench_attn(int64_t B, int64_t T, int H, int G, int dt)
+static void bench_attn(int64_t B, int64_t T, int H, int G, int d, int dt)
 {
 	char shape[64];
-	struct attn_geom g = { B, T, H, G, 64, 64, 0.125f, 0 };
-	double f = 4.0 * 64 * (double)(B * H) * (double)T * (double)(T + 1) / 2;
+	struct attn_geom g = { B, T, H, G, d, d, 1 / sqrtf((float)d), 0 };
+	double f = 4.0 * (double)d * (double)(B * H) * (double)T * (double)(T + 1) / 2;
 	if (skip("attn"))
 		return;
-	mat qkv = make(B * T, (H + 2 * G) * 64, dt), o = make(B * T, H * 64, dt), lse = make(B * T, H, DT_F32);
-	mat rope = make(T, 64, DT_F32), dq = make(B * T, (H + 2 * G) * 64, dt);
-	snprintf(shape, sizeof shape, "%ld x %ld, %d/%d heads %s", (long)B, (long)T, H, G, dt == DT_BF16 ? "bf16" : "f32");
+	mat qkv = make(B * T, (H + 2 * G) * d, dt), o = make(B * T, H * d, dt), lse = make(B * T, H, DT_F32);
+	mat rope = make(T, d, DT_F32), dq = make(B * T, (H + 2 * G) * d, dt);
+	snprintf(shape, sizeof shape, "%ld x %ld, %d/%d of %d %s", (long)B, (long)T, H, G, d, dt == DT_BF16 ? "bf16" : "f32");
 	TIME(t1, K->attn(D, o, lse, qkv, rope, (mat){ 0 }, &g))
 	flops("attn", shape, t1, f);
 	TIME(t2, K->attn_bwd(D, dq, o, o, lse, qkv, rope, (mat){ 0 }, &g))
@@ -199,9 +221,11 @@ static struct {
 	const char *backend;
 	int64_t rows;
 	bool cpu_time;
-} o = { .backend = "cpu", .rows = 4096 };
+	const char *shapes;
+} o = { .backend = "cpu", .rows = 4096, .shapes = "small" };
 static const struct opt opts[] = {
-	OPT_STR('b', "backend", &o.backend, "NAME", "kernels to measure: cpu or ref"),
+	OPT_STR('b', "backend", &o.backend, "NAME", "kernels to measure: cpu, cuda or ref"),
+	OPT_CHOICE(0, "shapes", &o.shapes, "small|large", "widths of a 135M or of a 1.6e9 teacher and its student"),
 	OPT_I64('n', "rows", &o.rows, "N", "rows of the activations", 64, 1 << 24),
 	OPT_CHOICE(0, "only", &filter, "linear|attn|rows|adamw|head", "one group of operations"),
 	OPT_FLAG('c', "cpu-time", &o.cpu_time, "count processor time of all threads instead of wall time"),
@@ -215,6 +239,32 @@ static const struct usage usage = {
 	opts,
 };
 
+static void small_shapes(int64_t N)
+{
+	for (int dt = DT_BF16; dt >= DT_F32; dt--) {
+		bench_linear(N, 576, 960, dt);
+		bench_linear(N, 576, 3072, dt);
+		bench_linear(N, 1536, 576, dt);
+		bench_linear(N, 448, 2304, dt);
+		bench_linear(N, 384, 448, dt);
+		bench_attn(4, N / 4, 9, 3, 64, dt);
+		bench_attn(4, N / 4, 6, 2, 64, dt);
+		bench_head(N, 49152, 448, 576, dt);
+	}
+}
+
+static void large_shapes(int64_t N)
+{
+	bench_linear(N, 2048, 4096, DT_BF16);
+	bench_linear(N, 2048, 16384, DT_BF16);
+	bench_linear(N, 8192, 2048, DT_BF16);
+	bench_linear(N, 1536, 14336, DT_BF16);
+	bench_linear(N, 7168, 1536, DT_BF16);
+	bench_attn(N / 4096 ? N / 4096 : 1, N < 4096 ? N : 4096, 16, 8, 128, DT_BF16);
+	bench_attn(N / 4096 ? N / 4096 : 1, N < 4096 ? N : 4096, 12, 4, 128, DT_BF16);
+	bench_head(N, 32000, 1536, 2048, DT_BF16);
+}
+
 int main(int argc, char **argv)
 {
 	char why[256];
@@ -226,20 +276,21 @@ int main(int argc, char **argv)
 	K = kernels_open(o.backend, why);
 	if (!K)
 		die(EXIT_RESOURCE, "%s", why);
-	D = K->dev_open((int)com.threads);
-	for (int dt = DT_BF16; dt >= DT_F32; dt--) {
-		bench_linear(N, 576, 960, dt);
-		bench_linear(N, 576, 3072, dt);
-		bench_linear(N, 1536, 576, dt);
-		bench_linear(N, 448, 2304, dt);
-		bench_linear(N, 384, 448, dt);
-		bench_attn(4, N / 4, 9, 3, dt);
-		bench_attn(4, N / 4, 6, 2, dt);
-		bench_head(N, 49152, 448, 576, dt);
+	bool gpu = !strcmp(o.backend, "cuda");
+	D = K->dev_open(gpu ? 0 : (int)com.threads);
+	if (!D || !(mark = K->mem_alloc(D, 64)))
+		die(EXIT_RESOURCE, "the %s backend cannot be opened", o.backend);
+	repeat = gpu ? 10 : 1;
+	if (strcmp(o.shapes, "large")) {
+		small_shapes(N);
+		bench_rows(N, 576, 1536);
+	} else {
+		large_shapes(N);
+		bench_rows(N, 2048, 8192);
 	}
-	bench_rows(N, 576, 1536);
 	bench_adamw(70 << 20);
 	printf("best matrix product %.1f GFLOP/s; the backend holds %.1f MB\n", peak * 1e-9, (double)K->held_bytes(D, HELD_PARTS) * 1e-6);
+	K->mem_free(D, mark, 64);
 	K->dev_close(D);
 	return 0;
 }

@@ -1,18 +1,36 @@
 #!/bin/sh
-# device.sh test TESTS... | bench - everything that needs a GPU, by one command (make test DEVICE=cuda, make bench DEVICE=cuda), and what came of it
-# in tests/results/cuda-test-DATE.md or cuda-bench-DATE.md.  Without a GPU: one line, exit 69.
+# device.sh test | bench | pack DIR - everything that needs a GPU, by one command (make test DEVICE=cuda, make bench DEVICE=cuda), and what came
+# of it in tests/results/cuda-test-DATE.md or cuda-bench-DATE.md.  Without a GPU: one line, exit 69.
 #
-#   test    the test programs and scripts with the CUDA kernels on the GPU, the demo's pipeline, compute-sanitizer over the op list
-#   bench   a distillation step of a Llama-shaped pair, 1.6e9 -> 1.0e9 parameters, sequences of 4096, and statistics of the teacher;
-#           with PYTHON=python (that has torch and transformers) the same in PyTorch, eager and compiled
+#   test    the op list, captured steps and whole programs with the CUDA kernels on the GPU, compute-sanitizer over the op list, the demo
+#   bench   a distillation step of a Llama-shaped pair, 1.6e9 -> 1.0e9 parameters, sequences of 4096, statistics of the teacher, and each op;
+#           with PYTHON=python (that has torch and transformers) the same step in PyTorch, eager and compiled
+#   pack    what these need, built here, into DIR with the libraries that a GPU's machine may lack; there, from this tree's root:
+#           B=DIR PYTHON=python3 sh tests/cuda/device.sh bench
 #
-# PEAK: FLOP/s of the GPU, bf16, dense (989e12: H100).  SIZE=tiny tries the script itself.
+# PART="a b": only these parts (test: ops graph programs sanitizer demo; bench: step peers stats kernels), each at most LIMIT seconds; results of
+# one day add up in one file.  PEAK: FLOP/s of the GPU, bf16, dense (989e12: H100).  SIZE=tiny tries the script itself.
 # SPDX-License-Identifier: Apache-2.0
 set -u
 mode=$1
 shift
-: "${B:=build}" "${PEAK:=989e12}" "${PYTHON:=}" "${SIZE:=full}"
+: "${B:=build}" "${PEAK:=989e12}" "${PYTHON:=}" "${SIZE:=full}" "${PART:=}" "${LIMIT:=240}"
+if [ "$mode" = pack ]; then
+	set -e
+	mkdir -p "$1/so" "$1/lib/adze" "$1/bin"
+	for p in "$B"/bin/* "$B/lib/adze/adze-cuda.so" "$B/tests/kernels/test_ops" "$B/tests/cuda/test_graph" "$B/tests/train/test_batches"; do
+		mkdir -p "$1/$(dirname "${p#"$B"/}")"
+		cp "$p" "$1/${p#"$B"/}"
+		strip "$1/${p#"$B"/}"
+		ldd "$p" | sed -n 's|.* => \(/[^ ]*\) .*|\1|p'
+	done | sort -u | grep -v -e '/libc\.' -e '/libm\.' -e '/librt\.' -e '/libdl\.' -e '/libpthread\.' -e cublas -e '/libstdc' -e '/libgcc' |
+		while read -r so; do cp -L "$so" "$1/so/"; done
+	du -sh "$1"
+	exit
+fi
 export PATH="$PWD/$B/bin:$PATH"
+export LD_LIBRARY_PATH="$PWD/$B/so:${LD_LIBRARY_PATH:-}:${CUDA_HOME:-/usr/local/cuda}/lib64"
+wants() { [ -z "$PART" ] || case " $PART " in *" $1 "*) ;; *) return 1 ;; esac; }
 lib=${ADZE_CUDA_LIB:-$PWD/$B/lib/adze}
 t=$(mktemp -d) && trap 'rm -rf "$t"' EXIT
 
@@ -26,33 +44,38 @@ gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,nohea
 day=$(date -u +%F)
 results=${RESULTS:-tests/results}/cuda-$mode-$day.md
 failed=0
-{
-	printf '# CUDA, %s, %s\n\n' "$mode" "$day"
-	printf 'GPU: %s.  Commit %s.  Command: `make %s DEVICE=cuda`.\n\n' "${gpu:-unknown}" "$(git rev-parse --short HEAD 2>/dev/null)" "$mode"
-} >"$results"
+[ -s "$results" ] || printf '# CUDA, %s, %s\n' "$mode" "$day" >"$results"
+printf '\nGPU: %s.  Commit %s.  Command: `make %s DEVICE=cuda%s`.\n\n' "${gpu:-unknown}" "$(git rev-parse --short HEAD 2>/dev/null)" "$mode" \
+	"${PART:+ PART=\"$PART\"}" >>"$results"
 say() { echo "$*" | tee -a "$results"; }
-# part NAME COMMAND...: its last line beside the name; counts what fails
+clock() { date +%s.%N; }
+# part KIND NAME COMMAND...: its last line beside the name; counts what fails
 part() {
-	name=$1
-	shift
-	if "$@" >"$t/log" 2>&1; then verdict=passed; else verdict=FAILED failed=$((failed + 1)); tail -n 30 "$t/log"; fi
-	say "| $name | $verdict | $(grep . "$t/log" | tail -n 1 | cut -c1-120) |"
+	kind=$1 name=$2
+	shift 2
+	wants "$kind" || return 0
+	begun=$(clock)
+	if timeout "$LIMIT" "$@" >"$t/log" 2>&1; then verdict=passed; else verdict="FAILED ($?)" failed=$((failed + 1)); tail -n 40 "$t/log"; fi
+	say "| $name | $verdict | $(awk "BEGIN { printf \"%.0f s\", $(clock) - $begun }") | $(grep . "$t/log" | tail -n 1 | cut -c1-120) |"
 }
 
 if [ "$mode" = test ]; then
 	export ADZE_CUDA_LIB="$lib"
-	say "| part | | last line |"
-	say "|---|---|---|"
-	part "op list and programs" sh tests/run.sh "$@"
-	for tool in memcheck racecheck; do
+	say "| part | | time | last line |"
+	say "|---|---|---:|---|"
+	part ops "op list against the reference" "$B/tests/kernels/test_ops" cuda_kernels
+	part graph "captured steps" "$B/tests/cuda/test_graph"
+	part programs "whole programs" sh tests/run.sh tests/cli/test_device.sh
+	for tool in memcheck racecheck synccheck; do
 		if command -v compute-sanitizer >/dev/null 2>&1; then
-			part "compute-sanitizer $tool, op list" env ADZE_TEST_MOST=65 compute-sanitizer --tool $tool --error-exitcode 1 "$B/tests/kernels/test_ops" cuda_kernels
+			part sanitizer "compute-sanitizer $tool, op list" env ADZE_TEST_MOST=17 compute-sanitizer --tool $tool --error-exitcode 1 \
+				"$B/tests/kernels/test_ops" cuda_kernels
 		else
-			say "| compute-sanitizer $tool, op list | not run | compute-sanitizer is not in PATH |"
+			part sanitizer "compute-sanitizer $tool, op list" sh -c 'echo "compute-sanitizer is not in PATH"; exit 1'
 		fi
 	done
 	if [ "$SIZE" = full ]; then
-		part "pipeline demo" env ADZE_LIB="$lib" make -s -f pipelines/demo.mk WORK="$t/demo" BIN="$PWD/$B/bin" STATSOPTS='--dtype bf16 --device cuda' \
+		part demo "pipeline demo" env ADZE_LIB="$lib" make -s -f pipelines/demo.mk WORK="$t/demo" BIN="$PWD/$B/bin" STATSOPTS='--dtype bf16 --device cuda' \
 			KDOPTS='--dtype bf16 --device cuda'
 	fi
 	say ""
@@ -63,10 +86,10 @@ fi
 
 # ---- benchmark ----
 if [ "$SIZE" = full ]; then
-	seq=4096 vocab=32000 batch=16 micro=2 steps=6
+	seq=4096 vocab=32000 batch=16 micro=2 steps=6 shapes=large
 	teacher="--layers 24 --hidden 2048 --ffn 8192 --heads 16 --kv-heads 8" student="--layers 24 --hidden 1536 --ffn 7168 --heads 12 --kv-heads 4"
 else
-	seq=64 vocab=256 batch=2 micro=1 steps=3
+	seq=64 vocab=256 batch=2 micro=1 steps=3 shapes=small
 	teacher="--layers 2 --hidden 64 --ffn 128 --heads 2 --kv-heads 1" student="--layers 1 --hidden 32 --ffn 64 --heads 1 --kv-heads 1"
 fi
 make_pair() {
@@ -75,20 +98,19 @@ make_pair() {
 		"$B/tests/train/test_batches" --make "$t/few" $batch $seq $vocab && "$B/tests/train/test_batches" --make "$t/tok" $((4 * batch)) $seq $vocab
 }
 make_pair || exit 1
-clock() { date +%s.%N; }
 # watched COMMAND...: $most = the largest memory that nvidia-smi saw while it ran, in MiB
 watched() {
 	(while :; do nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null | head -n 1; sleep 0.2; done) >"$t/used" &
 	watcher=$!
-	"$@" >"$t/log" 2>&1
+	timeout "$LIMIT" "$@" >"$t/log" 2>&1
 	rc=$?
 	kill $watcher 2>/dev/null
 	wait $watcher 2>/dev/null
 	most=$(sort -n "$t/used" | tail -n 1)
 	return $rc
 }
-# The number of that name in the last JSON line that has it
-value() { sed -n "s/.*\"$1\":\([-+0-9.eE]*\).*/\1/p" | tail -n 1; }
+# The largest number of that name in the last three JSON lines that have it
+value() { sed -n "s/.*\"$1\":\([-+0-9.eE]*\).*/\1/p" | tail -n 3 | sort -g | tail -n 1; }
 say "Teacher: $teacher.  Student: $student.  Vocabulary $vocab, sequence $seq, $batch sequences a step, $micro at a time, bf16."
 say "FLOPs counted: 2 P_teacher + 6 P_student a token (attention's own products are not).  Peak $PEAK FLOP/s."
 say ""
@@ -114,14 +136,26 @@ PY
 pt=$(tensors "$t/teacher") ps=$(tensors "$t/student")
 row() { say "| $1 | $(awk "BEGIN { printf \"%.0f | %.1f %%\", $2, 100 * $2 * $3 / $PEAK }") | $4 |"; }
 step_flops=$(awk "BEGIN { print 2 * $pt + 6 * $ps }")
-if watched env ADZE_LIB="$lib" kd-train --device cuda --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --batch $batch --micro $micro --steps $steps \
-	--dtype bf16 --peak-flops "$PEAK" -q -o "$t/run"; then
-	row "adze, distillation" "$(value tok_per_s <"$t/run/metrics.jsonl")" "$step_flops" "$most"
-else
-	say "| adze, distillation | FAILED: $(tail -n 1 "$t/log") | | |"
-	failed=1
+# ours NAME OPTION...
+ours() {
+	name=$1
+	shift
+	if watched env ADZE_LIB="$lib" kd-train --device cuda --teacher "$t/teacher" --student "$t/student" --data "$t/tok" --batch $batch --micro $micro \
+		--steps $steps --dtype bf16 --peak-flops "$PEAK" -q -f -o "$t/run" "$@"; then
+		row "adze, distillation$name" "$(value tok_per_s <"$t/run/metrics.jsonl")" "$step_flops" "$most"
+	else
+		say "| adze, distillation$name | FAILED: $(tail -n 1 "$t/log") | | |"
+		failed=1
+	fi
+}
+if wants step; then
+	ours "" --recompute=none
+	ours ", --graph" --recompute=none --graph
+	ours ", --graph, selective recomputation" --graph
 fi
-if [ -n "$PYTHON" ]; then
+if ! wants peers; then
+	:
+elif [ -n "$PYTHON" ]; then
 	for how in eager compile; do
 		if watched "$PYTHON" tests/oracle/bench_torch.py "$t/teacher" "$t/student" $seq $micro $batch $how; then
 			row "PyTorch $how, distillation" "$(value tok_per_s <"$t/log")" "$step_flops" "$most"
@@ -138,10 +172,19 @@ took() {
 	watched env ADZE_LIB="$lib" act-stats --device cuda -m "$t/teacher" --dtype bf16 --micro $micro -q -f -o "$t/stats" "$1" || return 1
 	spent=$(awk "BEGIN { print $(clock) - $a }")
 }
-if took "$t/few" && short=$spent && took "$t/tok"; then
+if ! wants stats; then
+	:
+elif took "$t/few" && short=$spent && took "$t/tok"; then
 	row "adze, act-stats" "$(awk "BEGIN { d = $spent - $short; print (d > 0) ? 3 * $batch * $seq / d : 0 }")" "$(awk "BEGIN { print 2 * $pt }")" "$most"
 else
 	say "| adze, act-stats | FAILED: $(tail -n 1 "$t/log") | | |"
 	failed=1
+fi
+if wants kernels; then
+	say ""
+	say '```'
+	ADZE_LIB="$lib" timeout "$LIMIT" bench-kernels -b cuda --shapes "$shapes" --rows $((micro * seq)) >"$t/log" 2>&1 || { failed=1; echo FAILED >>"$t/log"; }
+	tee -a "$results" <"$t/log"
+	say '```'
 fi
 [ $failed -eq 0 ]
