@@ -451,7 +451,7 @@ int main(int argc, char **argv)
 	if (arch_load(&a, o.model, &e) || search_shapes(&a, &g, &q, &f, &e))
 		die_err(&e);
 	if (f.uneven > 0)
-		log_warn("%.0f combinations passed over: heads are no multiple of kv-heads", f.uneven);
+		log_warn("%.0f combinations passed over: heads are no multiple of kv-heads, or more to each than the model has", f.uneven);
 	if (f.refused > 0)
 		log_info("%.0f combinations passed over: transformers refuses them", f.refused);
 	if (o.measure && measure(&f, &a, &q, &timed, &e))

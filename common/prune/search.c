@@ -153,6 +153,12 @@ static bool refused(const struct arch *a, int64_t heads, int64_t hidden)
 	return a->family->hidden_by_heads && hidden % heads;
 }
 
+/* Can heads be shared out among groups: alike, and a group may lose heads but not gain any */
+static bool shares(const struct arch *a, int64_t heads, int64_t groups)
+{
+	return heads % groups == 0 && heads / groups <= a->heads / a->kv_heads;
+}
+
 static void count_grid(const struct walk *w, struct found *out)
 {
 	const struct axes *x = &w->x;
@@ -160,7 +166,7 @@ static void count_grid(const struct walk *w, struct found *out)
 	for (int64_t q = 0; q < x->Q.n; q++) {
 		double even = 0;
 		for (int64_t k = 0; k < x->G.n; k++)
-			even += x->mha || x->Q.v[q] % x->G.v[k] == 0;
+			even += x->mha || shares(w->a, x->Q.v[q], x->G.v[k]);
 		for (int64_t h = 0; h < x->H.n; h++) {
 			double lines = (double)x->L.n * (double)x->F[h].n;
 			out->grid += lines * (double)x->G.n;
@@ -230,7 +236,7 @@ static int visit_kv(struct walk *w, const struct cost *c, struct shape fixed, co
 
 	for (int64_t k = 0; k < (w->x.mha ? 1 : w->x.G.n); k++) {
 		fixed.kv_heads = w->x.mha ? fixed.heads : w->x.G.v[k];
-		if (fixed.heads % fixed.kv_heads)
+		if (!shares(w->a, fixed.heads, fixed.kv_heads))
 			continue;
 		cost_fix(&l.cost, c, SIZE_KV, fixed.kv_heads);
 		l.fixed = fixed;

@@ -56,7 +56,7 @@ struct found {
 	struct shape *s;
 	int64_t n;
 	double grid, fits;             /* shapes of the grid; that fit the limits */
-	double uneven, refused;        /* passed over: heads no multiple of kv-heads; not loadable */
+	double uneven, refused;        /* passed over: heads no multiple of kv-heads, or more to a group than the parent has; not loadable */
 };
 /* Grid order is that of the Minitron paper's tables: layers falling, heads rising, hidden falling, kv-heads rising, ffn
  * rising.  Nothing is stored per point: only what is wanted, found->s (the caller's).  EXIT_USAGE: values above the parent's,

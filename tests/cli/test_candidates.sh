@@ -46,9 +46,10 @@ same "compute bound at a large batch" "$(candidates -q -m "$t/15b" --context 1 -
 same "latency limit" "$(candidates -q -m "$t/15b" --layers 1:32 --hardware a100 --latency 5ms:9ms --format tsv | sed 1d | awk -F'\t' '$14 < 5e-3 || $14 > 9e-3' | wc -l)" 0
 candidates -q -m "$t/15b" --layers 8:32:8 --kv-heads 1,8 --heads 24,48 --hardware a100 --pareto params,latency --format tsv | sed 1d | cut -f8,14 | sort -n >"$t/front"
 same "a front rises in both" "$(sort -g -k2 -c "$t/front" 2>&1)$([ "$(wc -l <"$t/front")" -gt 2 ] || echo short)" ""
+same "no group gains heads: trim could not make it" "$(candidates -q -m "$t/15b" --heads 24,48 --kv-heads 2,4,8 --format tsv | sed 1d | awk -F'\t' '$5 > 6 * $6' | wc -l)" 0
 grid='--layers 1:32 --hidden 2048:6144:64 --ffn 4096:24576:128 --heads 1:48 --kv-heads 1:8'
 # shellcheck disable=SC2086
-same "1.3e8 shapes" "$(timeout 20 candidates -q -m "$t/15b" $grid --params 8e9~1% --top 1 --format tsv 2>/dev/null | sed 1d | cut -f1,8)" "45507	8079996416"
+same "1.3e8 shapes" "$(timeout 20 candidates -q -m "$t/15b" $grid --params 8e9~1% --top 1 --format tsv 2>/dev/null | sed 1d | cut -f1,8)" "16120	8079996416"
 echo '{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 320, "rms_norm_eps": 1e-5}' >"$t/llama.json"
 same "unloadable shapes are marked" "$(candidates -q -m "$t/llama.json" --heads 6,8 --format tsv | sed 1d | cut -f13 | tr '\n' ' ')" "0 1 "
 same "or left out" "$(candidates -q -m "$t/llama.json" --heads 6,8 --loadable --format tsv | sed 1d | cut -f5)" 8

@@ -81,6 +81,9 @@ works "four rounds: the target's shape" grep -q '"intermediate_size": 20' w4/stu
 works "four rounds: the last measures three quarters of the way" grep -q -e '--layers 4 --hidden 26 --ffn 27 --heads 4' w4/round4.stats.cmd
 cp w4/round4.rank before && rounds WORK=w4 ROUNDS=4 FFN=20 HIDDEN=24 HEADS=2 LAYERS=3
 works "twice does nothing" [ ! w4/round4.rank -nt before ]
+works "query groups too" rounds WORK=wk ROUNDS=2 KV_HEADS=1 HEADS=2
+works "query groups too: half of the way" grep -q -e '--kv-heads 2 --heads 4' wk/round2.stats.cmd
+works "query groups too: the target's shape" grep -q '"num_key_value_heads": 1' wk/student/config.json
 works "one round" rounds WORK=w1 ROUNDS=1 FFN=20
 stats -m llama -o shot.st && rank -q -f shot.st -o shot.rank && trim -q -m llama -r shot.rank --ffn 20 -o shot
 works "one round is one shot" cmp w1/student/model.safetensors shot/model.safetensors

@@ -160,7 +160,7 @@ static struct shape *by_hand(const struct arch *parent, const struct grid *g, in
 						a.hidden = g->hidden.v[h];
 						a.kv_heads = g->kv_heads.v[k];
 						a.ffn = g->ffn.v[f];
-						if (a.heads % a.kv_heads)
+						if (a.heads % a.kv_heads || a.heads * parent->kv_heads > a.kv_heads * parent->heads)
 							continue;
 						s[*n] = (struct shape){ .id = *n + 1, .layers = a.layers, .hidden = a.hidden, .ffn = a.ffn,
 							.heads = a.heads, .kv_heads = a.kv_heads, .params = arch_count(&a),
@@ -220,7 +220,7 @@ static void test_every_shape(void **state)
 /* Limits, the first K and the front against going through all shapes; ids are those of the list. */
 static void test_selections(void **state)
 {
-	struct arch a = { .family = family_find("llama"), .layers = 9, .hidden = 384, .ffn = 777, .heads = 12, .kv_heads = 4,
+	struct arch a = { .family = family_find("llama"), .layers = 9, .hidden = 384, .ffn = 777, .heads = 48, .kv_heads = 4,
 		.head_dim = 16, .vocab = 1000, .act = ACT_SWIGLU, .rope_frac = 1 };
 	struct query q = { .limits = { [COL_PARAMS] = { 2e5, 3e6 }, [COL_MEMORY] = { 0, 8e6 }, [COL_LATENCY] = { 2e-6, 1 } } };
 	struct found all, some;
