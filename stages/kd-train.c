@@ -287,6 +287,8 @@ static int make_cache(struct run *r)
 	struct weights w;
 	if (!kd.teacher || !kd.data.n)
 		opt_die("--cache-teacher needs %s", kd.teacher ? "--data" : "--teacher");
+	if (strcmp(kd.teacher_place, "resident"))
+		opt_die("--cache-teacher reads a teacher that is resident, not --teacher-place %s", kd.teacher_place);
 	if (r->world.size > 1)
 		opt_die("--cache-teacher works as one process: part the token set instead");
 	if (kd.student || kd.cache.n || com.out)
@@ -403,7 +405,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .zero = (int)kd.zero,
-				     .correct = kd.correct_teacher > 0, .graph = kd.graph };
+				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
 		spec.hidden.heads = kd.relation_heads;

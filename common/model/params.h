@@ -96,6 +96,10 @@ int param_read(const struct ptable *t, const struct param *p, const struct st_mo
 		struct err *e);
 /* Elements [at, at + n) of one parameter, which must lie within a segment. */
 void param_read_at(const struct ptable *t, const struct param *p, const struct st_model *m, int64_t at, int64_t n, float *out);
+/* Elements [off, off + n) of the arena, whatever they belong to, of a checked model; padding is left as it is; and what becomes of
+ * their pages: read soon, or let go of (reading lets go too, but neighbours may bring some back). */
+void params_read_range(const struct ptable *t, const struct st_model *m, int64_t off, int64_t n, void *dst, int dtype);
+void params_advise_range(const struct ptable *t, const struct st_model *m, int64_t off, int64_t n, bool soon);
 /* Opens dir, checks it against the table and hands every parameter to each(): in order, or from several threads at once. */
 int params_each(const struct ptable *t, const char *dir, int threads,
 		int (*each)(void *arg, const struct param *p, const struct st_model *m, struct err *e), void *arg, struct err *e);

@@ -140,6 +140,57 @@ void param_read_at(const struct ptable *t, const struct param *p, const struct s
 	st_release_bytes(src, (size_t)n * st_dtype_size(x->dtype));
 }
 
+struct range {                 /* what each_part does with the bytes of elements [off, off + n) of the arena */
+	int64_t off, n;
+	char *dst;             /* where element off goes; NULL: nowhere, only advice is given */
+	int dtype;
+	void (*advise)(const void *p, size_t n);
+};
+
+/* Elements [from, to) of the arena, which are of segment x, whose first is `first` */
+static void one_part(const struct range *r, const struct st_tensor *x, int64_t first, int64_t from, int64_t to)
+{
+	size_t size = st_dtype_size(x->dtype), bytes = (size_t)(to - from) * size;
+	const char *src = (const char *)x->data + (size_t)(from - first) * size;
+
+	r->advise(src, bytes);
+	if (!r->dst)
+		return;
+	convert(r->dst + (size_t)(from - r->off) * dtype_size(r->dtype), r->dtype, src, x->dtype, to - from);
+	st_release_bytes(src, bytes);
+}
+
+static void each_part(const struct ptable *t, const struct st_model *m, const struct range *r)
+{
+	struct err e;
+
+	for (int i = 0; i < t->n; i++) {
+		const struct param *p = &t->p[i];
+		int64_t first = p->off, last = r->off + r->n;
+		if (first >= last || first + p->rows * p->cols <= r->off)
+			continue;
+		for (int s = 0; s < p->row->nseg; s++) {
+			int64_t end = first + param_seg_rows(t, p, s) * p->cols, from = first > r->off ? first : r->off, to = end < last ? end : last;
+			const struct st_tensor *x = from < to ? segment(t, p, s, m, &e) : NULL;
+			if (from < to && !x)
+				BUG("%s: read from a model that was not checked", p->name);
+			if (x)
+				one_part(r, x, first, from, to);
+			first = end;
+		}
+	}
+}
+
+void params_read_range(const struct ptable *t, const struct st_model *m, int64_t off, int64_t n, void *dst, int dtype)
+{
+	each_part(t, m, &(struct range){ off, n, dst, dtype, st_populate_bytes });
+}
+
+void params_advise_range(const struct ptable *t, const struct st_model *m, int64_t off, int64_t n, bool soon)
+{
+	each_part(t, m, &(struct range){ .off = off, .n = n, .advise = soon ? st_prefetch_bytes : st_release_bytes });
+}
+
 /* What the threads of params_each share: each takes the next parameter until there is none or one has failed. */
 struct each_job {
 	const struct ptable *t;

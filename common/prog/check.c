@@ -93,6 +93,8 @@ static int check_buckets(const struct prog *p, struct err *e)
 		const struct op *o = &p->op[i];
 		int b = o->code == OP_ZERO ? o->out[0].id : o->in[0].id;
 		int from = o->code == OP_ZERO ? CLOSED : o->code == OP_REDUCE_SCATTER ? OPEN : UNDER_WAY;
+		if (o->code == OP_FETCH || (o->code == OP_WAIT && p->v[b].space != SP_GRAD))
+			continue;
 		if (o->code == OP_ZERO || o->code == OP_REDUCE_SCATTER || o->code == OP_WAIT) {
 			waits += (from == OPEN) - (from == UNDER_WAY);
 			rc = state[b] != from || waits > 1 ? bad(e, p, i, &p->v[b], "bucket out of turn") : 0;
@@ -101,7 +103,7 @@ static int check_buckets(const struct prog *p, struct err *e)
 		}
 		for (int k = 0; k < MAX_IN + MAX_OUT && !rc; k++) {
 			int id = k < MAX_IN ? o->in[k].id : o->out[k - MAX_IN].id;
-			if (id && p->v[id].within && state[p->v[id].within] != OPEN)
+			if (id && p->v[id].space == SP_GRAD && p->v[id].within && state[p->v[id].within] != OPEN)
 				rc = bad(e, p, i, &p->v[id], "its bucket is closed");
 		}
 	}
@@ -112,6 +114,32 @@ static int check_buckets(const struct prog *p, struct err *e)
 	return rc;
 }
 
+/* A weight within a piece is read only after the piece's FETCH and the WAIT for it, one of each; one is on its way at a time. */
+static int check_fetches(const struct prog *p, struct err *e)
+{
+	enum { AWAY, COMING, HERE };
+	uint8_t *state = xcalloc((size_t)p->nv, 1);
+	int rc = 0, coming = 0;
+	for (int i = 0; i < p->n && !rc; i++) {
+		const struct op *o = &p->op[i];
+		int b = o->code == OP_FETCH ? o->out[0].id : o->in[0].id;
+		if (o->code == OP_FETCH || (o->code == OP_WAIT && p->v[b].space != SP_GRAD)) {
+			int from = o->code == OP_FETCH ? AWAY : COMING;
+			coming += from == AWAY ? 1 : -1;
+			rc = state[b] != from || coming > 1 ? bad(e, p, i, &p->v[b], "weights out of turn") : 0;
+			state[b]++;
+			continue;
+		}
+		for (int k = 0; k < MAX_IN && !rc; k++) {
+			const struct value *v = &p->v[o->in[k].id];
+			if (o->in[k].id && v->space != SP_GRAD && v->within && state[v->within] != HERE)
+				rc = bad(e, p, i, v, "is not here yet");
+		}
+	}
+	free(state);
+	return rc || !coming ? rc : err_set(e, EXIT_FAIL, "program: nothing waits for the last weights");
+}
+
 int prog_check(const struct prog *p, struct err *e)
 {
 	for (int i = 1; i < p->nv; i++) {
@@ -120,11 +148,13 @@ int prog_check(const struct prog *p, struct err *e)
 		if (mul_over(v->rows, v->cols, &n) || mul_over(n, 8, &n))
 			return err_set(e, EXIT_RESOURCE, "program value %s: %lld x %lld is too large", v->name,
 				       (long long)v->rows, (long long)v->cols);
-		bool unused = v->space == SP_GRAD && v->def < 0;
+		bool unused = v->def < 0 && (v->space == SP_GRAD || v->last < 0);
 		if (v->space != SP_ACT && !unused && v->off + (int64_t)value_bytes(v) > p->bytes[v->space])
 			return err_set(e, EXIT_FAIL, "program value %s lies outside its space", v->name);
 	}
 	if (check_order(p, e))
 		return -1;
-	return check_places(p, SP_ACT, e) || check_places(p, SP_GRAD, e) || check_buckets(p, e) ? -1 : 0;
+	if (check_places(p, SP_ACT, e) || check_places(p, SP_GRAD, e) || check_places(p, SP_PARAM, e) || check_places(p, SP_PARAM_T, e))
+		return -1;
+	return check_buckets(p, e) || check_fetches(p, e) ? -1 : 0;
 }

@@ -6,6 +6,7 @@
 #ifndef ADZE_PROG_INTERNAL_H
 #define ADZE_PROG_INTERNAL_H
 #include "prog.h"
+#include "stream.h"
 
 val prog_value(struct prog *p, const char *name, int64_t rows, int64_t cols, int space, int dtype);
 struct op *prog_op(struct prog *p, int code);  /* the pointer lives until the next call */

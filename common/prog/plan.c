@@ -84,9 +84,13 @@ static void lifetimes(struct prog *p)
 			v->last = i;
 		}
 	}
-	for (int i = 1; i < p->nv; i++)
+	for (int i = 1; i < p->nv; i++) {
+		struct value *whole = &p->v[p->v[i].within];
 		if (p->v[i].keep)
 			p->v[i].last = p->n;
+		if (p->v[i].within && whole->last < p->v[i].last)
+			whole->last = p->v[i].last;
+	}
 }
 
 /* Operand whose storage output 0 may take over, -1: none. */
@@ -139,7 +143,7 @@ static void place_gradients(struct prog *p)
 {
 	int64_t top = place(p, SP_GRAD);
 	for (int i = 1; i < p->nv; i++)
-		if (p->v[i].within && p->v[i].within != i)
+		if (p->v[i].space == SP_GRAD && p->v[i].within && p->v[i].within != i)
 			p->v[i].off += p->v[p->v[i].within].off;
 	p->bytes[SP_GRAD] = top ? top : p->bytes[SP_GRAD];
 }

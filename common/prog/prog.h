@@ -33,6 +33,7 @@ enum space {
 };
 enum { MAX_IN = 6, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
 
+struct weight_source;
 struct value {
 	const char *name;      /* "blk.3.mlp.up"; owned by the program */
 	int64_t rows, cols;
@@ -41,7 +42,7 @@ struct value {
 	int32_t train;         /* a gradient must reach it */
 	int32_t keep;          /* read by the owner after the run: never overwritten */
 	int32_t grad;          /* id of its gradient, 0: none yet */
-	int32_t within;        /* of a gradient: the bucket that it is a part of (its own id: is one), 0: none */
+	int32_t within;        /* of a gradient or a weight: the bucket, the piece that it is a part of (its own id: is one), 0: none */
 	int32_t def, last;     /* first write, last access (op indices), set by prog_plan */
 };
 struct op {
@@ -207,6 +208,7 @@ struct frame {                 /* memory of one program on one engine */
 	char *base[SP_COUNT];  /* ACT, INPUT, CONST, STAT owned; PARAM*, GRAD, STATE bound by the owner */
 	struct comm *comm;     /* of a program with sums over processes, bound by the owner */
 	int ticket;            /* of the sum that is under way */
+	struct weight_source *source; /* of a program with weights that lie elsewhere (stream.h), likewise */
 	int lent;              /* ACT is somebody else's */
 	float *live;           /* device memory [N_COEF] with p->coef, kept up by the owner where a run is captured; or NULL */
 };

@@ -59,7 +59,7 @@ mat frame_mat(const struct frame *f, val x)
 	if (!x.id)
 		return (mat){ 0 };
 	const struct value *v = &f->p->v[x.id];
-	return (mat){ addr(f, x), v->rows, v->cols, v->dtype, v->space == SP_PARAM || v->space == SP_PARAM_T };
+	return (mat){ addr(f, x), v->rows, v->cols, v->dtype, (v->space == SP_PARAM || v->space == SP_PARAM_T) && !v->within };
 }
 
 #define M frame_mat
@@ -124,6 +124,17 @@ static void run_sum(struct frame *f, const struct op *o)
 	f->g->k->add(f->g->d, part, part, own);
 }
 
+/* What begins to come now, and what must be here */
+static void run_exchange(struct frame *f, const struct op *o)
+{
+	if (o->code == OP_FETCH)
+		f->source->begin(f->source, o->arg, addr(f, o->out[0]));
+	else if (o->code == OP_WAIT && f->p->v[o->in[0].id].space != SP_GRAD)
+		f->source->end(f->source);
+	else
+		run_sum(f, o);
+}
+
 static void run_op(struct frame *f, const struct op *o)
 {
 	const struct kernels *k = f->g->k;
@@ -166,7 +177,8 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_SCALE: k->scale(d, O(0), I(0), o->f); break;
 	case OP_ZERO: k->zero(d, O(0)); break;
 	case OP_REDUCE_SCATTER:
-	case OP_WAIT: run_sum(f, o); break;
+	case OP_FETCH:
+	case OP_WAIT: run_exchange(f, o); break;
 	case OP_COUNT: BUG("opcode %d", o->code);
 	}
 #undef I
@@ -193,6 +205,8 @@ void prog_run_part(struct frame *f, int from, int to)
 		run_op(f, &f->p->op[i]);
 		if (f->ticket)
 			comm_progress(f->comm);
+		if (f->source && f->source->busy)
+			f->source->poll(f->source);
 	}
 }
 

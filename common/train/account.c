@@ -70,7 +70,7 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 		add(m, "teacher's training", arena(g, 2, moments) + gradients(c, g) + arena(g, 1, (double)trainer_act_bytes(c)) +
 		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
 	} else if (t->teacher)
-		add(m, "teacher weights", arena(g, 1, (double)t->teacher->elems * (double)dtype_size(t->o.dtype)));
+		add(m, "teacher weights", arena(g, 1, (double)trainer_teacher_bytes(t)) + teacher_held_bytes(t, g));
 	add(m, "optimizer", arena(g, 2, (double)trainer_moment_bytes(t)));
 	if (t->o.ema > 0)
 		add(m, "averaged weights", arena(g, 1, (double)trainer_average_bytes(t)));

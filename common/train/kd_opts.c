@@ -11,11 +11,12 @@ struct kd_opts kd = {
 	.documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.moments = "f32", .max_skips = 10, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
-	.log_every = 1, .per_node = 8, .recompute_word = "selective", .lora = { NULL, 16, 32 },
+	.log_every = 1, .per_node = 8, .recompute_word = "selective", .teacher_place = "resident", .lora = { NULL, 16, 32 },
 };
 
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
+	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|host", "where its weights are while it runs: all on the device, or in its files and the host's memory, a block at a time on the device, the next one on its way; the same bits in less memory"),
 	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data and leave; goes on where it was stopped"),
 	OPT_CHOICE(0, "cache-what", &kd.cache_what, "best|hidden", "the best tokens (--top-k of them, 64 by default), or the last hidden states in bf16: all logits, 2 bytes a channel"),
 	OPT_LIST(0, "teacher-cache", &kd.cache, "[NAME=]PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two, but of a cache of hidden states reads the output matrix; one for each --data"),
@@ -131,6 +132,12 @@ static int kd_recompute(const char *word)
 	return !strcmp(word, "none") ? RECOMPUTE_NONE : !strcmp(word, "selective") ? RECOMPUTE_NORMS : RECOMPUTE_FULL;
 }
 
+/* enum teacher_place of the words in the table */
+static int kd_place(const char *word)
+{
+	return !strcmp(word, "host") ? TEACHER_HOST : TEACHER_RESIDENT;
+}
+
 void kd_validate(struct objective *loss, double *max_seconds)
 {
 	struct err e = { 0 };
@@ -162,6 +169,9 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--lora-adapter %s", kd.train ? "holds adapters only, not what --train names" : "needs --lora");
 	if (kd.correct_teacher > 0 && (!kd.teacher || kd.cache.n))
 		opt_die("--correct-teacher trains the weights of --teacher");
+	kd.place = kd_place(kd.teacher_place);
+	if (kd.place && (!kd.teacher || kd.cache.n || kd.correct_teacher > 0))
+		opt_die("--teacher-place %s is for a --teacher that runs and stays as it is%s", kd.teacher_place, kd.cache.n ? ": not with --teacher-cache" : kd.correct_teacher > 0 ? ": not with --correct-teacher" : "");
 	if (kd.steps && kd.tokens)
 		opt_die("--steps and --tokens exclude each other");
 	if (kd.micro && kd.batch % kd.micro)
@@ -173,6 +183,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--graph replays a step without the host, which --hidden-alpha dynamic needs: say fixed");
 	if (kd.graph && kd.zero == 2)
 		opt_die("--graph and --zero 2 exclude each other: sums over processes cannot be replayed");
+	if (kd.graph && kd.place)
+		opt_die("--graph and --teacher-place %s exclude each other: weights that come while a step runs cannot be replayed", kd.teacher_place);
 	if (kd.best_valid && !kd.valid.n)
 		opt_die("--keep-best compares held-out losses: it needs --valid");
 	if (kd.export && !kd.stop_at)

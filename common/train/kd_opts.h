@@ -13,7 +13,7 @@
 
 extern struct kd_opts {
 	/* models, data */
-	const char *teacher, *student, *cache_out, *cache_what, *cache_dtype, *weights, *documents, *response_from, *response_to, *mix, *mix_reference;
+	const char *teacher, *student, *cache_out, *cache_what, *cache_dtype, *weights, *documents, *response_from, *response_to, *mix, *mix_reference, *teacher_place;
 	struct opt_list data, valid, cache;
 	double mix_rate, mix_floor;
 	int64_t cache_part, seq, batch, micro;
@@ -33,7 +33,7 @@ extern struct kd_opts {
 	int64_t max_skips, zero;
 	bool best_valid;
 	const char *recompute_word;
-	int recompute;                 /* enum recompute, of the word */
+	int recompute, place;          /* enum recompute, enum teacher_place, of the words */
 	/* saving, stopping, reporting */
 	const char *max_time, *save_dtype, *export;
 	int64_t save_every, keep, stop_after, stop_at, log_every, valid_every, valid_samples;

@@ -53,10 +53,12 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 	val h = p_forward(s.p, &build, s.tok, NONE);
 	s.sums = p_kd_head(s.p, h, p_head_weight(s.p, &build), NONE, NONE, s.label);
 	pass_weights(&s, &ce, 1);
+	teacher_record(t, s.p);
 	int rc = prog_plan(s.p, e) || frame_new(&s.f, t->g, s.p, e) ? -1 : 0;
 	if (!rc) {
 		int32_t *ids = xcalloc((size_t)rows, sizeof *ids), *labels = xcalloc((size_t)rows, sizeof *labels);
 		s.f.base[SP_PARAM_T] = t->tw;
+		s.f.source = t->source;
 		for (int i = 0; i < sets; i++)
 			run_windows(t, &s, b[i], n[i], ids, labels, &r[i]);
 		free(ids);

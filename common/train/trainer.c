@@ -133,6 +133,7 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 		prog_grad(p, t->o.recompute);
 	if (train && t->o.zero == 2)
 		sum_in_buckets(t, p);
+	teacher_record(t, p);
 	s->split = p->mark;
 	return prog_plan(p, e);
 }
@@ -206,7 +207,7 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 		return -1;
 	if (t->corrected)
 		t->tw = t->corrected->wb ? (void *)t->corrected->wb : t->corrected->w;
-	else if (t->teacher && get(t, &t->tw, (size_t)t->teacher->elems * dtype_size(t->o.dtype), "teacher weights", e))
+	else if (t->teacher && get(t, &t->tw, trainer_teacher_bytes(t), "teacher weights", e))
 		return -1;
 	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
 	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
@@ -225,7 +226,7 @@ void trainer_free(struct trainer *t)
 	const struct { void *p; size_t bytes; } own[] = {
 		{ t->w, trainer_master_bytes(t) }, { t->m, trainer_moment_bytes(t) }, { t->v, trainer_moment_bytes(t) }, { t->grad, trainer_grad_bytes(t) },
 		{ t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->ema, trainer_average_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
-		{ t->corrected ? NULL : t->tw, t->teacher ? (size_t)t->teacher->elems * dtype_size(t->o.dtype) : 0 },
+		{ t->corrected ? NULL : t->tw, t->tw ? trainer_teacher_bytes(t) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 		{ t->now, sizeof *t->now }, { t->train.f.live, sizeof t->train.p->coef },
 	};
@@ -233,6 +234,7 @@ void trainer_free(struct trainer *t)
 	for (int i = 0; i < 2; i++)
 		if (recorded[i]->graph)
 			t->g->k->drop(t->g->d, recorded[i]->graph);
+	source_close(t->source);
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i].p)
 			t->g->k->mem_free(t->g->d, own[i].p, own[i].bytes);

@@ -24,7 +24,7 @@
 #ifndef ADZE_TRAINER_H
 #define ADZE_TRAINER_H
 #include "../comm/comm.h"
-#include "../prog/prog.h"
+#include "../prog/stream.h"
 #include "batches.h"
 #include "hidden.h"
 #include "lora.h"
@@ -32,6 +32,8 @@
 #include "shard.h"
 #include "trained.h"
 
+/* Where the teacher's weights are: all of them on every device; in the files that they come from, a block at a time */
+enum teacher_place { TEACHER_RESIDENT, TEACHER_HOST };
 struct trainer_spec {
 	struct objective loss;
 	struct choice choice;          /* of what is trained */
@@ -54,6 +56,7 @@ struct trainer_spec {
 	double ema;                    /* decay of the moving average of the weights; 0: none */
 	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone */
 	int zero;                      /* what they share out: 1 weights and moments, 2 gradients too */
+	enum teacher_place place;
 	bool correct;                  /* the teacher will be trained too (correct.h) */
 	bool graph;                    /* the backend captures a micro-batch and the update once and replays them (trainer_once.c) */
 };
@@ -104,7 +107,8 @@ struct trainer {
 	float *ema;                    /* device, shard.kept; NULL: none */
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	int32_t *starts;               /* host, [micro*seq] */
-	void *tw;                      /* device, teacher->elems of dtype */
+	void *tw;                      /* device, teacher->elems of dtype, or the pieces that are there (stream.h) */
+	struct weight_source *source;         /* where those come from; owned.  NULL: all are there */
 	struct pass train, eval;
 	struct step_now *now;          /* device: what an update reads */
 	double lr;                     /* of the step under way */
@@ -145,6 +149,13 @@ static inline size_t trainer_act_bytes(const struct trainer *t)
 	int64_t a = t->train.p->bytes[SP_ACT], b = t->eval.p->bytes[SP_ACT];
 	return (size_t)(a > b ? a : b);
 }
+/* Of tw */
+size_t trainer_teacher_bytes(const struct trainer *t);
+/* A teacher that does not lie whole on the device: its program fetches weights (trainer_teacher.c) */
+void teacher_record(const struct trainer *t, struct prog *p);
+int teacher_load(struct trainer *t, const char *dir, struct err *e);
+/* What is held besides tw, on that engine: buffers on the way */
+double teacher_held_bytes(const struct trainer *t, const struct engine *g);
 /* Whether the teacher itself runs: then held-out text has teacher's terms as well */
 static inline bool trainer_runs_teacher(const struct trainer *t) { return t->teacher && !t->o.cached_width; }
 static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }

@@ -43,22 +43,11 @@ static int load_student(void *arg, const struct param *p, const struct st_model 
 	return engine_read(t->g, t->student, p, m, t->w + p->off, DT_F32, e);
 }
 
-static int load_head(struct trainer *t, const char *dir, struct err *e)
-{
-	struct st_model *m = st_open(dir, e);
-	int rc = m ? engine_read(t->g, t->teacher, ptable_find(t->teacher, "head"), m, t->tw, t->o.dtype, e) : -1;
-	if (m)
-		st_close(m);
-	return rc;
-}
-
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
 {
 	if (params_each(t->student, student, 1, load_student, t, e))
 		return -1;
-	if (teacher && t->o.cached_width)
-		return load_head(t, teacher, e);
-	return teacher && !t->corrected ? engine_load(t->g, t->teacher, teacher, t->tw, t->o.dtype, e) : 0;
+	return teacher && !t->corrected ? teacher_load(t, teacher, e) : 0;
 }
 
 struct source {

@@ -1,0 +1,50 @@
+#!/bin/sh
+# test_stream.sh - a teacher whose weights are not all on the device teaches the same (kd-train --teacher-place)
+# SPDX-License-Identifier: Apache-2.0
+. tests/lib.sh
+shim=$PWD/$B/tests/cuda
+sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
+mkmodel -q --layers 3 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 48 --vocab 265 --eos 264 --tied --tokenizer "$t/tok" -o "$t/m" || exit 1
+mkmodel -q --layers 4 --hidden 48 --heads 6 --kv-heads 2 --head-dim 8 --ffn 40 --vocab 265 --eos 264 --store f32 --tokenizer "$t/tok" -o "$t/w" || exit 1
+mkmodel -q --like "$t/m" --std 0.2 --seed 2 --store f32 -o "$t/s" || exit 1
+calib-sample -q -t "$t/m" --documents paragraph --samples 24 --seq 16 LICENSE -o "$t/c.tok" || exit 1
+calib-sample -q -t "$t/m" --documents paragraph --samples 5 --seq 16 README.md -o "$t/v.tok" || exit 1
+kd="kd-train --student $t/s --data x=$t/c.tok --valid x=$t/v.tok --micro 1 --batch 6 --steps 3 --lr 3e-3 --save-dtype f32 --threads 1 -q"
+# what a run computed: its losses, bit for bit as far as the log has them, and its model
+result() { grep -o '"[a-z/_]*":[^,}]*' "$1/metrics.jsonl" | grep -v 'per_s\|peak_share\|seconds' && find "$1/student" -name '*.safetensors' | sort | xargs cksum | cut -d' ' -f1,2; }
+# both NAME COMMAND... OPTION...: the same with a teacher that is resident and one that is not ($place)
+both() {
+	what=$1
+	shift
+	rm -rf "$t/a" "$t/b"
+	works "$what, resident" "$@" -o "$t/a"
+	works "$what, $place" "$@" --teacher-place "$place" -o "$t/b"
+	result "$t/a" >"$t/ra" && result "$t/b" >"$t/rb"
+	alike "$what, $place: the same bits" "$t/ra" "$t/rb"
+}
+place=host
+both "tied" $kd --teacher "$t/m" --dtype f32
+both "stored as f32, hidden states" $kd --teacher "$t/w" --dtype bf16 --hidden-loss 'mse@last:last' --recompute
+both "mixture against the teacher" $kd --teacher "$t/m" --mix dynamic --valid-every 2 --mix-reference teacher --data y="$t/v.tok" --valid y="$t/c.tok"
+both "memory that the host cannot touch" env ADZE_LIB="$shim" $kd --teacher "$t/w" --device cuda
+kd-train --student "$t/s" --data "$t/c.tok" --teacher "$t/w" --micro 1 --teacher-place host --explain | awk '$3 == "fetch" { print substr($4, index($4, ":") + 1, 9) }' | tr '\n' ' ' >"$t/fetched"
+same "pieces in their order" "$(cat "$t/fetched")" "t.piece.0 t.piece.1 t.piece.2 t.piece.3 t.piece.4 t.piece.5 "
+fails "no teacher" 2 "--teacher-place host" $kd --loss ce --teacher-place host -o "$t/bad"
+fails "a teacher that is trained" 2 "--correct-teacher" $kd --teacher "$t/m" --correct-teacher 1e-4 --teacher-place host -o "$t/bad"
+
+# ---- memory: as planned, and less (sanitizers take memory of their own) ----
+mkmodel -q --layers 7 --hidden 768 --heads 12 --kv-heads 12 --head-dim 64 --ffn 2304 --vocab 265 --eos 264 --tied --fast --tokenizer "$t/tok" -o "$t/big" || exit 1
+small="--student $t/s --teacher $t/big --data $t/c.tok --micro 1 --threads 1"
+# peak PLACE LAUNCH...: what one process took, and what was planned
+peak() {
+	where=$1
+	shift
+	rm -f "$t/ev"
+	"$@" kd-train $small --batch 4 --steps 1 --save-every 0 --teacher-place $where --events "$t/ev" -q -f -o "$t/p" 2>"$t/err"
+	sed -n 's/.*"peak_bytes":\([0-9]*\).*/\1/p' "$t/ev" >"$t/got.$where"
+	"$@" kd-train $small --batch 4 --steps 1 --teacher-place $where --dry-run=json 2>"$t/err" | sed 's/.*"peak_bytes":\([0-9]*\).*/\1/' >"$t/want.$where"
+	if paste "$t/got.$where" "$t/want.$where" | awk '{ exit !($1 > 0.92 * $2 && $1 < 1.08 * $2) }'; then ok "$where: peak as planned"
+	else no "$where: peak as planned" "$(paste "$t/got.$where" "$t/want.$where")"; fi
+}
+less() { if paste "$t/got.$1" "$t/got.$2" | awk '{ exit !($1 < '"$3"' * $2) }'; then ok "$1 takes less than $2"; else no "$1 takes less than $2" "$(cat "$t/got.$1" "$t/got.$2")"; fi; }
+case $B in */san) ;; *) peak resident env && peak host env && less host resident 0.7 ;; esac
