@@ -160,12 +160,10 @@ static struct prog *record(struct scorer *q, const struct ptable *t, int dtype, 
 	if (q->tree) {
 		b.node = q->node = p_input(p, "node", z->past + N, 2, DT_I32);
 		b.past = z->past;
-		q->pick = p_input(p, "pick", M, 1, DT_I32);
+		b.pick = q->pick = p_input(p, "pick", M, 1, DT_I32); /* a place that starts several continuations is there for each */
 	}
 	q->label = p_input(p, "label", M, 1, DT_I32);
 	val h = p_forward(p, &b, q->tok, NONE);
-	if (q->tree) /* rows of h, not of a table: a place that starts several continuations is scored for each */
-		h = p_embed(p, q->pick, h, 1);
 	q->out = p_logprob(p, h, p_head_weight(p, &b), q->label);
 	p_keep(p, q->out);
 	return p;

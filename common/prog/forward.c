@@ -166,6 +166,10 @@ static val attention(const struct ctx *c, val x, int64_t l)
 	val o = p_site(p, b, heads(c, h, l), SITE_ATTN_OUT, l);
 	if (b->group_stats)
 		group_stat(c, o, l);
+	if (b->pick.id && l == b->blk1 - 1) {
+		o = p_rows(p, b->pick, o);
+		x = p_rows(p, b->pick, x);
+	}
 	return p_site(p, b, linear_sum(c, o, l, "attn.o", "attn.post", x), SITE_MID, l);
 }
 

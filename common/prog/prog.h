@@ -95,6 +95,7 @@ struct build {
 	int layer_stats;       /* block, attention and MLP cosines */
 	val node;              /* [past+N,2] rows packed as a forest (kernels.h, attn_tree), or NONE; B is 1 then */
 	int64_t past;          /* with node: rows of every block's qkv that stand before, state of a program that kept them; 0: none */
+	val pick;              /* [M,1] i32: the rows whose results are wanted, or NONE: all.  The last block goes on with them behind its attention */
 	int keep_past;         /* without node: every block's qkv is kept as that state */
 	val at;                /* [N,2] slot and position of each row in a cache of slots x kv_len, or NONE: whole sequences */
 	int64_t slots, kv_len;
@@ -134,6 +135,7 @@ val p_param(struct prog *p, const struct build *b, const char *name);
 /* A parameter that is no part of the model b, behind its table in the same space: element off (a multiple of 32). */
 val p_param_beside(struct prog *p, const struct build *b, const char *name, int64_t rows, int64_t cols, int64_t off);
 val p_embed(struct prog *p, val tok, val W, float scale);
+val p_rows(struct prog *p, val pick, val x); /* rows of a value, in its own type */
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype);
 val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g, int kind, float eps, int dtype);
 val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype);

@@ -152,15 +152,25 @@ val p_param_beside(struct prog *p, const struct build *b, const char *name, int6
 	return v;
 }
 
-val p_embed(struct prog *p, val tok, val W, float scale)
+static val embed_as(struct prog *p, val tok, val W, float scale, int dtype)
 {
 	val in[] = { tok, W };
-	val y = result(p, "x", V(tok).rows, V(W).cols, DT_F32, in, 2);
+	val y = result(p, "x", V(tok).rows, V(W).cols, dtype, in, 2);
 	struct op *o = prog_op(p, OP_EMBED);
 	memcpy(o->in, in, sizeof in);
 	o->out[0] = y;
 	o->f = scale;
 	return y;
+}
+
+val p_embed(struct prog *p, val tok, val W, float scale)
+{
+	return embed_as(p, tok, W, scale, DT_F32);
+}
+
+val p_rows(struct prog *p, val pick, val x)
+{
+	return embed_as(p, pick, x, 1, V(x).dtype);
 }
 
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype)

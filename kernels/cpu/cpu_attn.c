@@ -40,16 +40,16 @@ static struct attn_call call_of(const struct attn_geom *g, mat o, mat lse, mat q
 	return c;
 }
 
-static const struct attn_ops *ops_for(const struct dev *d, mat qkv)
+static const struct attn_ops *ops_for(const struct dev *d, int dtype)
 {
-	return qkv.dtype == DT_BF16 && d->bf16_dot ? d->simd->attn_bf16 : d->simd->attn_f32;
+	return dtype == DT_BF16 && d->bf16_dot ? d->simd->attn_bf16 : d->simd->attn_f32;
 }
 
 static void forward(struct dev *d, const struct attn_call *call)
 {
 	struct attn_call c = *call;
 	const struct attn_geom *g = &c.g;
-	const struct attn_ops *a = ops_for(d, c.qkv);
+	const struct attn_ops *a = ops_for(d, c.o.dtype); /* what follows reads bf16: q, k and v of f32 are rounded once, after rope */
 	int64_t nbg = g->B * g->G, nk = c.Tp / KEY_BLOCK;
 	c.k = scratch(d, S_ATTN_K, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
 	c.v = scratch(d, S_ATTN_V, (size_t)(nbg * c.Tp * c.Dp) * a->elem);
@@ -87,7 +87,7 @@ void cpu_attn_tree(struct dev *d, mat o, mat qkv, mat past, mat rope, mat node, 
 void cpu_attn_bwd(struct dev *d, mat dqkv, mat dout, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *g)
 {
 	struct attn_call c = call_of(g, o, lse, qkv, rope, start);
-	const struct attn_ops *a = ops_for(d, qkv);
+	const struct attn_ops *a = ops_for(d, qkv.dtype);
 	c.dqkv = dqkv;
 	c.dout = dout;
 	int64_t nbg = g->B * g->G, want = 4 * (int64_t)d->threads, nk = c.Tp / KEY_BLOCK;
