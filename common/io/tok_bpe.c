@@ -47,29 +47,51 @@ static uint64_t table_size(uint64_t items)
 
 void bpe_index_vocab(struct bpe *b)
 {
-	uint64_t n = table_size(b->n_ids);
+	enum { AHEAD = 16 };           /* slots that are being fetched */
+	uint64_t n = table_size(b->n_ids), hash[AHEAD] = { 0 };
 	b->vslot = xcalloc(n, sizeof *b->vslot);
 	b->vmask = n - 1;
-	for (uint32_t id = 0; id < b->n_ids; id++) {
-		const struct tok_entry *t = &b->tok[id];
-		if (!t->spell)
-			continue;
-		uint64_t h = XXH3_64bits(t->spell, t->spell_len), i = h & b->vmask;
-		while (b->vslot[i].used)
-			i = (i + 1) & b->vmask;
-		b->vslot[i] = (struct vocab_slot){ .hash = h, .id = id, .used = 1 };
+	for (uint64_t k = 0; k < (uint64_t)b->n_ids + AHEAD; k++) {
+		uint64_t h = hash[k % AHEAD], i = h & b->vmask;
+		if (k >= AHEAD && b->tok[k - AHEAD].spell) {
+			while (b->vslot[i].used)
+				i = (i + 1) & b->vmask;
+			b->vslot[i] = (struct vocab_slot){ .hash = h, .id = (uint32_t)(k - AHEAD), .used = 1 };
+		}
+		if (k < b->n_ids && b->tok[k].spell) {
+			hash[k % AHEAD] = XXH3_64bits(b->tok[k].spell, b->tok[k].spell_len);
+			__builtin_prefetch(&b->vslot[hash[k % AHEAD] & b->vmask], 1);
+		}
 	}
 }
 
-uint32_t bpe_find(const struct bpe *b, const char *spell, size_t n)
+static uint32_t find_hashed(const struct bpe *b, const char *spell, size_t n, uint64_t h)
 {
-	uint64_t h = XXH3_64bits(spell, n);
 	for (uint64_t i = h & b->vmask; b->vslot[i].used; i = (i + 1) & b->vmask) {
 		const struct tok_entry *t = &b->tok[b->vslot[i].id];
 		if (b->vslot[i].hash == h && t->spell_len == n && !memcmp(t->spell, spell, n))
 			return b->vslot[i].id;
 	}
 	return NO_ID;
+}
+
+uint32_t bpe_find(const struct bpe *b, const char *spell, size_t n)
+{
+	return find_hashed(b, spell, n, XXH3_64bits(spell, n));
+}
+
+void bpe_find_many(const struct bpe *b, struct bpe_key *key, int n)
+{
+	for (int i = 0; i < n; i++) {
+		key[i].hash = XXH3_64bits(key[i].spell, key[i].n);
+		__builtin_prefetch(&b->vslot[key[i].hash & b->vmask]);
+	}
+	for (int i = 0; i < n; i++)    /* the first slot is nearly always the one */
+		__builtin_prefetch(&b->tok[b->vslot[key[i].hash & b->vmask].id]);
+	for (int i = 0; i < n; i++)
+		__builtin_prefetch(b->tok[b->vslot[key[i].hash & b->vmask].id].spell);
+	for (int i = 0; i < n; i++)
+		key[i].id = find_hashed(b, key[i].spell, key[i].n, key[i].hash);
 }
 
 void bpe_merges_init(struct bpe *b, size_t n)
@@ -84,6 +106,11 @@ void bpe_merges_init(struct bpe *b, size_t n)
 static inline uint64_t pair_slot(const struct bpe *b, uint64_t pair)
 {
 	return (pair * 0x9E3779B97F4A7C15u >> 32) & b->mmask;
+}
+
+void bpe_merge_soon(const struct bpe *b, uint32_t left, uint32_t right)
+{
+	__builtin_prefetch(&b->mslot[pair_slot(b, (uint64_t)left << 32 | right)], 1);
 }
 
 /* A pair that is listed twice counts with its last rank, as in the reference. */

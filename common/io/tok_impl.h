@@ -11,6 +11,7 @@
 #define ADZE_TOK_IMPL_H
 #include "text.h"
 #include "tokenizer.h"
+#include <pthread.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -250,6 +251,14 @@ void *tok_grow(void *p, size_t *cap, size_t n, size_t size);
 /* tok_bpe.c */
 void bpe_index_vocab(struct bpe *b);
 uint32_t bpe_find(const struct bpe *b, const char *spell, size_t n);      /* model vocabulary only; NO_ID */
+struct bpe_key {               /* a look-up: spelling in, hash between, id or NO_ID out */
+	const char *spell;
+	size_t n;
+	uint64_t hash;
+	uint32_t id;
+};
+void bpe_find_many(const struct bpe *b, struct bpe_key *key, int n);      /* as bpe_find for each, misses of the cache overlapped */
+void bpe_merge_soon(const struct bpe *b, uint32_t left, uint32_t right);  /* fetches where bpe_merge_add will write */
 void bpe_merges_init(struct bpe *b, size_t n);
 void bpe_merge_add(struct bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
 const struct merge_slot *bpe_merge_find(const struct bpe *b, uint32_t left, uint32_t right);  /* NULL: none */
@@ -261,6 +270,22 @@ void model_emit(struct tok_scratch *s, uint32_t id, size_t lo, size_t hi);
 int byte_char(char *dst, uint8_t b);                                      /* the byte's character in UTF-8 */
 int char_byte(uint32_t cp);                                               /* the inverse, -1: no byte's character */
 void bpe_fallback_init(struct bpe *b);                                    /* fills b->fallback from <0x00> .. <0xFF> */
+
+/* tok_merges.c: merges_read() may start a thread, which uses nothing but the text; then the vocabulary is read and indexed, then
+ * merges_add() finds it; merges_free() in any case */
+struct merge { uint32_t at, cut, len; };       /* "ab" in text, length of "a"; after the look-up ids of a, b and ab */
+struct merges {
+	const char *from, *end;
+	char *text;
+	struct merge *list;
+	size_t n;
+	bool broken, started, joined;
+	pthread_t thread;
+};
+void merges_read(struct merges *m, const char *from, const char *end);
+int merges_add(struct merges *m, struct bpe *b, const char *path, struct err *e);
+void merges_wait(struct merges *m);
+void merges_free(struct merges *m);
 
 /* tok_unigram.c */
 void unigram_start(struct bpe *b, size_t bytes);                          /* bytes: of all spellings, an upper bound of nodes */

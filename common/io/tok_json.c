@@ -57,12 +57,16 @@ int js_string(struct jbuf *b, const char **p, const char *end)
 		return -1;
 	b->n = 0;
 	while (q < end && *q != '"') {
-		if (b->cap < b->n + 8)
-			b->s = tok_grow(b->s, &b->cap, b->n + 8, 1);
-		if (*q != '\\') {
-			b->s[b->n++] = *q++;
-			continue;
-		}
+		const char *run = q;
+		while (q < end && *q != '"' && *q != '\\')
+			q++;
+		size_t n = (size_t)(q - run);
+		if (b->cap < b->n + n + 8)
+			b->s = tok_grow(b->s, &b->cap, b->n + n + 8, 1);
+		memcpy(b->s + b->n, run, n);
+		b->n += n;
+		if (q >= end || *q == '"')
+			break;
 		if (++q >= end)
 			return -1;
 		const char *f;
@@ -103,6 +107,7 @@ static int skip_string(const char **p, const char *end)
 /* Past the value at *p: brackets are counted, not matched by kind. */
 static int skip_value(const char **p, const char *end)
 {
+	static const bool marks[256] = { ['"'] = true, ['{'] = true, ['['] = true, ['}'] = true, [']'] = true };
 	int64_t depth = 0;
 	json_space(p, end);
 	while (*p < end) {
@@ -118,10 +123,16 @@ static int skip_value(const char **p, const char *end)
 				return 0;
 			depth--;
 			++*p;
-		} else if (depth == 0 && c == ',') {
-			return 0;
-		} else {
+		} else if (depth == 0) {
+			if (c == ',')
+				return 0;
 			++*p;
+			continue;
+		} else {               /* blanks, numbers and commas of what is inside */
+			const char *q = *p;
+			while (q < end && !marks[(uint8_t)*q])
+				q++;
+			*p = q;
 			continue;
 		}
 		if (depth == 0)
@@ -130,8 +141,8 @@ static int skip_value(const char **p, const char *end)
 	return -1;
 }
 
-/* Calls for each member of the object at *p; the callback gets the value's text. */
-static int members(const char **p, const char *end, int (*member)(void *, const char *, const char *, const char *), void *arg)
+/* Calls for each member of the object at *p; the callback goes past the value. */
+static int members(const char **p, const char *end, int (*member)(void *, const char *, const char **, const char *), void *arg)
 {
 	struct jbuf key = { 0 };
 	int rc = -1;
@@ -145,8 +156,7 @@ static int members(const char **p, const char *end, int (*member)(void *, const 
 		if (*p >= end || *(*p)++ != ':')
 			goto out;
 		json_space(p, end);
-		const char *v = *p;
-		if (skip_value(p, end) || member(arg, key.s, v, *p))
+		if (member(arg, key.s, p, end))
 			goto out;
 		json_space(p, end);
 		if (*p < end && **p == ',')
@@ -162,22 +172,25 @@ out:
 	return rc;
 }
 
-static int model_member(void *arg, const char *key, const char *v, const char *end)
+static int model_member(void *arg, const char *key, const char **p, const char *end)
 {
 	struct json_cut *c = arg;
+	const char *v = *p;
+	if (skip_value(p, end))
+		return -1;
 	if (!strcmp(key, "vocab")) {
 		c->vocab = v;
-		c->vocab_end = end;
+		c->vocab_end = *p;
 	} else if (!strcmp(key, "merges")) {
 		c->merges = v;
-		c->merges_end = end;
+		c->merges_end = *p;
 	}
 	return 0;
 }
 
-static int top_member(void *arg, const char *key, const char *v, const char *end)
+static int top_member(void *arg, const char *key, const char **p, const char *end)
 {
-	return strcmp(key, "model") ? 0 : members(&v, end, model_member, arg);
+	return strcmp(key, "model") ? skip_value(p, end) : members(p, end, model_member, arg);
 }
 
 int json_cut_model(const char *s, size_t n, struct json_cut *c)

@@ -1,8 +1,5 @@
 /*
- * tok_load.c - reads the two large parts of tokenizer.json: the vocabulary and the merges
- *
- * vocab is {"token": id, ...}, of Unigram [["token", score], ...]; merges is ["a b", ...] or, since tokenizers 0.20, [["a", "b"], ...]; both may occur.
- * A merge's rank is its place in the list; its result is the token spelled left+right, which must exist.
+ * tok_load.c - reads the vocabulary of tokenizer.json: {"token": id, ...}, of Unigram [["token", score], ...]; merges: tok_merges.c
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -65,27 +62,39 @@ static uint32_t chars_to_bytes(const struct tok_entry *x, char *dst)
 	return k;
 }
 
+/* Printable ASCII: every byte is its own character */
+static bool own_bytes(const struct tok_entry *x)
+{
+	uint32_t i = 0;
+	while (i < x->spell_len && x->spell[i] > ' ' && x->spell[i] < 0x7F)
+		i++;
+	return i == x->spell_len;
+}
+
 void tok_fill_bytes(struct tokenizer *t)
 {
 	for (uint32_t id = 0; id < t->bpe.n_ids; id++) {
 		struct tok_entry *x = &t->bpe.tok[id];
 		if (!x->spell)
 			continue;
+		if (t->bpe.kind == MODEL_BYTES && own_bytes(x)) {
+			x->bytes = x->spell;
+			x->bytes_len = x->spell_len;
+			continue;
+		}
 		char *raw = arena_alloc(&t->text, x->spell_len + 1);
 		x->bytes_len = t->bpe.kind == MODEL_BYTES ? to_bytes(x->spell, x->spell_len, raw) : chars_to_bytes(x, raw);
 		x->bytes = raw;
 	}
 }
 
-/* Room for the ids ahead, so that tok_set_entry does not grow the table one by one. */
-static void reserve_ids(struct bpe *b, const char *p, const char *end, char each)
+/* Room for the ids ahead, so that tok_set_entry does not grow the table one by one: "a":1 is the shortest, room that is not used
+ * costs nothing. */
+static void reserve_ids(struct bpe *b, const char *p, const char *end)
 {
-	uint32_t n = 0;
-	for (const char *q = p; q < end; q++)
-		n += *q == each;       /* at least one a token */
-	n = n > MAX_ID ? MAX_ID : n;
-	b->tok = xcalloc((size_t)n + 1, sizeof *b->tok);
-	b->n_ids = n;
+	size_t n = (size_t)(end - p) / 5 + 1;
+	b->n_ids = n > MAX_ID ? MAX_ID : (uint32_t)n;
+	b->tok = xcalloc((size_t)b->n_ids + 1, sizeof *b->tok);
 }
 
 static int load_vocab(struct tokenizer *t, const char *p, const char *end, struct err *e)
@@ -95,7 +104,7 @@ static int load_vocab(struct tokenizer *t, const char *p, const char *end, struc
 	int rc = -1;
 	if (p == end || *p++ != '{')
 		return broken(t, "vocab", e);
-	reserve_ids(&t->bpe, p, end, ':');
+	reserve_ids(&t->bpe, p, end);
 	for (json_space(&p, end); p < end && *p != '}';) {
 		char *stop;
 		size_t bad;
@@ -123,83 +132,21 @@ out:
 	return rc ? broken(t, "vocab", e) : 0;
 }
 
-/* "a b" or ["a", "b"] into *l = "ab" with *cut = length of a. */
-static int read_merge(struct jbuf *l, struct jbuf *r, size_t *cut, const char **p, const char *end)
-{
-	if (**p != '[') {
-		if (js_string(l, p, end))
-			return -1;
-		char *space = memchr(l->s, ' ', l->n);
-		if (!space || memchr(space + 1, ' ', l->n - (size_t)(space + 1 - l->s)))
-			return -1;
-		*cut = (size_t)(space - l->s);
-		memmove(space, space + 1, --l->n - *cut);
-		return 0;
-	}
-	++*p;
-	if (js_string(l, p, end))
-		return -1;
-	json_space(p, end);
-	if (*p >= end || *(*p)++ != ',' || js_string(r, p, end))
-		return -1;
-	json_space(p, end);
-	if (*p >= end || *(*p)++ != ']')
-		return -1;
-	*cut = l->n;
-	l->s = tok_grow(l->s, &l->cap, l->n + r->n + 1, 1);
-	memcpy(l->s + l->n, r->s, r->n);
-	l->n += r->n;
-	return 0;
-}
-
-static int load_merges(struct tokenizer *t, const char *p, const char *end, struct err *e)
-{
-	struct bpe *b = &t->bpe;
-	struct jbuf l = { 0 }, r = { 0 };
-	size_t cut, n = 0;
-	uint32_t rank = 0;
-	int rc = -1;
-	if (p == end || *p++ != '[')
-		return broken(t, "merges", e);
-	for (const char *q = p; q < end; q++)
-		n += *q == '"';        /* two quotes a merge at least */
-	bpe_merges_init(b, n / 2);
-	for (json_space(&p, end); p < end && *p != ']'; rank++) {
-		if (read_merge(&l, &r, &cut, &p, end)) {
-			broken(t, "merges", e);
-			goto out;
-		}
-		uint32_t left = bpe_find(b, l.s, cut), right = bpe_find(b, l.s + cut, l.n - cut);
-		uint32_t id = bpe_find(b, l.s, l.n);
-		if (left == NO_ID || right == NO_ID || id == NO_ID) {
-			err_set(e, EXIT_DATA, "%s: merge %u (\"%.*s\" + \"%.*s\") names a token that is not in the vocabulary",
-				t->path, rank, (int)cut, l.s, (int)(l.n - cut), l.s + cut);
-			goto out;
-		}
-		bpe_merge_add(b, left, right, rank, id);
-		json_space(&p, end);
-		if (p < end && *p == ',')
-			p++;
-		json_space(&p, end);
-	}
-	rc = p < end ? 0 : broken(t, "merges", e);
-out:
-	free(l.s);
-	free(r.s);
-	return rc;
-}
-
 int tok_load_vocab(struct tokenizer *t, const struct json_cut *c, struct err *e)
 {
 	if (!c->vocab || !c->merges)
 		return err_set(e, EXIT_DATA, "%s: model has no %s", t->path, c->vocab ? "merges" : "vocab");
-	if (load_vocab(t, c->vocab, c->vocab_end, e))
-		return -1;
-	bpe_index_vocab(&t->bpe);
-	if (load_merges(t, c->merges, c->merges_end, e))
-		return -1;
-	bpe_finish(&t->bpe);
-	return 0;
+	struct merges m;
+	merges_read(&m, c->merges, c->merges_end);
+	int rc = load_vocab(t, c->vocab, c->vocab_end, e);
+	if (!rc) {
+		bpe_index_vocab(&t->bpe);
+		rc = merges_add(&m, &t->bpe, t->path, e);
+	}
+	if (!rc)
+		bpe_finish(&t->bpe);
+	merges_free(&m);
+	return rc;
 }
 
 /* One ["token", score] of Unigram. */
@@ -229,7 +176,7 @@ int tok_load_unigram(struct tokenizer *t, const struct json_cut *c, struct err *
 	double low = INFINITY;
 	if (!p || p == end || *p++ != '[')
 		return broken(t, "vocab", e);
-	reserve_ids(b, p, end, '[');
+	reserve_ids(b, p, end);
 	b->score = xcalloc((size_t)b->n_ids + 1, sizeof *b->score);
 	for (json_space(&p, end); p < end && *p == '['; n++) {
 		double score;
