@@ -240,6 +240,8 @@ class Context:
         """SmolLM2's shape, or a tiny one, with a tokenizer of this tree: for where the real one is not at hand."""
         tok = self.path("tokenizer", "tokenizer.json")
         shutil.copyfile(os.path.join(TOP, "tests", "golden", "tokenizers", "smollm.json"), tok)
+        with open(self.path("tokenizer", "tokenizer_config.json"), "w") as f:
+            json.dump({"bos_token": "<|start|>", "eos_token": "<|end|>"}, f)
         shape = (2, 64, 128, 2, 1, 32) if self.small else (30, 576, 1536, 9, 3, 64)
         return self.made("tiny" if self.small else "like-smollm2", *self.shape(*shape), "--vocab", 49152, "--tied", "--store", "bf16",
                          "--tokenizer", os.path.dirname(tok))

@@ -13,19 +13,18 @@ import argparse, glob, json, math, os, shutil, sys
 sys.dont_write_bytecode = True
 import bench
 
-BASE = {"layers": 4, "hidden": 192, "ffn": 512, "vocab": 8192, "seq": 256, "samples": 16}
+# What each stage starts from: on two cores a run of the middle size takes 0.1 to 1.5 s, all of them together some minutes
+BASE = {"layers": 4, "hidden": 384, "ffn": 1024, "vocab": 8192, "seq": 512, "samples": 32}
+BASES = {"calib-sample": {"samples": 2048}, "rank": {"layers": 16, "hidden": 192, "ffn": 8192, "samples": 4, "seq": 64},
+         "trim": {"layers": 8, "hidden": 768, "ffn": 3072}, "kd-train": {"samples": 16, "seq": 256}, "evalharness": {"samples": 64}}
 HEAD_DIM = 48
-# axis, values, and per stage whether time and memory may grow with it (1: linearly, 0: not at all, 2: quadratically)
-AXES = {
-    "samples": (4, 8, 16, 32, 64), "seq": (128, 256, 512, 1024), "layers": (2, 4, 8, 16), "hidden": (96, 192, 384, 768),
-    "ffn": (256, 512, 1024, 2048), "vocab": (4096, 8192, 16384, 32768), "threads": (1, 2),
-}
+FACTORS = (0.25, 0.5, 1, 2)    # of the stage's base, for every axis but these:
+VALUES = {"threads": (1, 2), "grid": (100_000, 1_000_000, 10_000_000, 50_000_000)}
 STAGES = {
     "calib-sample": ("samples", "seq", "threads"), "act-stats": ("samples", "seq", "layers", "hidden", "ffn", "vocab", "threads"),
     "rank": ("layers", "hidden", "ffn"), "candidates": ("grid",), "trim": ("layers", "hidden", "ffn", "vocab", "threads"),
     "kd-train": ("samples", "seq", "layers", "hidden", "ffn", "vocab", "threads"), "evalharness": ("samples", "seq", "layers", "hidden", "vocab", "threads"),
 }
-AXES["grid"] = (10_000, 100_000, 1_000_000)
 # What time does in theory where it is not linear: a layer's matrices grow with hidden^2 at a fixed ratio, attention with seq^2
 EXPECTED = {"hidden": "1 to 2", "rank hidden": "≤ 1", "seq": "1 to 2", "threads": "-1", "calib-sample seq": "1", "act-stats vocab": "0", "trim hidden": "1 to 2"}
 
@@ -59,18 +58,18 @@ class Bench:
             return self.sample(size, c.path("out.tok"))
         if name == "candidates":
             with open(os.path.join(self.model(size), "config.json")) as f:
-                large = json.load(f) | {"num_hidden_layers": 20, "hidden_size": 1024, "intermediate_size": 65536, "num_attention_heads": 8}
+                large = json.load(f) | {"num_hidden_layers": 20, "hidden_size": 1024, "intermediate_size": 1 << 20, "num_attention_heads": 8}
             with open(c.path("parent", "config.json"), "w") as f:
                 json.dump(large, f)
             return c.prog("candidates", "-q", "-m", c.path("parent"), "--layers", "1:20", "--hidden", "256:1024:256", "--heads", "8", "--ffn",
-                          f"1024:{1023 + size['grid'] // 80}", "--params", "1e7:1e9", "--top", 10)
+                          f"1024:{1023 + size['grid'] // 80}", "--params", "1e7:1e12", "--top", 10)
         model = self.model(size)
         if name == "act-stats":
             return c.prog("act-stats", *cpu, "--micro", 4, "-m", model, self.tokens(size), "-o", c.path("out.stats"))
         if name == "rank":
             stats = c.path("for-rank-" + os.path.basename(model))
             if not os.path.exists(stats):
-                c.prog("act-stats", *cpu, "-m", model, self.tokens(size | {"samples": 4}), "-o", stats)
+                c.prog("act-stats", *cpu, "-m", model, self.tokens(size), "-o", stats)
             return c.prog("rank", "-q", "-f", stats, "-o", c.path("out.rank"))
         if name == "trim":
             rank = c.path("random-" + os.path.basename(model) + ".rank")
@@ -83,12 +82,11 @@ class Bench:
                           "1e12", "--steps", size["samples"] // 4, "-o", c.path("kd"))
         items = c.path(f"items-{size['samples']}-{size['seq']}.jsonl")
         if not os.path.exists(items):
-            words = open(c.documents(24 << 20)).read(1 << 20).split()
+            words = [w for w in open(c.documents(24 << 20)).read(4 << 20).split() if w.isalpha()]
             with open(items, "w") as f:
                 for i in range(size["samples"]):
-                    at = 997 * i
-                    ctx_words = " ".join(w for w in words[at:at + size["seq"] // 4] if w.isalpha())
-                    f.write(json.dumps({"ctx": ctx_words, "choices": words[at:at + 4], "gold": 0}) + "\n")
+                    at = 997 * i % (len(words) - size["seq"])
+                    f.write(json.dumps({"ctx": " ".join(words[at:at + size["seq"] // 4]), "choices": words[at:at + 4], "gold": 0}) + "\n")
         return c.prog("evalharness", *cpu, "-m", model, "--task", f"mc={items}", "-o", c.path("out.json"))
 
 
@@ -99,10 +97,10 @@ def slope(points):
     return sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx) ** 2 for a in x)
 
 
-def curve(b, name, axis, base, repeats):
+def curve(b, name, axis, threads, repeats, points):
     """[(value, least seconds, median peak MB)]"""
-    out = []
-    for v in AXES[axis]:
+    out, base = [], BASE | BASES.get(name, {}) | {"threads": threads}
+    for v in (VALUES.get(axis) or [int(base[axis] * f) for f in FACTORS])[:points]:
         size = base | {axis: v}
         if axis == "hidden":
             size["ffn"] = base["ffn"] * v // base["hidden"]
@@ -151,7 +149,8 @@ def page(curves, about, others, path):
     text = [f"# Time and memory against size\n\nWritten by `tools/bench/scaling.py`. {about['cpu']}, {about['cores']} cores, {about['date']}, revision "
             f"{about['commit']}; other processes took {others['others_cpu']} processors.",
             f"\nOne size grows from a model of {BASE['layers']} layers, hidden {BASE['hidden']}, FFN {BASE['ffn']}, vocabulary {BASE['vocab']}, on {BASE['samples']} "
-            f"sequences of {BASE['seq']} tokens\n(hidden: FFN and heads grow with it; kd-train: a step for each 4 sequences; evalharness: items, and words of context by seq/4;"
+            f"sequences of {BASE['seq']} tokens,\nif not " + "; ".join(f"{n}: " + ", ".join(f"{k} {v}" for k, v in b.items()) for n, b in BASES.items()) +
+            "\n(hidden: FFN and heads grow with it; kd-train: a step for each 4 sequences; evalharness: items, and words of context by seq/4;"
             "\ntrim: to half of hidden and FFN; candidates: shapes of the grid). bf16, whole processes, the least of the runs. Exponent: slope of log seconds over"
             "\nlog size, then between the last two points alone. Start-up is part of it, so that it nears the expected one from below.\n",
             "![curves](scaling.svg)\n", "| stage | size | values | seconds | exponent | last two | expected | peak MB | exponent |",
@@ -178,16 +177,13 @@ def main():
             sys.exit(f"scaling: no stage '{s}'; there are {' '.join(STAGES)}")
     ctx = bench.Context(os.path.join(a.build, "bin"), "", os.environ.get("BENCH_DIR") or os.path.join(a.build, "bench", "scaling"), threads=a.threads, small=True)
     ctx.tokenizer = os.path.dirname(ctx.path("tokenizer", "tokenizer.json"))
-    if a.quick:
-        AXES.update({k: v[:2] for k, v in AXES.items()})
     about, others, curves, b = bench.machine(), bench.Others(), {}, Bench(ctx)
-    base = BASE | {"threads": a.threads}
     for name in a.stages or STAGES:
         for axis in STAGES[name]:
-            curves[name, axis] = curve(b, name, axis, base, 1 if a.quick else 2)
+            curves[name, axis] = curve(b, name, axis, a.threads, *((1, 2) if a.quick else (2, 9)))
             print(name, axis, " ".join(f"{v}:{s:.3g}s/{m:.0f}MB" for v, s, m in curves[name, axis]), flush=True)
     for old in glob.glob(ctx.path("model-*")) + [ctx.path("cut"), ctx.path("kd")]:
-        shutil.rmtree(old, ignore_errors=True) if os.path.isdir(old) else os.remove(old)
+        shutil.rmtree(old, ignore_errors=True) if os.path.isdir(old) else os.path.exists(old) and os.remove(old)
     os.makedirs(a.results, exist_ok=True)
     plot(curves, os.path.join(a.results, "scaling.svg"))
     page(curves, about, others.rate(), os.path.join(a.results, "scaling.md"))
