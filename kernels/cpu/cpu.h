@@ -12,7 +12,7 @@
 #include "../kernels.h"
 
 enum slot {              /* scratch areas, grown on demand, freed by dev_close */
-	S_DNNL,          /* oneDNN's own scratchpad */
+	S_DNNL, S_PACK,  /* oneDNN's own scratchpad; a rearranged factor */
 	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_GEMM_BIAS, /* operands converted to f32 */
 	S_VEC,           /* per-column vectors of norm, mask */
 	S_PART,          /* partial sums, one per row block */

@@ -4,8 +4,9 @@
  * Who finishes a tile takes the next one, so a core that another process shares does less and nobody waits for it (a static
  * split runs at the pace of the slowest core). 
  *
- * Operands are read where they lie, with strides: on the machines measured the packed layout gains less than 10 % and
- * would cost a second copy of every weight (NOTES.md).  bias, residual and accumulation ride along as post-ops, on the
+ * Operands are read where they lie, with strides.  Where many rows of A meet a B of moderate size, B is first rearranged as
+ * oneDNN likes it, once for all tiles, into scratch: each tile would do that for itself otherwise, and a second copy of every
+ * weight is not worth it (NOTES.md).  bias, residual and accumulation ride along as post-ops, on the
  * f32 accumulator.  A product that oneDNN cannot do as it stands (mixed dtypes, or bf16 where the machine has no
  * kernel for it) is done in f32 on converted column tiles of bounded size.
  *
@@ -23,14 +24,24 @@
 struct key {
 	int64_t M, N, K, lda, ldb, ldc, ldres;
 	int32_t at, bt, ct, ta, tb, sum, bias, res; /* bias, res: dtype or -1; sum: C is added to */
+	int64_t packed;        /* B is rearranged first */
 };
 enum { N_MEM = 6, CACHE = 512 };
+/* Rearranges columns of B: pieces of `cols` columns, the last one maybe shorter, each by one thread */
+struct packing {
+	dnnl_primitive_t p[2];     /* a piece, the last piece */
+	dnnl_exec_arg_t *arg;      /* [2][threads][2] */
+	int64_t cols, pieces;
+	size_t step, bytes;        /* from one piece to the next; of all */
+};
 struct prim {
 	struct key key;
 	dnnl_primitive_t p;
 	dnnl_exec_arg_t *arg;  /* [threads][N_MEM] */
 	int n_arg, used;
 	size_t pad;            /* bytes of scratch that one execution needs, a multiple of 64 */
+	struct packing pack;   /* key.packed: how B gets there, */
+	dnnl_memory_desc_t layout; /* and where it has to be */
 };
 struct gemm_cache {
 	dnnl_engine_t engine;
@@ -65,6 +76,8 @@ static dnnl_primitive_desc_t describe(struct gemm_cache *g, const struct key *k)
 {
 	dnnl_memory_desc_t a = desc(k->M, k->K, k->at, k->ta, k->lda), b = desc(k->K, k->N, k->bt, k->tb, k->ldb);
 	dnnl_memory_desc_t c = desc(k->M, k->N, k->ct, 0, k->ldc), bias = { 0 }, res;
+	if (k->packed)
+		DNN(dnnl_memory_desc_init_by_tag(&b, 2, b.dims, b.data_type, dnnl_format_tag_any));
 	if (k->bias >= 0)
 		bias = desc(1, k->N, k->bias, 0, k->N);
 	dnnl_matmul_desc_t md;
@@ -119,6 +132,15 @@ struct gemm_cache *gemm_open(struct dev *d)
 	return g;
 }
 
+static void forget_packing(struct gemm_cache *g, struct packing *k)
+{
+	for (int i = 0; k->arg && i < 4 * g->threads; i++)
+		dnnl_memory_destroy(k->arg[i].memory);
+	for (int i = 0; k->arg && i < 2; i++)
+		dnnl_primitive_destroy(k->p[i]);
+	free(k->arg);
+}
+
 static void forget_all(struct gemm_cache *g)
 {
 	for (int i = 0; i < CACHE; i++) {
@@ -128,6 +150,7 @@ static void forget_all(struct gemm_cache *g)
 		for (int t = 0; t < g->threads; t++)
 			for (int a = 0; a < p->n_arg; a++)
 				dnnl_memory_destroy(p->arg[t * N_MEM + a].memory);
+		forget_packing(g, &p->pack);
 		dnnl_primitive_destroy(p->p);
 		free(p->arg);
 		p->used = 0;
@@ -154,6 +177,49 @@ static void add_arg(struct gemm_cache *g, struct prim *p, int arg, const dnnl_me
 	p->n_arg++;
 }
 
+/* Columns of a block when B in layout m is one block of columns after the other, else 0 */
+static int64_t column_block(const dnnl_memory_desc_t *m)
+{
+	const dnnl_blocking_desc_t *b = &m->format_desc.blocking;
+	int64_t block = 1;
+	if (m->format_kind != dnnl_blocked || b->strides[1] < b->strides[0])
+		return 0;
+	for (int i = 0; i < b->inner_nblks; i++)
+		block *= b->inner_idxs[i] == 1 ? b->inner_blks[i] : 1;
+	return block;
+}
+
+static void build_packing(struct gemm_cache *g, struct prim *p, const dnnl_memory_desc_t *layout)
+{
+	enum { COLS = 256 };
+	const struct key *k = &p->key;
+	struct packing *to = &p->pack;
+	int64_t block = column_block(layout);
+	p->layout = *layout;
+	to->cols = block ? (COLS + block - 1) / block * block : k->N;
+	to->pieces = (k->N + to->cols - 1) / to->cols;
+	to->step = block ? (size_t)(to->cols / block * layout->format_desc.blocking.strides[1]) * dtype_size(k->bt) : 0;
+	to->bytes = (dnnl_memory_desc_get_size(layout) + 63) / 64 * 64;
+	to->arg = calloc((size_t)g->threads * 4, sizeof *to->arg);
+	if (!to->arg)
+		check(dnnl_out_of_memory, "reorder");
+	for (int last = 0; last < 2; last++) {
+		int64_t n = last ? k->N - (to->pieces - 1) * to->cols : to->pieces > 1 ? to->cols : k->N;
+		dnnl_memory_desc_t from = desc(k->K, n, k->bt, k->tb, k->ldb), piece = *layout;
+		dnnl_primitive_desc_t pd;
+		piece.dims[1] = n;
+		piece.padded_dims[1] = block ? (n + block - 1) / block * block : layout->padded_dims[1];
+		DNN(dnnl_reorder_primitive_desc_create(&pd, &from, g->engine, &piece, g->engine, NULL));
+		DNN(dnnl_primitive_create(&to->p[last], pd));
+		dnnl_primitive_desc_destroy(pd);
+		for (int t = 0; t < 2 * g->threads; t++) {
+			dnnl_exec_arg_t *a = to->arg + last * 2 * g->threads + t;
+			a->arg = t % 2 ? DNNL_ARG_TO : DNNL_ARG_FROM;
+			DNN(dnnl_memory_create(&a->memory, t % 2 ? &piece : &from, g->engine, DNNL_MEMORY_NONE));
+		}
+	}
+}
+
 static void build(struct gemm_cache *g, struct prim *p, const struct key *k)
 {
 	memset(p, 0, sizeof *p);
@@ -176,6 +242,8 @@ static void build(struct gemm_cache *g, struct prim *p, const struct key *k)
 		dnnl_memory_desc_t res = desc(k->M, k->N, k->res, 0, k->ldres);
 		add_arg(g, p, DNNL_ARG_ATTR_MULTIPLE_POST_OP(k->sum ? 1 : 0) | DNNL_ARG_SRC_1, &res);
 	}
+	if (k->packed)
+		build_packing(g, p, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
 	dnnl_primitive_desc_destroy(pd);
 }
 
@@ -228,6 +296,13 @@ static struct grid tiles(const struct product *q, int threads)
 	return t;
 }
 
+/* Whether rearranging B once is paid for by the rows that meet it */
+static int packs(const struct product *q)
+{
+	enum { ROWS = 1024, MOST = 8 << 20 };
+	return q->A.dtype == DT_BF16 && !q->A.trans && q->M >= ROWS && q->N >= 64 && q->K >= 64 && q->N <= MOST / q->K;
+}
+
 static struct key key_of(const struct product *q)
 {
 	struct key k;
@@ -245,6 +320,7 @@ static struct key key_of(const struct product *q)
 	k.bias = q->bias.p ? q->bias.dtype : -1;
 	k.res = q->res.p && q->res.p != q->C ? q->res.dtype : -1;
 	k.ldres = k.res >= 0 ? q->res.cols : 0;
+	k.packed = packs(q);
 	return k;
 }
 
@@ -261,11 +337,21 @@ static struct factor columns(struct factor f, int64_t n)
 	return f;
 }
 
-/* The tile of C whose first element is (m, n), by thread t with its scratch */
-static void one_tile(struct gemm_cache *g, const struct prim *p, const struct product *q, int64_t m, int64_t n, int t, char *pad)
+/* Piece i of the columns of B from n on, by thread t */
+static void pack_piece(struct gemm_cache *g, const struct packing *k, const struct product *q, int64_t n, int64_t i, int t, char *to)
+{
+	int last = i == k->pieces - 1;
+	dnnl_exec_arg_t *arg = k->arg + 2 * (last * g->threads + t);
+	DNN(dnnl_memory_set_data_handle(arg[0].memory, (void *)(uintptr_t)columns(q->B, n + i * k->cols).p));
+	DNN(dnnl_memory_set_data_handle(arg[1].memory, to + (size_t)i * k->step));
+	DNN(dnnl_primitive_execute(k->p[last], g->stream, 2, arg));
+}
+
+/* The tile of C whose first element is (m, n), by thread t with its scratch; B: the tile's columns of it */
+static void one_tile(struct gemm_cache *g, const struct prim *p, const struct product *q, int64_t m, int64_t n, const void *B, int t, char *pad)
 {
 	char *C = (char *)q->C + (size_t)(m * q->ldc + n) * dtype_size(q->c_dtype);
-	const void *at[N_MEM] = { rows(q->A, m).p, columns(q->B, n).p, C, pad };
+	const void *at[N_MEM] = { rows(q->A, m).p, B, C, pad };
 	int k = 4;
 	if (p->key.bias >= 0)
 		at[k++] = elem_at(q->bias, n);
@@ -277,33 +363,54 @@ static void one_tile(struct gemm_cache *g, const struct prim *p, const struct pr
 	DNN(dnnl_primitive_execute(p->p, g->stream, p->n_arg, arg));
 }
 
+/* Primitives of all tiles: p[last row of tiles][last column]; their scratch in *pad */
+static void look_up(struct gemm_cache *g, const struct product *q, const struct grid *t, struct key *k, struct prim *p[2][2], size_t *pad)
+{
+	*pad = 0;
+	for (int i = 0; i < 4; i++) {
+		if ((i / 2 == 0 && t->m == 1) || (i % 2 == 0 && t->n == 1))
+			continue; /* a single row or column of tiles is the last one */
+		k->M = i / 2 ? q->M - (t->m - 1) * t->dm : t->dm;
+		k->N = i % 2 ? q->N - (t->n - 1) * t->dn : t->dn;
+		struct prim *x = p[i / 2][i % 2] = lookup(g, k);
+		*pad = x->pad > *pad ? x->pad : *pad;
+		if (i / 2 && t->m > 1 && k->packed && !dnnl_memory_desc_equal(&x->layout, &p[0][i % 2]->layout))
+			k->packed = 0;
+	}
+}
+
 /* The product as it stands: A and B of one dtype that oneDNN handles here */
 static void direct(struct dev *d, const struct product *q)
 {
 	struct gemm_cache *g = d->gemm;
 	struct grid t = tiles(q, d->threads);
-	struct prim *p[2][2]; /* [last row of tiles][last column] */
-	size_t pad = 0;
+	struct prim *p[2][2];
+	size_t pad;
 	omp_set_num_threads(1); /* to oneDNN, here and in the threads below: a tile is one thread's, its scratch too */
-	if (g->n + 4 > CACHE * 3 / 4)
+	if (g->n + 8 > CACHE * 3 / 4)
 		forget_all(g);
 	struct key k = key_of(q);
-	for (int i = 0; i < 4; i++) {
-		if ((i / 2 == 0 && t.m == 1) || (i % 2 == 0 && t.n == 1))
-			continue; /* a single row or column of tiles is the last one */
-		k.M = i / 2 ? q->M - (t.m - 1) * t.dm : t.dm;
-		k.N = i % 2 ? q->N - (t.n - 1) * t.dn : t.dn;
-		p[i / 2][i % 2] = lookup(g, &k);
-		pad = p[i / 2][i % 2]->pad > pad ? p[i / 2][i % 2]->pad : pad;
-	}
+	look_up(g, q, &t, &k, p, &pad);
+	if (!k.packed && packs(q)) /* the last rows want another layout than the others */
+		look_up(g, q, &t, &k, p, &pad);
+	const struct packing *first = &p[1][t.n == 1]->pack, *last = &p[1][1]->pack;
+	char *B = k.packed ? scratch(d, S_PACK, first->bytes * (size_t)t.n) : NULL;
 	char *scr = scratch(d, S_DNNL, pad * (size_t)d->threads);
 	if (d->planning)
 		return;
+	if (B) {
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic)
+		for (int64_t i = 0; i < (t.n - 1) * first->pieces + last->pieces; i++) {
+			int64_t n = i / first->pieces < t.n ? i / first->pieces : t.n - 1;
+			pack_piece(g, n == t.n - 1 ? last : first, q, n * t.dn, i - n * first->pieces, omp_get_thread_num(), B + first->bytes * (size_t)n);
+		}
+	}
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)
 	for (int64_t i = 0; i < t.m * t.n; i++) {
 		int64_t m = i / t.n, n = i % t.n;
 		int me = omp_get_thread_num();
-		one_tile(g, p[m == t.m - 1][n == t.n - 1], q, m * t.dm, n * t.dn, me, scr + pad * (size_t)me);
+		const void *b = B ? B + first->bytes * (size_t)n : columns(q->B, n * t.dn).p;
+		one_tile(g, p[m == t.m - 1][n == t.n - 1], q, m * t.dm, n * t.dn, b, me, scr + pad * (size_t)me);
 	}
 }
 
