@@ -3,22 +3,23 @@
 #
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-"$B/tests/train/test_batches" --make "$t/tok" 8 128 4096
-mkmodel -q --layers 3 --hidden 128 --ffn 384 --heads 4 --kv-heads 2 --vocab 4096 --tied --fast -o "$t/teacher"
-mkmodel -q --layers 2 --hidden 96 --ffn 256 --heads 3 --kv-heads 1 --vocab 4096 --tied --fast --seed 3 -o "$t/student"
-mkmodel -q --family nemotron --layers 2 --hidden 64 --ffn 256 --heads 4 --vocab 4096 --fast --seed 4 -o "$t/nemotron"
+"$B/tests/train/test_batches" --make "$t/tok" 8 128 16384
+mkmodel -q --layers 3 --hidden 128 --ffn 384 --heads 4 --kv-heads 2 --vocab 16384 --tied --fast -o "$t/teacher"
+mkmodel -q --layers 2 --hidden 96 --ffn 256 --heads 3 --kv-heads 1 --vocab 16384 --tied --fast --seed 3 -o "$t/student"
+mkmodel -q --family nemotron --layers 2 --hidden 64 --ffn 256 --heads 4 --vocab 16384 --fast --seed 4 -o "$t/nemotron"
 kd-train -q --teacher "$t/teacher" --data "$t/tok" --cache-teacher "$t/cache"
 
 field() { sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p" "$2" | tail -n 1; }
-# predicted NAME OPTIONS...: within 5 % or 6 MB (pages of libraries and compiled kernels, which vary from system to system), and the machine has room
+# predicted NAME OPTIONS...: within 8 % or 16 MB (pages of libraries and compiled kernels, which vary from system to system; what a set
+# of buffers takes here is more, but for activations), and the machine has room
 predicted() {
 	name=$1
 	shift
-	kd-train --data "$t/tok" --steps 2 --batch 8 --save-every 1 --threads 2 "$@" --dry-run=json >"$t/plan" &&
-		kd-train --data "$t/tok" --steps 2 --batch 8 --save-every 1 --threads 2 "$@" -q --events "$t/$name.events" -o "$t/$name.run" 2>"$t/err" ||
+	kd-train --data "$t/tok" --steps 2 --batch 4 --save-every 1 --threads 2 "$@" --dry-run=json >"$t/plan" &&
+		kd-train --data "$t/tok" --steps 2 --batch 4 --save-every 1 --threads 2 "$@" -q --events "$t/$name.events" -o "$t/$name.run" 2>"$t/err" ||
 		{ no "$name" "$(cat "$t/err")"; return; }
 	want=$(field peak_bytes "$t/plan") got=$(field peak_bytes "$t/$name.events")
-	if awk "BEGIN { d = $want - $got; d = d < 0 ? -d : d; exit !(d < 0.05 * $got || d < 6e6) }"; then ok "$name"; else no "$name" "predicted $want, measured $got"; fi
+	if awk "BEGIN { d = $want - $got; d = d < 0 ? -d : d; exit !(d < 0.08 * $got || d < 16e6) }"; then ok "$name"; else no "$name" "predicted $want, measured $got"; fi
 	same "$name-fits" "$(grep -c '"fits":true' "$t/plan")" 1
 }
 pair="--teacher $t/teacher --student $t/student"
