@@ -18,10 +18,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum dtype { DT_F32, DT_BF16, DT_I32, DT_F64, DT_COUNT };
+/* DT_E4M3: weights in 8 bits (quantise), codes and behind them, from the next multiple of 16 bytes on, their scale in f32 */
+enum dtype { DT_F32, DT_BF16, DT_I32, DT_F64, DT_E4M3, DT_COUNT };
 static inline size_t dtype_size(int t)
 {
-	return t == DT_BF16 ? 2 : t == DT_F64 ? 8 : 4;
+	return t == DT_BF16 ? 2 : t == DT_F64 ? 8 : t == DT_E4M3 ? 1 : 4;
 }
 
 /* A matrix in device memory.  `stable` marks weights: their bytes change only between calls of weights_changed(),
@@ -177,6 +178,12 @@ struct kernels {
 	/* linear    y [N,O] = x [N,I] W' + bias + res;  W [O,I]; bias [1,O] or absent; res [N,O] or absent (may be y)
 	 *           Where N <= FEW_ROWS a row of y depends, bit for bit, on its own row of x and not on N. */
 	void (*linear)(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+	/* quantise  Q [O,I] e4m3 = W [O,I] / scale to the nearest, scale = max |W| / 448; Q may begin where W does (it needs no more
+	 *           room, from 32 elements on).  A linear with such a W rounds x likewise, by the largest of all of x, and
+	 *           multiplies in f32: a row then depends on the others.
+	 * e4m3      whether the device has such products, not only their emulation from wider ones; ref and cpu emulate */
+	void (*quantise)(struct dev *, mat Q, mat W);
+	int (*e4m3)(struct dev *);
 	/* dx [N,I] = dy [N,O] W (+= with acc)      dW [O,I] f32 += dy' x;  dbias [1,O] f32 += column sums, or absent */
 	void (*linear_dx)(struct dev *, mat dx, mat dy, mat W, int acc);
 	void (*linear_dw)(struct dev *, mat dW, mat dbias, mat dy, mat x);
@@ -275,7 +282,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 12 };
+enum { KERNELS_ABI = 13 };
 
 static inline float bf16_to_f32(uint16_t b)
 {
@@ -298,6 +305,44 @@ static inline void step_settle(struct step_now *now, const double *sums, int64_t
 	now->skip |= !isfinite(now->norm);
 	for (int64_t k = 0; k < n; k++)
 		now->skip |= (which >> k & 1) && !isfinite(sums[k]);
+}
+/* 8-bit floats with 4 bits of exponent, 3 of mantissa, no infinity, 0x7f and 0xff NaN, largest 448 (e4m3fn).  To the nearest,
+ * ties to even; what is larger becomes 448. */
+enum { E4M3_TOP = 448 };
+static inline uint8_t f32_to_e4m3(float f)
+{
+	union { float f; uint32_t u; } x = { f };
+	uint8_t sign = (uint8_t)(x.u >> 24 & 0x80u);
+	x.u &= 0x7fffffffu;
+	if (x.u > 0x7f800000u)
+		return (uint8_t)(sign | 0x7fu);
+	if (x.f >= (float)E4M3_TOP)
+		return (uint8_t)(sign | 0x7eu);
+	if (x.f < 0.015625f) {                         /* 2^-6: steps of 2^-9; adding 2^14 rounds to them */
+		x.f += 16384.0f;
+		return (uint8_t)(sign | (x.u & 0x0fu));
+	}
+	x.u += 0x7ffffu + (x.u >> 20 & 1u);
+	return (uint8_t)(sign | ((x.u >> 20) - ((127u - 7u) << 3)));
+}
+static inline float e4m3_to_f32(uint8_t q)
+{
+	int e = q >> 3 & 15, m = q & 7;
+	float x = e == 15 && m == 7 ? NAN : e ? ldexpf((float)(8 + m), e - 10) : (float)m * 0.001953125f;
+	return q & 0x80u ? -x : x;
+}
+/* What to multiply by before rounding, and after, where the largest magnitude is amax */
+struct e4m3_by {
+	float in, out;
+};
+static inline struct e4m3_by e4m3_factors(float amax)
+{
+	struct e4m3_by none = { 1, 1 }, by = { (float)E4M3_TOP / amax, amax / (float)E4M3_TOP };
+	return amax > 1e-30f ? by : none;
+}
+static inline float *e4m3_scale(mat Q)
+{
+	return (float *)((char *)Q.p + (size_t)(Q.rows * Q.cols + 15) / 16 * 16);
 }
 /* 32 bits that look random, a function of both */
 static inline uint32_t rounding_bits(uint64_t key, uint64_t i)

@@ -117,7 +117,7 @@ static void settle(struct run *r, const struct objective *loss)
 		mix = xasprintf("dynamic:%.9g:%.9g:%lld:%s", kd.mix_rate, kd.mix_floor, (long long)kd.valid_every, kd.mix_reference);
 	}
 	const struct setting v[] = {
-		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "cache", kd.cache.n ? r->mix.d[0].cache.head.dtype : "none", 0 },
+		{ "teacher", *r->teacher ? r->teacher : "none", 0 }, { "teacher-dtype", kd.teacher_dtype, 0 }, { "cache", kd.cache.n ? r->mix.d[0].cache.head.dtype : "none", 0 },
 		{ "student", r->student, 0 }, { "data", data, 0 }, { "mix", mix, 0 }, { "documents", kd.documents, 0 },
 		{ "response-from", kd.response_from ? kd.response_from : "", 0 }, { "response-to", kd.response_to ? kd.response_to : "", 0 }, { "vocab", NULL, (double)r->vocab },
 #define LOSS(id, word, teacher, tau2, key, doc) { word, NULL, loss->weight[LOSS_##id] },
@@ -293,6 +293,8 @@ static int make_cache(struct run *r)
 		opt_die("--cache-teacher works as one process: part the token set instead");
 	if (kd.student || kd.cache.n || com.out)
 		opt_die("--cache-teacher only writes the cache: no --student, --teacher-cache or --out");
+	if (strcmp(kd.teacher_dtype, "same"))
+		opt_die("--cache-teacher writes what the teacher says in --dtype: no --teacher-dtype");
 	if (kd.data.n > 1 || kd.valid.n)
 		opt_die("--cache-teacher: one --data at a time, each has a cache of its own");
 	struct ptable *t = open_model(kd.teacher, r->teacher);
@@ -405,7 +407,8 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .zero = (int)kd.zero,
-				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph };
+				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph,
+				     .teacher_e4m3 = !strcmp(kd.teacher_dtype, "fp8") };
 	if (kd.hidden) {
 		spec.hidden.dynamic = !strcmp(kd.alpha, "dynamic");
 		spec.hidden.heads = kd.relation_heads;

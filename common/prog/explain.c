@@ -14,7 +14,7 @@ const struct opinfo opinfo[OP_COUNT] = {
 #include "ops.def"
 #undef OP
 };
-static const char *const dtypes[DT_COUNT] = { "f32", "bf16", "i32", "f64" };
+static const char *const dtypes[DT_COUNT] = { "f32", "bf16", "i32", "f64", "e4m3" };
 
 /* k-th word of "tok W +dW"; its marker is in the first character. */
 static const char *word(const char *s, int k)

@@ -77,6 +77,7 @@ struct adapter {
 struct build {
 	const struct ptable *t;
 	int dtype;             /* of weights and of the inputs of linears; the residual stream is always f32 */
+	int e4m3;              /* its blocks' linears have weights in 8 bits (build_quantise) where those of dtype would lie */
 	int wide;              /* outputs of the qkv and up projections in f32: nearer to f32 results, more memory traffic */
 	int space;             /* SP_PARAM or SP_PARAM_T */
 	const char *prefix;    /* of value names, "" or "t." */
@@ -236,6 +237,8 @@ struct weights {
 	int dtype;
 	const struct engine *g;
 };
+/* Rounds them where they lie: w of dtype in the table's layout */
+void build_quantise(const struct engine *g, const struct ptable *t, void *w, int dtype);
 int weights_load(struct weights *m, const struct engine *g, const char *dir, int dtype, struct err *e);
 void weights_free(struct weights *m);
 int dtype_parse(const char *word); /* "f32" | "bf16" */

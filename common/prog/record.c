@@ -104,6 +104,23 @@ static void grow(int64_t *bytes, int64_t need)
 	*bytes = *bytes > need ? *bytes : need;
 }
 
+/* Whether a parameter is the matrix of a block's linear */
+static bool in_block(const struct param *q)
+{
+	return q->layer >= 0 && q->row->cols != AX_NONE && q->rows > 1;
+}
+
+void build_quantise(const struct engine *g, const struct ptable *t, void *w, int dtype)
+{
+	for (int i = 0; i < t->n; i++) {
+		const struct param *q = &t->p[i];
+		mat W = { (char *)w + (size_t)q->off * dtype_size(dtype), q->rows, q->cols, dtype, 0 }, Q = W;
+		Q.dtype = DT_E4M3;
+		if (in_block(q))
+			g->k->quantise(g->d, Q, W);
+	}
+}
+
 val p_param(struct prog *p, const struct build *b, const char *name)
 {
 	const struct param *q = ptable_find(b->t, name);
@@ -115,7 +132,7 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 		if (p->v[i].space == b->space && !strcmp(p->v[i].name, full))
 			return (val){ i };
 	int64_t rows = q->row->cols == AX_NONE ? 1 : q->rows, cols = q->row->cols == AX_NONE ? q->rows : q->cols; /* a bias is a row */
-	val v = prog_value(p, full, rows, cols, b->space, b->dtype);
+	val v = prog_value(p, full, rows, cols, b->space, b->e4m3 && in_block(q) ? DT_E4M3 : b->dtype);
 	V(v).off = q->off * (int64_t)dtype_size(b->dtype);
 	V(v).train = b->train && !(b->frozen && b->frozen[q - b->t->p]);
 	int64_t end = q->off + rows * cols, all = b->t->elems > end ? b->t->elems : end;

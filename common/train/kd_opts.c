@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct kd_opts kd = {
-	.documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
+	.teacher_dtype = "same", .documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.moments = "f32", .max_skips = 10, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1, .per_node = 8, .recompute_word = "selective", .teacher_place = "resident", .lora = { NULL, 16, 32 },
@@ -17,6 +17,7 @@ struct kd_opts kd = {
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
 	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|host", "where its weights are while it runs: all on the device, or in its files and the host's memory, a block at a time on the device, the next one on its way; the same bits in less memory"),
+	OPT_CHOICE(0, "teacher-dtype", &kd.teacher_dtype, "same|fp8", "fp8: the matrices of the teacher's blocks and what they multiply in 8-bit floats (e4m3), each scaled by its largest magnitude; faster on GPUs of compute capability 8.9 and later, emulated on the CPU"),
 	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data and leave; goes on where it was stopped"),
 	OPT_CHOICE(0, "cache-what", &kd.cache_what, "best|hidden", "the best tokens (--top-k of them, 64 by default), or the last hidden states in bf16: all logits, 2 bytes a channel"),
 	OPT_LIST(0, "teacher-cache", &kd.cache, "[NAME=]PATH", "train from that, without the teacher's weights; with --teacher as well, only compares the two, but of a cache of hidden states reads the output matrix; one for each --data"),
@@ -172,6 +173,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	kd.place = kd_place(kd.teacher_place);
 	if (kd.place && (!kd.teacher || kd.cache.n || kd.correct_teacher > 0))
 		opt_die("--teacher-place %s is for a --teacher that runs and stays as it is%s", kd.teacher_place, kd.cache.n ? ": not with --teacher-cache" : kd.correct_teacher > 0 ? ": not with --correct-teacher" : "");
+	if (strcmp(kd.teacher_dtype, "same") && (!kd.teacher || kd.cache.n || kd.correct_teacher > 0))
+		opt_die("--teacher-dtype fp8 is for the forward pass of a --teacher that is not trained");
 	if (kd.steps && kd.tokens)
 		opt_die("--steps and --tokens exclude each other");
 	if (kd.micro && kd.batch % kd.micro)
@@ -183,6 +186,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 		opt_die("--graph replays a step without the host, which --hidden-alpha dynamic needs: say fixed");
 	if (kd.graph && kd.zero == 2)
 		opt_die("--graph and --zero 2 exclude each other: sums over processes cannot be replayed");
+	if (kd.place && strcmp(kd.teacher_dtype, "same"))
+		opt_die("--teacher-dtype fp8 and --teacher-place %s exclude each other", kd.teacher_place);
 	if (kd.graph && kd.place)
 		opt_die("--graph and --teacher-place %s exclude each other: weights that come while a step runs cannot be replayed", kd.teacher_place);
 	if (kd.best_valid && !kd.valid.n)

@@ -38,6 +38,7 @@ extern struct kd_opts {
 	const char *max_time, *save_dtype, *export;
 	int64_t save_every, keep, stop_after, stop_at, log_every, valid_every, valid_samples;
 	bool explain, graph;
+	const char *teacher_dtype;
 	/* planning for other machines */
 	const char *gpu_mem, *gpu_flops;
 	int64_t world, per_node;

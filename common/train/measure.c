@@ -43,7 +43,7 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 {
 	struct objective ce = { .tau = 1, .beta = 0.5, .weight[LOSS_CE] = 1 };
 	struct build build = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-			       .blk1 = t->teacher->arch.layers };
+			       .blk1 = t->teacher->arch.layers, .e4m3 = t->o.teacher_e4m3 };
 	int64_t rows = t->o.micro * t->o.seq;
 	struct pass s = { .p = prog_new(t->o.micro, t->o.seq) };
 	pass_inputs(t, &s);

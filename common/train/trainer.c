@@ -83,7 +83,7 @@ void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, cons
 static void record_teacher(const struct trainer *t, struct pass *s, const struct probe *probe, int n, val *ht, val *Wt)
 {
 	struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n, .start = s->start };
+			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n, .start = s->start, .e4m3 = t->o.teacher_e4m3 };
 	int64_t best = t->o.loss.best, V = t->o.vocab ? t->o.vocab : t->teacher->arch.vocab;
 	if (t->o.cached_width)
 		*ht = s->hidden = p_input(s->p, "t.hidden", t->o.micro * t->o.seq, t->o.cached_width, DT_BF16);
@@ -212,6 +212,8 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
 	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
 		return -1;
+	if (t->o.teacher_e4m3 && !g->k->e4m3(g->d))
+		return err_set(e, EXIT_RESOURCE, "--teacher-dtype fp8: this GPU has no products of 8-bit floats (compute capability 8.9 or later has)");
 	if (t->o.graph && !g->k->capture)
 		return err_set(e, EXIT_RESOURCE, "--graph: the %s backend cannot replay a step", g->k->name);
 	if (t->o.graph && get(t, &t->train.f.live, sizeof t->train.p->coef, "weights of the losses", e))

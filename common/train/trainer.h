@@ -58,6 +58,7 @@ struct trainer_spec {
 	int zero;                      /* what they share out: 1 weights and moments, 2 gradients too */
 	enum teacher_place place;
 	bool correct;                  /* the teacher will be trained too (correct.h) */
+	bool teacher_e4m3;             /* the teacher's blocks in 8 bits */
 	bool graph;                    /* the backend captures a micro-batch and the update once and replays them (trainer_once.c) */
 };
 struct lent {                          /* a bucket that process 0 asked for (trainer_get) */

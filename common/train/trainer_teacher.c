@@ -50,8 +50,12 @@ int teacher_load(struct trainer *t, const char *dir, struct err *e)
 {
 	if (t->o.cached_width)
 		return load_head(t, dir, e);
-	if (!streamed(t))
-		return engine_load(t->g, t->teacher, dir, t->tw, t->o.dtype, e);
+	if (!streamed(t)) {
+		int rc = engine_load(t->g, t->teacher, dir, t->tw, t->o.dtype, e);
+		if (!rc && t->o.teacher_e4m3)
+			build_quantise(t->g, t->teacher, t->tw, t->o.dtype);
+		return rc;
+	}
 	t->source = source_files_new(t->g, t->teacher, dir, t->o.dtype, e);
 	t->train.f.source = t->eval.f.source = t->source;
 	return t->source ? 0 : -1;

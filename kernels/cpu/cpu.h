@@ -13,7 +13,7 @@
 
 enum slot {              /* scratch areas, grown on demand, freed by dev_close */
 	S_DNNL, S_PACK,  /* oneDNN's own scratchpad; a rearranged factor */
-	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_GEMM_BIAS, /* operands converted to f32 */
+	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_E4M3_X, S_E4M3_W, S_E4M3_Y, S_GEMM_BIAS, /* operands converted to f32, from 8 bits */
 	S_VEC,           /* per-column vectors of norm, mask */
 	S_PART,          /* partial sums, one per row block */
 	S_CONTRIB,       /* what a unit adds to some rows */
@@ -173,6 +173,9 @@ void cpu_qknorm(struct dev *, mat y, mat stat, mat x, mat wq, mat wk, const stru
 void cpu_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
 		    const struct attn_geom *, int kind);
 void cpu_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+void cpu_quantise(struct dev *, mat Q, mat W);
+int cpu_e4m3(struct dev *);
+void cpu_linear_e4m3(struct dev *, mat y, mat x, mat W, mat bias, mat res);
 void cpu_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void cpu_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void cpu_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);

@@ -32,6 +32,10 @@ static void few_rows(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 
 void cpu_linear(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 {
+	if (W.dtype == DT_E4M3) {
+		cpu_linear_e4m3(d, y, x, W, bias, res);
+		return;
+	}
 	if (x.rows <= FEW_ROWS) {
 		few_rows(d, y, x, W, bias, res);
 		return;

@@ -37,6 +37,8 @@ void cuda_qknorm(struct dev *, mat y, mat stat, mat x, mat wq, mat wk, const str
 void cuda_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
 		     const struct attn_geom *, int kind);
 void cuda_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+void cuda_quantise(struct dev *, mat Q, mat W);
+int cuda_e4m3(struct dev *);
 void cuda_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void cuda_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void cuda_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);
@@ -76,7 +78,7 @@ void cuda_guard(struct dev *, struct step_now *now, mat sums, uint32_t which);
 enum slot {
 	S_PART, S_ROWS, S_UNITS,                                                         /* other ops */
 	S_INDEX, S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_BEST, S_LOSS,               /* the head */
-	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_FEW_X, S_FEW_Y, S_WORK,                          /* products */
+	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_E4M3, S_SCALE, S_FEW_X, S_FEW_Y, S_WORK,                          /* products */
 	S_ATTN, S_TURNED, S_COUNT                                                        /* attention */
 };
 
@@ -114,12 +116,17 @@ struct product_args {
 	int c_dtype, acc;
 	int64_t ldc;
 	mat bias, res;         /* [1,N], [M,N] (may be C); only of C's dtype in product_direct */
+	const float *scale_a, *scale_b; /* of e4m3 factors, in device memory */
 };
 struct products *products_open(struct dev *);
 void products_close(struct products *);
 /* Any mix of dtypes (linear.cu) */
 void product(struct dev *, const struct product_args *);
-/* A and B of one dtype; f32 gives f32, bf16 gives either */
+/* The same for W in e4m3 (e4m3.cu) */
+void linear_e4m3(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+/* C [M,N] = sa sb tile + bias + res, f32 tile; no sa: unscaled (linear.cu) */
+void settle(struct dev *, mat C, const float *tile, mat bias, mat res, const float *sa, const float *sb);
+/* A and B of one dtype; f32 gives f32, bf16 and e4m3 (A as stored, B transposed, M, N, K multiples of 16) give either */
 void product_direct(struct dev *, const struct product_args *);
 
 /* f32 logits of a few rows: row r of s [rows,V] is row index[r] of the call, without an index first + r */

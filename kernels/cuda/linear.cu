@@ -21,15 +21,15 @@ static __global__ void widen_k(float *out, view in, int64_t rows, int64_t cols, 
 		out[i] = ld1(in, i / cols * ld + i % cols);
 }
 
-/* C [M, n0 .. n0+n) = [C +] tile [M,n] + bias + res */
+/* C [M, n0 .. n0+n) = [C +] [sa sb] tile [M,n] + bias + res */
 static __global__ void settle_k(view C, int64_t ldc, const float *tile, view bias, view res, int64_t M, int64_t n0, int64_t n,
-				int acc)
+				int acc, const float *sa, const float *sb)
 {
 	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 	if (i >= M * n)
 		return;
 	int64_t m = i / n, c = n0 + i % n;
-	float y = tile[i];
+	float y = sa ? *sa * *sb * tile[i] : tile[i];
 	if (bias.p)
 		y += ld1(bias, c);
 	if (res.p)
@@ -70,7 +70,7 @@ static void converted(struct dev *d, const product_args *q)
 		t.bias = t.res = mat{};
 		product_direct(d, &t);
 		LAUNCH(d, settle_k, blocks_for(q->M * n, THREADS), THREADS, 0, C, q->ldc, (const float *)t.C, view_of(q->bias),
-		       view_of(q->res), q->M, n0, n, q->acc);
+		       view_of(q->res), q->M, n0, n, q->acc, (const float *)NULL, (const float *)NULL);
 	}
 }
 
@@ -91,6 +91,13 @@ static factor factor_of(mat m, int trans)
 	return { m.p, m.dtype, trans, m.cols };
 }
 
+void settle(struct dev *d, mat C, const float *tile, mat bias, mat res, const float *sa, const float *sb)
+{
+	int64_t n = C.rows * C.cols;
+	LAUNCH(d, settle_k, blocks_for(n, THREADS), THREADS, 0, view_of(C), C.cols, tile, view_of(bias), view_of(res), C.rows, 0, C.cols, 0, sa,
+	       sb);
+}
+
 static void few_rows(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 {
 	int64_t n = x.rows, O = W.rows, bytes = x.cols * (int64_t)dtype_size(x.dtype);
@@ -101,26 +108,30 @@ static void few_rows(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 		CUDA(cudaMemsetAsync(in + n * bytes, 0, (size_t)((FEW_ROWS - n) * bytes), d->stream));
 	}
 	mat all = { in, FEW_ROWS, x.cols, x.dtype, 0 };
-	product_args q = { FEW_ROWS, O, W.cols, factor_of(all, 0), factor_of(W, 1), out, DT_F32, 0, O, {}, {} };
+	product_args q = { FEW_ROWS, O, W.cols, factor_of(all, 0), factor_of(W, 1), out, DT_F32, 0, O, {}, {}, NULL, NULL };
 	product(d, &q);
-	LAUNCH(d, settle_k, blocks_for(n * O, THREADS), THREADS, 0, view_of(y), O, out, view_of(bias), view_of(res), n, 0, O, 0);
+	settle(d, y, out, bias, res, NULL, NULL);
 }
 
 /* y [N,O], x [N,I], W [O,I] */
 void cuda_linear(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 {
+	if (W.dtype == DT_E4M3) {
+		linear_e4m3(d, y, x, W, bias, res);
+		return;
+	}
 	if (x.rows <= FEW_ROWS) {
 		few_rows(d, y, x, W, bias, res);
 		return;
 	}
-	product_args q = { x.rows, W.rows, W.cols, factor_of(x, 0), factor_of(W, 1), y.p, y.dtype, 0, W.rows, bias, res };
+	product_args q = { x.rows, W.rows, W.cols, factor_of(x, 0), factor_of(W, 1), y.p, y.dtype, 0, W.rows, bias, res, NULL, NULL };
 	product(d, &q);
 }
 
 /* dx [N,I] (=, +=) dy [N,O] W */
 void cuda_linear_dx(struct dev *d, mat dx, mat dy, mat W, int acc)
 {
-	product_args q = { dy.rows, W.cols, W.rows, factor_of(dy, 0), factor_of(W, 0), dx.p, dx.dtype, acc, W.cols, {}, {} };
+	product_args q = { dy.rows, W.cols, W.rows, factor_of(dy, 0), factor_of(W, 0), dx.p, dx.dtype, acc, W.cols, {}, {}, NULL, NULL };
 	product(d, &q);
 }
 
@@ -137,7 +148,7 @@ struct bias_columns {
 /* dW [O,I] += dy' x;  dbias [O] += column sums of dy */
 void cuda_linear_dw(struct dev *d, mat dW, mat dbias, mat dy, mat x)
 {
-	product_args q = { dy.cols, x.cols, x.rows, factor_of(dy, 1), factor_of(x, 0), dW.p, dW.dtype, 1, x.cols, {}, {} };
+	product_args q = { dy.cols, x.cols, x.rows, factor_of(dy, 1), factor_of(x, 0), dW.p, dW.dtype, 1, x.cols, {}, {}, NULL, NULL };
 	if (dW.p)
 		product(d, &q);
 	mat out[1] = { dbias };

@@ -78,7 +78,7 @@ void products_close(struct products *g)
 
 static cudaDataType_t lt_type(int dtype)
 {
-	return dtype == DT_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+	return dtype == DT_BF16 ? CUDA_R_16BF : dtype == DT_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_32F;
 }
 
 /* The first algorithm of the heuristic for operands with that alignment */
@@ -116,6 +116,10 @@ static void build(struct products *g, struct plan *p, const struct key *k)
 	LT(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
 	LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta));
 	LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb));
+	if (k->at == DT_E4M3) {
+		int8_t fast = 1;       /* sums stay in the tensor core's own registers */
+		LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast));
+	}
 	if (k->bias) {
 		cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_BIAS;
 		cudaDataType_t bt = lt_type(k->ct);
@@ -168,6 +172,10 @@ void product_direct(struct dev *d, const struct product_args *q)
 	struct plan *p = lookup(d->products, &k);
 	if (q->bias.p)
 		LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &q->bias.p, sizeof q->bias.p));
+	if (q->scale_a) {              /* the library's A is our B */
+		LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &q->scale_b, sizeof q->scale_b));
+		LT(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &q->scale_a, sizeof q->scale_a));
+	}
 	LT(cublasLtMatmul(d->products->lt, p->op, &one, q->B.p, p->a, q->A.p, p->b, add ? &one : &none, add ? add : q->C, p->c, q->C,
 			  p->c, &p->algo, work, WORK_BYTES, d->stream));
 }

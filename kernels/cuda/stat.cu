@@ -275,7 +275,7 @@ void cuda_stat_contrib(struct dev *d, mat acc, mat x, mat W, mat z, int64_t T)
 		for (int64_t n0 = 0; n0 < x.rows; n0 += step) {
 			int64_t n = x.rows - n0 < step ? x.rows - n0 : step;
 			product_args q = { n, O, unit, { row_at(x, n0) + (size_t)(u * unit) * dtype_size(x.dtype), x.dtype, 0, x.cols },
-					   { (char *)W.p + (size_t)(u * unit) * dtype_size(W.dtype), W.dtype, 1, W.cols }, y, DT_F32, 0, O, {}, {} };
+					   { (char *)W.p + (size_t)(u * unit) * dtype_size(W.dtype), W.dtype, 1, W.cols }, y, DT_F32, 0, O, {}, {}, NULL, NULL };
 			product(d, &q);
 			LAUNCH(d, row_norm_k, (unsigned)n, row_threads(O), 0, (float *)a.p + n0 * U + u, y, (const float *)z.p, O, U);
 		}

@@ -18,6 +18,7 @@ static inline double ld(mat a, int64_t i)
 	case DT_F32: return (double)((const float *)a.p)[i];
 	case DT_BF16: return (double)bf16_to_f32(((const uint16_t *)a.p)[i]);
 	case DT_F64: return ((const double *)a.p)[i];
+	case DT_E4M3: return (double)e4m3_to_f32(((const uint8_t *)a.p)[i]);
 	default: return (double)((const int32_t *)a.p)[i];
 	}
 }
@@ -59,6 +60,8 @@ void ref_qknorm(struct dev *, mat y, mat stat, mat x, mat wq, mat wk, const stru
 void ref_qknorm_bwd(struct dev *, mat dx, mat dwq, mat dwk, mat dy, mat x, mat wq, mat wk, mat stat,
 		    const struct attn_geom *, int kind);
 void ref_linear(struct dev *, mat y, mat x, mat W, mat bias, mat res);
+void ref_quantise(struct dev *, mat Q, mat W);
+int ref_e4m3(struct dev *);
 void ref_linear_dx(struct dev *, mat dx, mat dy, mat W, int acc);
 void ref_linear_dw(struct dev *, mat dW, mat dbias, mat dy, mat x);
 void ref_attn(struct dev *, mat o, mat lse, mat qkv, mat rope, mat start, const struct attn_geom *);

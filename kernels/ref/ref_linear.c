@@ -1,15 +1,60 @@
 /*
- * ref_linear.c - y = x W' + bias + res, and both gradients; sums into some of the columns
+ * ref_linear.c - y = x W' + bias + res, and both gradients; weights in 8 bits; sums into some of the columns
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "ref.h"
+
+static float largest(mat x)
+{
+	float top = 0;
+	for (int64_t i = 0; i < x.rows * x.cols; i++)
+		top = fmaxf(top, fabsf((float)ld(x, i)));
+	return top;
+}
+
+void ref_quantise(struct dev *d, mat Q, mat W)
+{
+	(void)d;
+	struct e4m3_by by = e4m3_factors(largest(W));
+	for (int64_t i = 0; i < W.rows * W.cols; i++)
+		((uint8_t *)Q.p)[i] = f32_to_e4m3((float)ld(W, i) * by.in);
+	*e4m3_scale(Q) = by.out;
+}
+
+int ref_e4m3(struct dev *d)
+{
+	(void)d;
+	return 1;
+}
+
+/* y = sx sW (x/sx rounded) (W/sW)' + bias + res */
+static void linear_e4m3(mat y, mat x, mat W, mat bias, mat res)
+{
+	int64_t N = x.rows, O = W.rows, I = W.cols;
+	struct e4m3_by by = e4m3_factors(largest(x));
+	double *q = ref_tmp(N * I), scale = (double)by.out * (double)*e4m3_scale(W);
+	for (int64_t i = 0; i < N * I; i++)
+		q[i] = (double)e4m3_to_f32(f32_to_e4m3((float)ld(x, i) * by.in));
+	for (int64_t n = 0; n < N; n++)
+		for (int64_t o = 0; o < O; o++) {
+			double s = 0;
+			for (int64_t i = 0; i < I; i++)
+				s += q[n * I + i] * ld(W, o * I + i);
+			st(y, n * O + o, scale * s + (bias.p ? ld(bias, o) : 0.0) + (res.p ? ld(res, n * O + o) : 0.0));
+		}
+	free(q);
+}
 
 /* y [N,O], x [N,I], W [O,I] */
 void ref_linear(struct dev *d, mat y, mat x, mat W, mat bias, mat res)
 {
 	(void)d;
 	int64_t O = W.rows, I = W.cols;
+	if (W.dtype == DT_E4M3) {
+		linear_e4m3(y, x, W, bias, res);
+		return;
+	}
 	for (int64_t n = 0; n < x.rows; n++)
 		for (int64_t o = 0; o < O; o++) {
 			double s = bias.p ? ld(bias, o) : 0.0;

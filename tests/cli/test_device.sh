@@ -65,6 +65,21 @@ train() { kd-train --teacher "$t/teacher" --student "$t/student" --data "$t/tok"
 fails graph-on-the-host 69 "the cpu backend cannot replay" train --device cpu --graph
 fails graph-with-dynamic 2 "hidden-alpha dynamic" train --graph --hidden-loss cosine@last:last
 fails graph-with-zero-2 2 "zero 2" train --graph --zero 2
+# the teacher in 8 bits: 24 rows by emulation, 48 as tensor cores take them; how far it is from itself in 32
+kd fp8-teacher 2e-2 --teacher "$t/wide" --student "$t/wide-student" --dtype f32 --teacher-dtype fp8
+kd fp8-tensor-cores 2e-2 --teacher "$t/wide" --student "$t/wide-student" --dtype bf16 --teacher-dtype fp8 --batch 4 --micro 4
+for dev in cpu cuda; do
+	on $dev kd-train --teacher "$t/wide" --student "$t/wide" --data "$t/tok" --steps 1 --batch 4 --lr 0 --min-lr 0 --dtype f32 --teacher-dtype fp8 -q \
+		-o "$t/self.$dev" >"$t/err" 2>&1 || no fp8-self-$dev "$(cat "$t/err")"
+	kl=$(sed -n 's|.*"kd/kl":\([^,}]*\).*|\1|p' "$t/self.$dev/metrics.jsonl")
+	if awk "BEGIN { exit !($kl > 1e-9 && $kl < 0.03) }"; then ok fp8-self-$dev; else no fp8-self-$dev "kd/kl $kl"; fi
+done
+if [ -z "${ADZE_CUDA_LIB:-}" ]; then
+	fails fp8-old-gpu 69 "no products of 8-bit floats" env SHIM_CAPABILITY=80 ADZE_LIB="$shim" kd-train --device cuda --teacher "$t/teacher" \
+		--student "$t/student" --data "$t/tok" --steps 1 --batch 2 -q --teacher-dtype fp8 -o "$t/refused8"
+fi
+fails fp8-of-no-teacher 2 "teacher-dtype fp8" kd-train --student "$t/student" --data "$t/tok" --loss ce --teacher-dtype fp8 -q -o "$t/bad"
+fails fp8-streamed 2 "exclude each other" train --teacher-dtype fp8 --teacher-place host
 kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
 kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce
 for dev in ref cuda; do

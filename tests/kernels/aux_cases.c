@@ -105,6 +105,27 @@ JOB(linear)
 	j->bwd = linear_b;
 }
 
+/* linear in 8 bits: 0 x, 1 W, 2 bias, 3 res, 4 y, 5 room for the codes and their scale; variants 2 and 3: sizes of tensor cores */
+CALL(e4m3_f)
+{
+	mat Q = { m[5].p, m[1].rows, m[1].cols, DT_E4M3, 0 };
+	k->quantise(d, Q, m[1]);
+	k->linear(d, m[4], m[0], Q, m[2], m[3]);
+}
+JOB(e4m3)
+{
+	int64_t N = n, I = n + 3, O = n > 100 ? 3 * n : n / 2 + 1;
+	if (variant & 2)
+		N = (N + 15) / 16 * 16, I = (I + 15) / 16 * 16, O = (O + 15) / 16 * 16;
+	add_operand(j, in(N, I));
+	add_operand(j, in(O, I));
+	add_operand(j, when(in(1, O), variant & 1));
+	add_operand(j, when(in(N, O), variant != 1));
+	add_operand(j, typed(out(N, O), variant & 2 ? ANY : DT_F32));
+	add_operand(j, typed(in(O, I + 8), DT_F32));
+	j->fwd = e4m3_f;
+}
+
 /* Where each row's document begins; absent without docs */
 static void add_starts(struct job *j, int64_t B, int64_t T, int docs)
 {
@@ -453,7 +474,7 @@ JOB(adamw)
 }
 
 const struct op_case op_cases[] = {
-	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 7, 4e-6, 6e-3 },
+	{ "embed", embed, 2, 1e-6, 4e-3 },   { "norm", norm, 8, 2e-5, 1e-2 },       { "linear", linear, 7, 4e-6, 6e-3 }, { "e4m3", e4m3, 4, 1e-5, 6e-3 },
 	{ "qknorm", qknorm, 3, 2e-5, 1e-2 },
 	{ "attn", attn, 12, 1e-5, 1.5e-2 },   { "attn_tree", attn_tree, 7, 1e-5, 1.5e-2 },
 	{ "attn_kv", attn_kv, 6, 1e-5, 1.5e-2 }, { "act", act, 4, 2e-6, 5e-3 },         { "elem", elem, 2, 4e-3, 8e-3 },

@@ -21,10 +21,12 @@ enum { cudaStreamDefault, cudaStreamNonBlocking };
 enum { cudaEventDisableTiming = 2 };
 typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
 #define cudaStreamLegacy ((cudaStream_t)1)
 const char *cudaGetErrorString(cudaError_t);
 cudaError_t cudaGetDeviceCount(int *);
 cudaError_t cudaSetDevice(int);
+cudaError_t cudaDeviceGetAttribute(int *, enum cudaDeviceAttr, int);
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *, const void *);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned);

@@ -23,7 +23,7 @@ void products_close(struct products *g)
 
 static float get(const void *p, int dtype, int64_t i)
 {
-	return dtype == DT_BF16 ? bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+	return dtype == DT_E4M3 ? e4m3_to_f32(((const uint8_t *)p)[i]) : dtype == DT_BF16 ? bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
 static void put(void *p, int dtype, int64_t i, float x)
@@ -62,6 +62,8 @@ static void multiply(const struct product_args *q)
 			float s = 0;
 			for (int64_t k = 0; k < q->K; k++)
 				s += x[k] * y[k];
+			if (q->scale_a)
+				s *= *q->scale_a * *q->scale_b;
 			if (q->bias.p)
 				s += get(q->bias.p, q->bias.dtype, n);
 			if (q->res.p)
@@ -81,6 +83,8 @@ void product_direct(struct dev *d, const struct product_args *q)
 	refuse(q->A.dtype == DT_F32 && q->c_dtype != DT_F32, "f32 factors with a bf16 result");
 	refuse(q->bias.p && q->bias.dtype != q->c_dtype, "a result and a bias of two dtypes");
 	refuse(q->res.p && (q->res.dtype != q->c_dtype || q->acc), "a residual that beta cannot carry");
+	refuse(q->A.dtype == DT_E4M3 && (!q->scale_a || q->A.trans || !q->B.trans || q->M % 16 || q->N % 16 || q->K % 16),
+	       "8-bit factors that tensor cores do not take");
 	if (!d->planning)
 		shim_do(d->stream, [args = *q]() { multiply(&args); });
 }

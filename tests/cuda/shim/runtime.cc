@@ -72,6 +72,15 @@ cudaError_t cudaSetDevice(int i)
 	return i >= 0 && i < n ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+/* SHIM_CAPABILITY=80 plays an older GPU */
+cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr a, int)
+{
+	const char *s = getenv("SHIM_CAPABILITY");
+	int c = s ? atoi(s) : 90;
+	*v = a == cudaDevAttrComputeCapabilityMajor ? c / 10 : c % 10;
+	return cudaSuccess;
+}
+
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p)
 {
 	a->type = inside(p, 1) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
