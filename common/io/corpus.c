@@ -9,6 +9,8 @@
 #include "corpus.h"
 #include "../base/outfile.h"
 #include "filter.h"
+#include "jsonline.h"
+#include "tok_impl.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -29,6 +31,7 @@ struct corpus {
 	json_t *doc;               /* owner of the JSONL text handed out last */
 	struct filter *filter;     /* NULL: read as it is */
 	struct chat_text chat;
+	struct jbuf text;          /* of a plain line of JSON */
 };
 
 /* Reads more behind buf[lo, hi); 1 got some, 0 end of input. */
@@ -105,6 +108,13 @@ static int next_json(struct corpus *c, const char **text, size_t *n, struct err 
 	while ((rc = next_line(c, &p, &len, e)) == 1) {
 		if (blank(p, len))
 			continue;
+		if (!c->how.chat && json_line_field(p, len, c->how.field, &c->text)) {
+			*text = c->text.s;
+			*n = c->text.n;
+			if (*n)
+				return 1;
+			continue;
+		}
 		json_decref(c->doc);
 		c->doc = json_loadb(p, len, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &je);
 		if (!c->doc)
@@ -320,6 +330,7 @@ void corpus_close(struct corpus *c)
 		return;
 	filter_free(c->filter);
 	free(c->chat.s);
+	free(c->text.s);
 	if (c->fd != STDIN_FILENO)
 		close(c->fd);
 	XXH3_freeState(c->hash);

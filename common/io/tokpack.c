@@ -1,8 +1,9 @@
 /*
  * tokpack.c - documents into token streams
  *
- * The reader copies documents into a batch of a few megabytes; threads take documents off the batch one by one, each
- * with its own scratch and id list; then the ids are appended in document order.
+ * The reader copies documents into a batch; threads take documents off the batch one by one, each with its own scratch and id
+ * list; then the ids are appended in document order.  While the helpers work on a batch the caller reads the next one, then
+ * helps; unless reading may stop early, where nothing may be read that is not needed.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { BATCH_BYTES = 8 << 20, BATCH_DOCS = 1 << 14, MAX_THREADS = 256 };
+enum { BATCH_BYTES = 1 << 20, BATCH_DOCS = 1 << 14, MAX_THREADS = 256 };
 
 struct job {                   /* one document: text, then where its ids are */
 	size_t lo, n;
@@ -28,14 +29,19 @@ struct worker {
 	int index;
 	bool failed;
 };
-struct packer {
-	const struct tokenizer *t;
-	struct pack_how how;
+struct batch {
 	char *text;
 	size_t text_n, text_cap;
 	struct job *job;
 	int jobs, jobs_cap;
-	atomic_int next;
+};
+struct packer {
+	const struct tokenizer *t;
+	struct pack_how how;
+	struct batch b[2], *fill, *run; /* being read, being tokenized */
+	pthread_t helper[MAX_THREADS];
+	int helpers;
+	atomic_int next;           /* document of run to be taken next */
 	struct worker *w;
 	uint64_t *seen;            /* hashes of documents, 0 empty: open addressing */
 	uint64_t seen_n, seen_cap;
@@ -46,6 +52,8 @@ struct packer *packer_new(const struct tokenizer *t, const struct pack_how *how)
 	struct packer *p = xcalloc(1, sizeof *p);
 	p->t = t;
 	p->how = *how;
+	p->fill = &p->b[0];
+	p->run = &p->b[1];
 	if (p->how.threads < 1)
 		p->how.threads = cpu_count();
 	if (p->how.threads > MAX_THREADS)
@@ -65,8 +73,10 @@ void packer_free(struct packer *p)
 		free(p->w[i].ids.v);
 	}
 	free(p->w);
-	free(p->text);
-	free(p->job);
+	for (int i = 0; i < 2; i++) {
+		free(p->b[i].text);
+		free(p->b[i].job);
+	}
 	free(p->seen);
 	free(p);
 }
@@ -151,14 +161,15 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 	struct packer *p = w->p;
+	struct batch *b = p->run;
 	int i;
 	if (!w->scratch)
 		w->scratch = tok_scratch_new(p->t);
-	while (!w->failed && (i = atomic_fetch_add(&p->next, 1)) < p->jobs) {
-		struct job *j = &p->job[i];
+	while (!w->failed && (i = atomic_fetch_add(&p->next, 1)) < b->jobs) {
+		struct job *j = &b->job[i];
 		j->worker = w->index;
 		j->first = w->ids.n;
-		j->count = tok_encode(p->t, w->scratch, p->text + j->lo, j->n, p->how.special, &w->ids, &w->e);
+		j->count = tok_encode(p->t, w->scratch, b->text + j->lo, j->n, p->how.special, &w->ids, &w->e);
 		w->failed = j->count < 0;
 	}
 	return NULL;
@@ -204,46 +215,53 @@ static void append(struct packer *p, struct stream *s, const struct job *j)
 	s->end[s->docs++] = s->n;
 }
 
-/* Tokenizes the batch on all threads and appends it. */
-static int flush(struct packer *p, struct stream *s, struct err *e)
+/* The batch that was read goes to the helpers, its place is read into next. */
+static void start(struct packer *p)
 {
-	pthread_t th[MAX_THREADS];
-	int n = p->how.threads < p->jobs ? p->how.threads : p->jobs;
+	struct batch *b = p->fill;
+	int n = p->how.threads < b->jobs ? p->how.threads : b->jobs;
+	p->fill = p->run;
+	p->run = b;
 	atomic_store(&p->next, 0);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < p->how.threads; i++)
 		p->w[i].ids.n = 0;
-	int started = 1;
-	while (started < n && !pthread_create(&th[started], NULL, work, &p->w[started]))
-		started++;
-	if (n)
+	while (p->helpers + 1 < n && !pthread_create(&p->helper[p->helpers], NULL, work, &p->w[p->helpers + 1]))
+		p->helpers++;
+}
+
+/* The caller helps with what is left; then all of it is appended. */
+static int finish(struct packer *p, struct stream *s, struct err *e)
+{
+	struct batch *b = p->run;
+	if (b->jobs)
 		work(&p->w[0]);
-	for (int i = 1; i < started && n; i++)
-		pthread_join(th[i], NULL);
-	for (int i = 0; i < n; i++)
+	while (p->helpers)
+		pthread_join(p->helper[--p->helpers], NULL);
+	for (int i = 0; i < p->how.threads; i++)
 		if (p->w[i].failed) {
 			*e = p->w[i].e;
 			return -1;
 		}
-	for (int i = 0; i < p->jobs; i++)
-		append(p, s, &p->job[i]);
-	p->jobs = 0;
-	p->text_n = 0;
+	for (int i = 0; i < b->jobs; i++)
+		append(p, s, &b->job[i]);
+	b->jobs = 0;
+	b->text_n = 0;
 	return 0;
 }
 
-static void batch_add(struct packer *p, const char *text, size_t n)
+static void batch_add(struct batch *b, const char *text, size_t n)
 {
-	if (p->text_n + n > p->text_cap) {
-		p->text_cap = p->text_n + n + BATCH_BYTES;
-		p->text = xrealloc(p->text, p->text_cap, 1);
+	if (b->text_n + n > b->text_cap) {
+		b->text_cap = b->text_n + n + BATCH_BYTES;
+		b->text = xrealloc(b->text, b->text_cap, 1);
 	}
-	if (p->jobs == p->jobs_cap) {
-		p->jobs_cap = p->jobs_cap * 2 + 256;
-		p->job = xrealloc(p->job, (size_t)p->jobs_cap, sizeof *p->job);
+	if (b->jobs == b->jobs_cap) {
+		b->jobs_cap = b->jobs_cap * 2 + 256;
+		b->job = xrealloc(b->job, (size_t)b->jobs_cap, sizeof *b->job);
 	}
-	memcpy(p->text + p->text_n, text, n);
-	p->job[p->jobs++] = (struct job){ .lo = p->text_n, .n = n };
-	p->text_n += n;
+	memcpy(b->text + b->text_n, text, n);
+	b->job[b->jobs++] = (struct job){ .lo = b->text_n, .n = n };
+	b->text_n += n;
 }
 
 static bool have_enough(const struct packer *p, const struct stream *s)
@@ -252,28 +270,38 @@ static bool have_enough(const struct packer *p, const struct stream *s)
 	return h->enough && s->given + (h->pack ? s->n / h->seq : s->docs) >= h->enough;
 }
 
-int packer_read(struct packer *p, struct stream *s, struct corpus *c, int (*progress)(void *, int64_t), void *arg,
-		struct err *e)
+/* One batch of wanted documents.  1: there may be more, 0: the corpus has ended */
+static int read_batch(struct packer *p, struct stream *s, struct corpus *c, struct err *e)
 {
-	const char *text;
-	size_t n;
-	int rc;
-	s->wide = tok_vocab_size(p->t) > 65536;
 	/* a reader that may stop early looks often, the batch size matters to nothing else */
-	size_t batch = p->how.enough ? 1 << 18 : BATCH_BYTES;
+	size_t most = p->how.enough ? 1 << 18 : BATCH_BYTES, n;
+	const char *text;
+	int rc;
 	while ((rc = corpus_next(c, &text, &n, e)) == 1) {
 		if (!wanted(p, s, text, n))
 			continue;
-		batch_add(p, text, n);
-		if (p->text_n < batch && p->jobs < BATCH_DOCS)
-			continue;
-		if (flush(p, s, e))
-			return -1;
-		if (have_enough(p, s) || (progress && progress(arg, corpus_bytes(c))))
-			return 1;
+		batch_add(p->fill, text, n);
+		if (p->fill->text_n >= most || p->fill->jobs >= BATCH_DOCS)
+			break;
 	}
-	if (rc < 0 || flush(p, s, e))
-		return -1;
+	return rc;
+}
+
+int packer_read(struct packer *p, struct stream *s, struct corpus *c, int (*progress)(void *, int64_t), void *arg,
+		struct err *e)
+{
+	int more;
+	s->wide = tok_vocab_size(p->t) > 65536;
+	do {
+		more = read_batch(p, s, c, e);
+		if (finish(p, s, e) || more < 0)
+			return -1;
+		start(p);
+		if ((!more || p->how.enough) && finish(p, s, e))
+			return -1;
+		if (more && (have_enough(p, s) || (progress && progress(arg, corpus_bytes(c)))))
+			return finish(p, s, e) ? -1 : 1;
+	} while (more);
 	if (progress)
 		progress(arg, corpus_bytes(c));
 	return have_enough(p, s);
