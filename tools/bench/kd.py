@@ -64,7 +64,7 @@ def compare(ctx, dtype, seq, peers, targets, more=()):
 
 
 def long(ctx):
-    return compare(ctx, "bf16", 1024, ("torch", "chunked"), {"torch": 2.0, "chunked": 1.7, "mb": 3000}, [("recomputation", ["--recompute=full"], 1800)])
+    return compare(ctx, "bf16", 1024, ("torch", "chunked"), {"torch": 2.0, "chunked": 1.7, "mb": 3000}, [("recomputation, one sequence at a time", ["--recompute=full", "--micro", "1"], 1800)])
 
 
 def short(ctx):
