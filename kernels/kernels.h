@@ -71,7 +71,7 @@ enum { STAT_SUM_X, STAT_M, STAT_M2, STAT_L, STAT_L2, STAT_V, STAT_V2, STAT_ROWS 
  *   loss = mean over pieces of KL(R_t(b) || R_t(a)) */
 struct relation {
 	int64_t T, a0, b0, da, db;
-	int32_t heads;
+	int32_t heads, window;     /* window: start_t is at least t - window + 1; 0: no matter */
 };
 
 /* What of an optimizer step is only known when it runs, in device memory, so that nothing has to come back before the update

@@ -194,6 +194,9 @@ struct relation hidden_relation(const struct hidden *h, const struct hidden_pair
 	struct relation r = { .T = T, .heads = (int32_t)h->heads };
 	r.da = part_width(student, &q->s, q->part, &r.a0) / h->heads;
 	r.db = part_width(teacher, &q->t, q->part, &r.b0) / h->heads;
+	int64_t w = arch_window(student, q->s.layer), v = arch_window(teacher, q->t.layer);
+	w = w && (!v || w < v) ? w : v;        /* what both see */
+	r.window = w < T ? (int32_t)w : 0;
 	return r;
 }
 

@@ -53,13 +53,15 @@ static void gradients(struct call *c, int h, int64_t row0, int64_t t0, int64_t n
 static double tile(struct call *c, int h, int64_t row0, int64_t t0, int64_t n)
 {
 	const struct relation *r = c->r;
-	int64_t end = (t0 + n + WIDE - 1) / WIDE * WIDE, w = end < r->T ? end : r->T;
+	int64_t wide = (t0 + n + WIDE - 1) / WIDE * WIDE, w = wide < r->T ? wide : r->T;
 	double sum = 0;
 	scores(c, c->s, c->a, r->a0, r->da, h, row0, t0, n, w);
 	scores(c, c->t, c->b, r->b0, r->db, h, row0, t0, n, w);
 #pragma omp parallel for num_threads(c->d->threads) schedule(dynamic)
 	for (int64_t i = 0; i < n; i++) {
-		int64_t from = c->start ? c->start[row0 + t0 + i] : 0, seen = t0 + i + 1 - from;
+		int64_t from = c->start ? c->start[row0 + t0 + i] : 0, end = t0 + i + 1;
+		from = r->window && end - r->window > from ? end - r->window : from;
+		int64_t seen = end - from;
 		float *s = c->s + i * w + from, *t = c->t + i * w + from, *g = c->da.p ? c->g + i * w : NULL;
 		c->loss[i] = 0;
 		if (g)

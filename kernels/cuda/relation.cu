@@ -22,11 +22,18 @@ struct rel_args {
 	view da;
 	double *loss;              /* [N, heads] */
 	const int32_t *label, *start; /* or NULL */
-	int64_t T;
+	int64_t T, window;
 	float coef, over;          /* gradients are coef / over */
 	const float *live;         /* coef in device memory, or NULL */
 	int heads, tile;
 };
+
+/* The first position that row t of the sequence from row0 on sees */
+static __device__ int64_t first_seen(const int32_t *start, int64_t window, int64_t row0, int64_t t)
+{
+	int64_t from = start ? start[row0 + t] : 0;
+	return window && t - window >= from ? t - window + 1 : from;
+}
 
 /* Rows [t0, t0 + tile) of the block's piece; rows behind the sequence's end are 0 */
 static __device__ void load_piece(float *out, const side &s, int64_t row0, int64_t t0, int64_t T, int tile)
@@ -38,7 +45,7 @@ static __device__ void load_piece(float *out, const side &s, int64_t row0, int64
 }
 
 /* block (tile of rows, piece, sequence) */
-static __global__ void lse_k(side s, const int32_t *start, int64_t T, int heads, int tile)
+static __global__ void lse_k(side s, const int32_t *start, int64_t T, int64_t window, int heads, int tile)
 {
 	SHARED_BYTES(float, mem);
 	int n = tile * (int)(s.D + 1);
@@ -53,14 +60,14 @@ static __global__ void lse_k(side s, const int32_t *start, int64_t T, int heads,
 		__syncthreads();
 		scores(sc, x, y, tile, (int)s.D);
 		__syncthreads();
-		for (int r = threadIdx.x; r < tile; r += TILE_THREADS)
-			for (int c = 0; c < tile && t0 + r < T && u0 + c <= t0 + r; c++) {
-				if (start && u0 + c < start[row0 + t0 + r])
-					continue;
+		for (int r = threadIdx.x; r < tile && t0 + r < T; r += TILE_THREADS) {
+			int64_t from = first_seen(start, window, row0, t0 + r);
+			for (int c = from > u0 ? (int)(from - u0) : 0; c < tile && u0 + c <= t0 + r; c++) {
 				float v = sc[r * (tile + 1) + c] * is, m = fmaxf(top[r], v);
 				sum[r] = sum[r] * expf(top[r] - m) + expf(v - m);
 				top[r] = m;
 			}
+		}
 	}
 	__syncthreads();
 	for (int r = threadIdx.x; r < tile && t0 + r < T; r += TILE_THREADS)
@@ -74,7 +81,7 @@ static __device__ void differences(float *sa, const float *sb, float *loss, cons
 	for (int r = threadIdx.x; r < q.tile; r += TILE_THREADS) {
 		int64_t t = t0 + r, n = (row0 + t) * q.heads + blockIdx.y;
 		bool counts = t < q.T && (!q.label || q.label[row0 + t] >= 0);
-		int64_t from = counts && q.start ? q.start[row0 + t] : 0;
+		int64_t from = counts ? first_seen(q.start, q.window, row0, t) : 0;
 		for (int c = 0; c < q.tile; c++) {
 			int at = r * (q.tile + 1) + c;
 			float g = 0;
@@ -144,7 +151,7 @@ void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat
 	double *loss = (double *)scratch(d, S_ROWS, (size_t)n * sizeof *loss);
 	float *lse = (float *)scratch(d, S_ATTN, (size_t)(2 * n) * sizeof *lse);
 	rel_args q = { { view_of(a), a.cols, r->a0, r->da, lse }, { view_of(b), b.cols, r->b0, r->db, lse + n }, view_of(da), loss,
-		       (const int32_t *)label.p, (const int32_t *)start.p, r->T, coef, (float)r->heads * sqrtf((float)r->da), live,
+		       (const int32_t *)label.p, (const int32_t *)start.p, r->T, r->window, coef, (float)r->heads * sqrtf((float)r->da), live,
 		       r->heads, 0 };
 	const side *both[] = { &q.a, &q.b };
 	for (int k = 0; k < 2; k++) {
@@ -152,7 +159,7 @@ void cuda_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat
 		size_t shared = widest_tile(&tile, 2 * (int)(both[k]->D + 1));
 		ALLOW_SHARED(lse_k, shared);
 		LAUNCH(d, lse_k, dim3(blocks_for(r->T, tile), (unsigned)r->heads, (unsigned)(a.rows / r->T)), TILE_THREADS, shared, *both[k],
-		       q.start, r->T, r->heads, tile);
+		       q.start, r->T, q.window, r->heads, tile);
 	}
 	if (da.p && !acc)
 		cuda_zero(d, da);

@@ -34,6 +34,7 @@ void ref_relation(struct dev *d, mat sums, mat da, mat a, mat b, mat label, mat 
 	double scale = (double)coef / (r->heads * sqrt((double)r->da));
 	for (int64_t n = 0; n < a.rows; n++) {
 		int64_t t = n % r->T, row0 = n - t, from = start.p ? ref_int(start, n) : 0;
+		from = r->window && t - r->window >= from ? t - r->window + 1 : from;
 		for (int h = 0; h < r->heads && !(label.p && ref_int(label, n) < 0); h++) {
 			int64_t c = r->a0 + h * r->da;
 			log_relation(la, a, row0, from, t, c, r->da);

@@ -436,13 +436,14 @@ JOB(pair)
 	j->bwd = pair_b;
 }
 
-/* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label, 6 start; variants 4 and 5 with documents */
+/* relation: 0 a, 1 b, 2 sums, 3 seed, 4 da, 5 label, 6 start; variants 4, 5 and 7 with documents, 6 and 7 in a window */
 CALL(relation_f) { k->relation(d, m[2], (mat){ 0 }, m[0], m[1], m[5], m[6], &j->rel, j->f, NULL, j->acc); }
 CALL(relation_b) { k->relation(d, m[2], m[4], m[0], m[1], m[5], m[6], &j->rel, j->f, NULL, j->acc); }
 JOB(relation)
 {
 	static const double weight[1] = { 0.75 };
-	j->rel = (struct relation){ .T = n, .a0 = 2, .b0 = 1, .da = 4, .db = variant ? 4 : 6, .heads = variant ? 3 : 2 };
+	j->rel = (struct relation){ .T = n, .a0 = 2, .b0 = 1, .da = 4, .db = variant ? 4 : 6, .heads = variant ? 3 : 2,
+					.window = variant > 5 ? (int32_t)(n / 2) + 1 : 0 };
 	j->acc = variant & 1;
 	j->f = 0.75f;
 	add_operand(j, in(2 * n, 15));
@@ -452,7 +453,7 @@ JOB(relation)
 	j->op[w].given = weight;
 	add_operand(j, grad(0, 2 * n, 15));
 	add_operand(j, when(ints(2 * n, F_LABEL, 9), variant >> 1 & 1));
-	add_starts(j, 2, n, variant > 3);
+	add_starts(j, 2, n, variant > 3 && variant != 6);
 	j->fwd = relation_f;
 	j->bwd = relation_b;
 }
@@ -481,7 +482,7 @@ const struct op_case op_cases[] = {
 	{ "cols", cols, 2, 2e-6, 5e-3 },
 	{ "mask", mask, 2, 4e-6, 4e-3 },     { "stat", stat, 3, 1e-6, 1e-6 },       { "kd_head", kd, KD_VARIANTS, 2e-5, 1.5e-2 },
 	{ "logprob", logprob, 1, 2e-6, 2e-6 }, { "topk", topk, 3, 4e-6, 4e-6 },       { "mse/cosine", pair, 8, 4e-6, 6e-3 },
-	{ "relation", relation, 6, 2e-5, 2e-2 },
+	{ "relation", relation, 8, 2e-5, 2e-2 },
 	{ "adamw", adamw, 4, 4e-3, 4e-3 },
 };
 const int n_op_cases = sizeof op_cases / sizeof op_cases[0];

@@ -148,6 +148,11 @@ static void test_relation_heads(void **state)
 	assert_int_equal(h.heads, 3);          /* keys: 48 and 96 */
 	struct relation r = hidden_relation(&h, &h.pair[2], &s, &t, 5);
 	assert_true(r.T == 5 && r.heads == 3 && r.a0 == 144 && r.da == 16 && r.b0 == 288 && r.db == 32);
+	assert_int_equal(r.window, 0);
+	t.window = 4;                          /* of the teacher's blocks that slide: what both see */
+	arch_set_sliding(&t, 0, true);
+	assert_int_equal(hidden_relation(&h, &h.pair[2], &s, &t, 5).window, 4);
+	assert_int_equal(hidden_relation(&h, &h.pair[2], &t, &s, 4).window, 0);
 	h.heads = 32;
 	assert_int_equal(hidden_settle(&h, &s, &t, &e), -1);
 	assert_int_equal(e.code, EXIT_USAGE);
