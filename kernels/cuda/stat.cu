@@ -12,7 +12,7 @@
 #include "columns.cuh"
 #include <math.h>
 
-enum { THREADS = 256, LANES = 8, UNITS = THREADS / LANES, PIECE = 64 << 20 /* elements of a product */ };
+enum { THREADS = 256, LANES = THREADS / 32, COLS = 256, PIECE = 64 << 20 /* elements of a product */, BLOCKS = 1056 /* eight for each of 132 processors */ };
 
 /* out[k] (f64) += sum over n rows of x [n, K] */
 static __global__ void total_k(double *out, const double *x, int64_t n, int K)
@@ -63,48 +63,65 @@ static __global__ void row_norm_k(float *norms, const float *y, const float *z, 
 		norms[blockIdx.x * U] = (float)sqrt(s[0]);
 }
 
-/* part [samples, STAT_ROWS, U]; block (32 units, sample), LANES threads share a unit's rows */
-static __global__ void width_k(double *part, view x, int64_t T, int64_t U)
+/* part [samples, chunks, 3, U]: sums of a, |a| and a^2 over a chunk of a sample's rows; block (COLS units, chunk, sample), in which
+ * each warp takes every LANES-th row and a thread eight neighbouring units */
+static __global__ void width_k(double *part, view x, int64_t T, int64_t U, int64_t step, bool vec)
 {
-	__shared__ double pad[3][LANES][UNITS];
-	int j = threadIdx.x % UNITS, lane = threadIdx.x / UNITS;
-	int64_t u = (int64_t)blockIdx.x * UNITS + j, s0 = blockIdx.y * T;
-	double sum = 0, abs_sum = 0, sq = 0;
-	for (int64_t t = lane; u < U && t < T; t += LANES) {
-		double a = ld1(x, (s0 + t) * U + u);
-		sum += a;
-		abs_sum += fabs(a);
-		sq += a * a;
-	}
-	pad[0][lane][j] = sum;
-	pad[1][lane][j] = abs_sum;
-	pad[2][lane][j] = sq;
-	__syncthreads();
-	if (lane > 0 || u >= U)
-		return;
-	for (int k = 1; k < LANES; k++) {
-		sum += pad[0][k][j];
-		abs_sum += pad[1][k][j];
-		sq += pad[2][k][j];
-	}
-	double m = abs_sum / (double)T, mean = sum / (double)T, v = sq / (double)T - mean * mean;
-	v = v > 0 ? v : 0;
-	const double row[STAT_ROWS] = { sum, m, m * m, sqrt(sq), sq, v, v * v };
+	__shared__ double pad[LANES][COLS];
+	int lane = threadIdx.x / 32, j = threadIdx.x % 32 * 8;
+	int64_t c = (int64_t)blockIdx.x * COLS + j, s0 = blockIdx.z * T, t0 = blockIdx.y * step, t1 = t0 + step < T ? t0 + step : T;
+	int64_t u = (int64_t)blockIdx.x * COLS + threadIdx.x, to = ((int64_t)blockIdx.z * gridDim.y + blockIdx.y) * 3;
+	double sum[3][8] = {};
+	float a[8];
+#pragma unroll 4
+	for (int64_t t = t0 + lane; t < t1; t += LANES) {
+		ld8(a, x, (s0 + t) * U + c, U - c, vec && c < U);
 #pragma unroll
-	for (int r = 0; r < STAT_ROWS; r++)
-		part[((int64_t)blockIdx.y * STAT_ROWS + r) * U + u] = row[r];
+		for (int k = 0; k < 8; k++) {
+			double v = a[k];
+			sum[0][k] += v;
+			sum[1][k] += fabs(v);
+			sum[2][k] += v * v;
+		}
+	}
+#pragma unroll
+	for (int q = 0; q < 3; q++) {
+		__syncthreads();           /* readers of the sum before are done */
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			pad[lane][j + k] = sum[q][k];
+		__syncthreads();
+		double s = 0;
+		for (int l = 0; l < LANES; l++)
+			s += pad[l][threadIdx.x];
+		if (u < U)
+			part[(to + q) * U + u] = s;
+	}
 }
 
-/* acc [n] += sum over samples of part [samples, n] */
-static __global__ void samples_k(double *acc, const double *part, int64_t samples, int64_t n)
+/* acc [STAT_ROWS, U] += what follows from each sample's sums */
+static __global__ void samples_k(double *acc, const double *part, int64_t samples, int64_t chunks, int64_t T, int64_t U)
 {
-	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-	if (i >= n)
+	int64_t u = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+	if (u >= U)
 		return;
-	double s = acc[i];
-	for (int64_t p = 0; p < samples; p++)
-		s += part[p * n + i];
-	acc[i] = s;
+	double total[STAT_ROWS] = {};
+	for (int64_t n = 0; n < samples; n++) {
+		double s[3] = {};
+		for (int64_t p = 0; p < chunks; p++)
+#pragma unroll
+			for (int q = 0; q < 3; q++)
+				s[q] += part[((n * chunks + p) * 3 + q) * U + u];
+		double m = s[1] / (double)T, mean = s[0] / (double)T, v = s[2] / (double)T - mean * mean;
+		v = v > 0 ? v : 0;
+		const double row[STAT_ROWS] = { s[0], m, m * m, sqrt(s[2]), s[2], v, v * v };
+#pragma unroll
+		for (int r = 0; r < STAT_ROWS; r++)
+			total[r] += row[r];
+	}
+#pragma unroll
+	for (int r = 0; r < STAT_ROWS; r++)
+		acc[r * U + u] += total[r];
 }
 
 struct pair {
@@ -243,10 +260,15 @@ void cuda_mask_dz(struct dev *d, mat dz, mat dy, mat x)
 /* acc += the seven sums of a [N,U] */
 static void width_of(struct dev *d, mat acc, mat a, int64_t T)
 {
-	int64_t U = a.cols, samples = a.rows / T, n = STAT_ROWS * U;
-	double *part = (double *)scratch(d, S_PART, (size_t)(samples * n) * sizeof *part);
-	LAUNCH(d, width_k, dim3(blocks_for(U, UNITS), (unsigned)samples), THREADS, 0, part, view_of(a), T, U);
-	LAUNCH(d, samples_k, blocks_for(n, THREADS), THREADS, 0, (double *)acc.p, part, samples, n);
+	int64_t U = a.cols, samples = a.rows / T, blocks = samples * (int64_t)blocks_for(U, COLS);
+	if (!blocks)
+		return;
+	int64_t chunks = (BLOCKS + blocks - 1) / blocks, most = (T + 63) / 64; /* so many that all processors have work */
+	chunks = chunks > most ? most : chunks;
+	double *part = (double *)scratch(d, S_PART, (size_t)(samples * chunks * 3 * U) * sizeof *part);
+	LAUNCH(d, width_k, dim3(blocks_for(U, COLS), (unsigned)chunks, (unsigned)samples), THREADS, 0, part, view_of(a), T, U, (T + chunks - 1) / chunks,
+	       vec_ok(U, a));
+	LAUNCH(d, samples_k, blocks_for(U, 64), 64, 0, (double *)acc.p, part, samples, chunks, T, U);
 }
 
 static mat unit_values(struct dev *d, int64_t rows, int64_t U)
