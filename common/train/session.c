@@ -16,12 +16,16 @@
 struct measured {              /* held-out losses: of each set, of all their labels */
 	struct step_result set[MIX_MAX], all;
 };
-struct loop {
-	struct session *s;
-	int32_t *ids, *labels;         /* one step */
+struct batch {                 /* of one step; owned */
+	int32_t *ids, *labels;
 	int32_t *best;                 /* and the cached teacher's tokens, [batch*seq, K] */
 	float *logp;                   /* [batch*seq, K+1] */
 	uint16_t *hidden;              /* or its hidden states [batch*seq, width] */
+};
+struct loop {
+	struct session *s;
+	struct batch b, next;          /* next: read ahead while a GPU works, where a batch is a function of its position alone */
+	int64_t ahead;                 /* position of next, -1: nothing is there */
 	double began, before;          /* clock at the start; seconds of earlier sessions */
 	double slowest;                /* seconds of the longest step */
 	int64_t first, saved;          /* step at the start; step of the newest checkpoint */
@@ -158,7 +162,7 @@ static void measure(struct loop *o)
 	for (int i = 0; i < s->mix->n_valid; i++) {
 		struct held_out *v = &s->mix->v[i];
 		struct step_result *q = &o->valid.set[i];
-		trainer_measure(s->t, &v->data, v->windows, o->ids, o->labels, q);
+		trainer_measure(s->t, &v->data, v->windows, o->b.ids, o->b.labels, q);
 		v->ce = q->mean[LOSS_CE];
 		r->labels += q->labels;
 		for (int k = 0; k < LOSS_KINDS; k++)
@@ -173,13 +177,13 @@ static void measure(struct loop *o)
 }
 
 /* What the cached teacher says about sequence j of the step */
-static int from_cache(struct loop *o, struct domain *d, int64_t j, struct err *e)
+static int from_cache(const struct loop *o, struct batch *b, struct domain *d, int64_t j, struct err *e)
 {
 	const struct trainer_spec *t = &o->s->t->o;
 	int64_t w = batches_at(&d->data, o->s->mix->at[j]), seq = t->seq, K = t->cached;
 	if (t->cached_width)
-		return tcache_hidden(&d->cache, w, o->hidden + j * seq * t->cached_width, e);
-	return tcache_get(&d->cache, w, t->loss.tau, o->best + j * seq * K, o->logp + j * seq * (K + 1), e);
+		return tcache_hidden(&d->cache, w, b->hidden + j * seq * t->cached_width, e);
+	return tcache_get(&d->cache, w, t->loss.tau, b->best + j * seq * K, b->logp + j * seq * (K + 1), e);
 }
 
 /* The loss that was asked for; without the teacher's weights cross-entropy */
@@ -195,21 +199,70 @@ static int keep_best(struct loop *o, struct err *e)
 }
 
 /* Tokens of the step that begins at position k of the run, and what the cached teacher says about them */
-static int fetch(struct loop *o, int64_t k, struct err *e)
+static int read_batch(struct loop *o, struct batch *b, struct err *e)
 {
 	struct session *s = o->s;
 	int64_t seq = s->t->o.seq;
-	mix_draw(s->mix, k);
 	for (int64_t j = 0; j < s->t->o.batch; j++) {
 		struct domain *d = &s->mix->d[s->mix->from[j]];
-		batches_get(&d->data, s->mix->at[j], o->ids + j * seq, o->labels + j * seq);
-		if (d->cache.dir && from_cache(o, d, j, e))
+		batches_get(&d->data, s->mix->at[j], b->ids + j * seq, b->labels + j * seq);
+		if (d->cache.dir && from_cache(o, b, d, j, e))
 			return -1;
 	}
-	s->t->best_ids = o->best;
-	s->t->best_logp = o->logp;
-	s->t->cached_hidden = o->hidden;
 	return 0;
+}
+
+/* The step after this one; what fails is found out again when its turn comes */
+static void look_ahead(void *arg)
+{
+	struct loop *o = arg;
+	struct session *s = o->s;
+	struct err e = { 0 };
+	int64_t k = (s->at.step + 1) * s->t->o.batch;
+	if (s->at.step + 1 >= s->rate.steps)
+		return;
+	mix_draw(s->mix, k);
+	o->ahead = read_batch(o, &o->next, &e) ? -1 : k;
+	mix_undo(s->mix);
+}
+
+static int fetch(struct loop *o, int64_t k, struct err *e)
+{
+	struct session *s = o->s;
+	mix_draw(s->mix, k);
+	if (o->ahead == k) {
+		struct batch b = o->b;
+		o->b = o->next;
+		o->next = b;
+	} else if (read_batch(o, &o->b, e)) {
+		return -1;
+	}
+	s->t->best_ids = o->b.best;
+	s->t->best_logp = o->b.logp;
+	s->t->cached_hidden = o->b.hidden;
+	return 0;
+}
+
+static void batch_new(struct batch *b, const struct trainer_spec *t)
+{
+	size_t n = (size_t)(t->batch * t->seq);
+	b->ids = xcalloc(n, sizeof *b->ids);
+	b->labels = xcalloc(n, sizeof *b->labels);
+	if (t->cached) {
+		b->best = xcalloc(n * (size_t)t->cached, sizeof *b->best);
+		b->logp = xcalloc(n * (size_t)(t->cached + 1), sizeof *b->logp);
+	}
+	if (t->cached_width)
+		b->hidden = xcalloc(n * (size_t)t->cached_width, sizeof *b->hidden);
+}
+
+static void batch_free(struct batch *b)
+{
+	free(b->hidden);
+	free(b->best);
+	free(b->logp);
+	free(b->ids);
+	free(b->labels);
 }
 
 /* 0, 1: asked to stop, -1 */
@@ -222,7 +275,7 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	if (fetch(o, (step - 1) * batch, e))
 		return -1;
 	struct correction *c = s->teacher;
-	if ((c && trainer_gradients(&c->t, o->ids, o->labels, &c->last)) || trainer_step(s->t, o->ids, o->labels, lr, &s->last)) {
+	if ((c && trainer_gradients(&c->t, o->b.ids, o->b.labels, &c->last)) || trainer_step(s->t, o->b.ids, o->b.labels, lr, &s->last)) {
 		mix_undo(s->mix);
 		return 1;
 	}
@@ -233,7 +286,7 @@ static int one_step(struct loop *o, struct progress *pr, struct err *e)
 	s->at.step = step;
 	s->at.tokens += batch * seq;
 	if (s->last.skipped) {
-		digest_hex(o->ids, (size_t)(batch * seq) * sizeof *o->ids, digest);
+		digest_hex(o->b.ids, (size_t)(batch * seq) * sizeof *o->b.ids, digest);
 		log_warn("step %lld: loss or gradient is not finite, weights left as they are (batch %s)", (long long)step, digest);
 	}
 	if (c && c->last.skipped)
@@ -292,8 +345,7 @@ static int steps(struct loop *o, struct err *e)
 
 int session_run(struct session *s, struct err *e)
 {
-	int64_t n = s->t->o.batch * s->t->o.seq;
-	struct loop o = { .s = s, .began = now_seconds() };
+	struct loop o = { .s = s, .began = now_seconds(), .ahead = -1 };
 	s->at = (struct progress_state){ .seed = s->seed, .mix = s->mix, .teacher = s->teacher ? &s->teacher->t : NULL };
 	if (checkpoint_load(s->dir, s->t, &s->at, s->settings, e))
 		return -1;
@@ -302,20 +354,16 @@ int session_run(struct session *s, struct err *e)
 		log_info("goes on after step %lld of %lld", (long long)o.first, (long long)s->rate.steps);
 	if (rundir_metrics(s->dir, o.first, &o.before, e))
 		return -1;
-	o.ids = xcalloc((size_t)n, sizeof *o.ids);
-	o.labels = xcalloc((size_t)n, sizeof *o.labels);
-	if (s->t->o.cached) {
-		o.best = xcalloc((size_t)(n * s->t->o.cached), sizeof *o.best);
-		o.logp = xcalloc((size_t)(n * (s->t->o.cached + 1)), sizeof *o.logp);
+	batch_new(&o.b, &s->t->o);
+	if (s->mix->n == 1 && !s->t->g->k->host(s->t->grad)) {
+		batch_new(&o.next, &s->t->o);
+		s->t->meanwhile = look_ahead;
+		s->t->meanwhile_arg = &o;
 	}
-	if (s->t->o.cached_width)
-		o.hidden = xcalloc((size_t)(n * s->t->o.cached_width), sizeof *o.hidden);
 	int rc = steps(&o, e);
-	free(o.hidden);
-	free(o.best);
-	free(o.logp);
-	free(o.ids);
-	free(o.labels);
+	s->t->meanwhile = NULL;
+	batch_free(&o.b);
+	batch_free(&o.next);
 	return rc;
 }
 

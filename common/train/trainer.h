@@ -113,6 +113,8 @@ struct trainer {
 	struct pass train, eval;
 	struct step_now *now;          /* device: what an update reads */
 	double lr;                     /* of the step under way */
+	void (*meanwhile)(void *);     /* or NULL: called when a step is under way on the device, which the host then waits for */
+	void *meanwhile_arg;
 	struct recorded micro, update; /* the training program; the norm and AdamW */
 	void *act;                     /* activations of the one that runs */
 	struct span *span;             /* runs of parameters with equal decay */

@@ -67,6 +67,8 @@ int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labe
 	struct step_now now = { .key = a.key, .clip = t->o.clip, .lr = a.lr, .c1 = correction(a.beta1, a.step), .c2 = correction(a.beta2, a.step) };
 	k->upload(t->g->d, t->now, &now, sizeof now);
 	trainer_play(t, &t->update, walk_update);
+	if (t->meanwhile)
+		t->meanwhile(t->meanwhile_arg);
 	trainer_results(t, r, &q);
 	k->download(t->g->d, &now, t->now, sizeof now);
 	r->grad_norm = now.norm;

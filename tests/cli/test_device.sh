@@ -81,6 +81,13 @@ fi
 fails fp8-of-no-teacher 2 "teacher-dtype fp8" kd-train --student "$t/student" --data "$t/tok" --loss ce --teacher-dtype fp8 -q -o "$t/bad"
 fails fp8-streamed 2 "exclude each other" train --teacher-dtype fp8 --teacher-place host
 kd best-tokens 2e-4 --dtype f32 --top-k 9 --tail zero
+# batches and what a cached teacher says of them are read a step ahead, over the end of an epoch
+works cache on ref kd-train --teacher "$t/teacher" --data "$t/tok" --top-k 9 --cache-teacher "$t/cache" -q
+for dev in ref cuda; do
+	on $dev kd-train --teacher-cache "$t/cache" --student "$t/student" --data "$t/tok" --steps 6 --batch 4 --lr 1e-2 --threads 1 -q --dtype f32 \
+		-o "$t/cached.$dev" >"$t/err" 2>&1 || no cached-$dev "$(cat "$t/err")"
+done
+near cached "$t/cached.ref/metrics.jsonl" "$t/cached.cuda/metrics.jsonl" 1e-3
 kd all-losses 2e-4 --dtype f32 --loss jsd,tvd,mse,cos,kl,ce
 for dev in ref cuda; do
 	on $dev ablate -m "$t/teacher" -q --metric kl "$t/tok" -o "$t/ablate.$dev" >"$t/err" 2>&1 || no ablate-$dev "$(cat "$t/err")"
