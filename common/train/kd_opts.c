@@ -16,7 +16,7 @@ struct kd_opts kd = {
 
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
-	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|host", "where its weights are while it runs: all on the device, or in its files and the host's memory, a block at a time on the device, the next one on its way; the same bits in less memory"),
+	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|sharded|host", "where its weights are while it runs: all on each device; a part of each block on the device of each process; or in its files and the host's memory.  Then two blocks are on the device, the next one on its way while one computes; the same bits in less memory"),
 	OPT_CHOICE(0, "teacher-dtype", &kd.teacher_dtype, "same|fp8", "fp8: the matrices of the teacher's blocks and what they multiply in 8-bit floats (e4m3), each scaled by its largest magnitude; faster on GPUs of compute capability 8.9 and later, emulated on the CPU"),
 	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data and leave; goes on where it was stopped"),
 	OPT_CHOICE(0, "cache-what", &kd.cache_what, "best|hidden", "the best tokens (--top-k of them, 64 by default), or the last hidden states in bf16: all logits, 2 bytes a channel"),
@@ -136,7 +136,7 @@ static int kd_recompute(const char *word)
 /* enum teacher_place of the words in the table */
 static int kd_place(const char *word)
 {
-	return !strcmp(word, "host") ? TEACHER_HOST : TEACHER_RESIDENT;
+	return !strcmp(word, "host") ? TEACHER_HOST : !strcmp(word, "sharded") ? TEACHER_SHARDED : TEACHER_RESIDENT;
 }
 
 void kd_validate(struct objective *loss, double *max_seconds)

@@ -11,10 +11,12 @@
 static void run_windows(const struct trainer *t, struct pass *s, const struct batches *b, int64_t n, int32_t *ids,
 			int32_t *labels, struct step_result *r)
 {
-	int64_t seq = t->o.seq, micro = t->o.micro;
+	int64_t seq = t->o.seq, micro = t->o.micro, end = n, round = t->world ? micro * t->world->size : micro;
+	if (t->o.place == TEACHER_SHARDED) /* all processes run the program equally often: windows beyond n count for nothing */
+		end = (n + round - 1) / round * round;
 	*r = (struct step_result){ 0 };
 	frame_zero_stats(&s->f);
-	for (int64_t at = 0; at < n; at += micro) {
+	for (int64_t at = 0; at < end; at += micro) {
 		if (!comm_mine(t->world, at / micro))
 			continue;
 		for (int64_t j = 0; j < micro; j++)

@@ -143,7 +143,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 {
 	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher, .world = o->world };
 	if (!t->world || t->world->size == 1)
-		t->o.zero = 0;
+		t->o.zero = 0, t->o.place = t->o.place == TEACHER_SHARDED ? TEACHER_RESIDENT : t->o.place;
 	if (o->micro < 1 || o->batch % o->micro)
 		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
 	if (!o->vocab && teacher && teacher->arch.vocab != student->arch.vocab) {
@@ -347,7 +347,7 @@ int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels
 		if (!comm_mine(t->world, i / n))
 			continue;
 		/* where a program has sums over processes, all of them run it or none does */
-		if (t->o.zero == 2 ? comm_stop_requested(t->world) : stop_requested())
+		if (t->o.zero == 2 || t->o.place == TEACHER_SHARDED ? comm_stop_requested(t->world) : stop_requested())
 			break;
 		pass_feed(t, s, ids + i, labels + i);
 		if (t->o.cached) {

@@ -32,8 +32,8 @@
 #include "shard.h"
 #include "trained.h"
 
-/* Where the teacher's weights are: all of them on every device; in the files that they come from, a block at a time */
-enum teacher_place { TEACHER_RESIDENT, TEACHER_HOST };
+/* Where the teacher's weights are: all of them on every device; a part of each block on each; in the files that they come from */
+enum teacher_place { TEACHER_RESIDENT, TEACHER_SHARDED, TEACHER_HOST };
 struct trainer_spec {
 	struct objective loss;
 	struct choice choice;          /* of what is trained */
@@ -157,7 +157,7 @@ size_t trainer_teacher_bytes(const struct trainer *t);
 /* A teacher that does not lie whole on the device: its program fetches weights (trainer_teacher.c) */
 void teacher_record(const struct trainer *t, struct prog *p);
 int teacher_load(struct trainer *t, const char *dir, struct err *e);
-/* What is held besides tw, on that engine: buffers on the way */
+/* What is held besides tw, on that engine: one's own part, buffers on the way */
 double teacher_held_bytes(const struct trainer *t, const struct engine *g);
 /* Whether the teacher itself runs: then held-out text has teacher's terms as well */
 static inline bool trainer_runs_teacher(const struct trainer *t) { return t->teacher && !t->o.cached_width; }

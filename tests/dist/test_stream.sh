@@ -26,7 +26,7 @@ place=host
 both "tied" $kd --teacher "$t/m" --dtype f32
 both "stored as f32, hidden states" $kd --teacher "$t/w" --dtype bf16 --hidden-loss 'mse@last:last' --recompute
 both "mixture against the teacher" $kd --teacher "$t/m" --mix dynamic --valid-every 2 --mix-reference teacher --data y="$t/v.tok" --valid y="$t/c.tok"
-both "memory that the host cannot touch" env ADZE_LIB="$shim" $kd --teacher "$t/w" --device cuda
+both "memory that the host cannot touch" env ADZE_LIB="$shim" $kd --teacher "$t/w" --device cuda --batch 2 --steps 2 --seq 8 --valid-samples 2
 kd-train --student "$t/s" --data "$t/c.tok" --teacher "$t/w" --micro 1 --teacher-place host --explain | awk '$3 == "fetch" { print substr($4, index($4, ":") + 1, 9) }' | tr '\n' ' ' >"$t/fetched"
 same "pieces in their order" "$(cat "$t/fetched")" "t.piece.0 t.piece.1 t.piece.2 t.piece.3 t.piece.4 t.piece.5 "
 fails "no teacher" 2 "--teacher-place host" $kd --loss ce --teacher-place host -o "$t/bad"
@@ -48,3 +48,15 @@ peak() {
 }
 less() { if paste "$t/got.$1" "$t/got.$2" | awk '{ exit !($1 < '"$3"' * $2) }'; then ok "$1 takes less than $2"; else no "$1 takes less than $2" "$(cat "$t/got.$1" "$t/got.$2")"; fi; }
 case $B in */san) ;; *) peak resident env && peak host env && less host resident 0.7 ;; esac
+
+# ---- over several processes: each keeps a part of each block ----
+. tests/dist/mpi.sh
+place=sharded
+both "2 processes" many 2 $kd --teacher "$t/w" --zero 2
+both "3 processes, tied" many 3 $kd --teacher "$t/m" --dtype f32
+both "2 processes, mixture against the teacher" many 2 $kd --teacher "$t/w" --mix dynamic --valid-every 2 --mix-reference teacher --data y="$t/v.tok" --valid y="$t/c.tok"
+both "2 processes on GPUs" many 2 env ADZE_LIB="$shim" FAKE_NCCL_DIR="$t" SHIM_GPUS=2 SHIM_GUARD=0 $kd --teacher "$t/w" --device cuda --batch 2 --steps 2 --seq 8 --valid-samples 2
+place=host
+both "2 processes, from files" many 2 $kd --teacher "$t/m" --zero 1
+works "alone, sharded is resident" $kd --teacher "$t/m" --teacher-place sharded -o "$t/alone"
+case $B in */san) ;; *) mv "$t/got.resident" "$t/got.alone"; peak sharded many 2 && less sharded alone 0.9 ;; esac
