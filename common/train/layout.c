@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { HEAD_ROWS = 512 };              /* tokens of a chunk of the head: two f32 tiles of logits */
+static const double HOST_LINK = 50e9;  /* bytes a second from the host's memory: PCIe 5 */
 static const double CONTEXT = 2.5e9;   /* CUDA context, library workspaces, fragments */
 
 const char *const need_word[] = { "student", "teacher", "activations", "head", "context" };
@@ -52,14 +53,17 @@ static void memory_need(const struct layout *l, const struct cluster *c, const s
 	n->bytes[NEED_STUDENT] = student[l->zero] * P + passing[l->zero];
 	if (r->teacher) {
 		double Pt = (double)arch_count(r->teacher);
-		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / node + 4 * block_params(r->teacher) : 2 * Pt;
+		double V = (double)r->teacher->vocab * (double)r->teacher->hidden, block = block_params(r->teacher);
+		double here = 2 * (block + (V > block ? V : block)); /* two neighbouring pieces (stream.h) */
+		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / node + here : l->host_teacher ? here : 2 * Pt;
+		n->host += l->host_teacher ? 2 * Pt : 0;
 	}
 	n->bytes[NEED_ACTIVATIONS] = activations(r->student, l->recompute, (double)(r->micro * r->seq));
 	n->bytes[NEED_HEAD] = 2.0 * HEAD_ROWS * (double)r->student->vocab * 4;
 	n->bytes[NEED_CONTEXT] = CONTEXT;
 	for (int i = 0; i < NEED_KINDS; i++)
 		n->sum += n->bytes[i];
-	n->host = l->offload ? 12 * P / d : 0;
+	n->host += l->offload ? 12 * P / d : 0;
 }
 
 /* What a GPU sends in a step of k micro-batches: gradients in, weights out, the teacher gathered block by block */
@@ -74,7 +78,9 @@ static void traffic_need(const struct layout *l, const struct cluster *c, const 
 		n->sent_node = sent * share;
 	if (r->teacher && l->sharded_teacher)
 		n->sent_node += k * 2 * (double)arch_count(r->teacher) * (node - 1) / node;
-	n->traffic = n->sent_node / c->link_node + n->sent_net / c->link_net;
+	if (r->teacher && l->host_teacher)
+		n->traffic += k * 2 * (double)arch_count(r->teacher) / HOST_LINK;
+	n->traffic += n->sent_node / c->link_node + n->sent_net / c->link_net;
 }
 
 void layout_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
@@ -99,12 +105,14 @@ int layout_list(const struct cluster *c, const struct run_shape *r, struct layou
 		{ .zero = 2, .sharded_teacher = true }, { .zero = 3, .sharded_teacher = true },
 	};
 	int n = 0;
-	for (int offload = 0; offload < 2; offload++)
+	/* On one GPU a teacher that comes from the host stands for one that is sharded. */
+	for (int host = 0; host < (c->world == 1 && r->teacher ? 4 : 2); host++)
 		for (int recompute = 0; recompute < 3; recompute++)
 			for (size_t i = 0; i < sizeof rung / sizeof *rung && n < room; i++) {
 				struct layout l = rung[i];
 				l.recompute = recompute;
-				l.offload = offload;
+				l.host_teacher = c->world == 1 && r->teacher && host % 2;
+				l.offload = c->world == 1 && r->teacher ? host / 2 : host;
 				if (c->world == 1)
 					l.zero = 0;
 				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (c->world == 1 && l.sharded_teacher))
@@ -118,7 +126,7 @@ int layout_list(const struct cluster *c, const struct run_shape *r, struct layou
 char *layout_words(const struct layout *l, const struct run_shape *r, char buf[160])
 {
 	static const char *const again[] = { "", ", norms and activations recomputed", ", full recomputation" };
-	snprintf(buf, 160, "ZeRO %d%s%s%s%s", l->zero, !r->teacher ? "" : l->sharded_teacher ? ", teacher sharded in the node" : ", teacher whole",
+	snprintf(buf, 160, "ZeRO %d%s%s%s%s", l->zero, !r->teacher ? "" : l->sharded_teacher ? ", teacher sharded in the node" : l->host_teacher ? ", teacher on the host" : ", teacher whole",
 		 l->bf16_grads ? ", bf16 gradients" : "", again[l->recompute], l->offload ? ", optimizer on the host" : "");
 	return buf;
 }

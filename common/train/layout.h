@@ -7,7 +7,8 @@
  *	student   18 P replicated; sharded over d: (6 + 12/d) P, (2 + 16/d) P, 18 P/d + two gathered blocks   (ZeRO 1, 2, 3)
  *	          ZeRO 2 also holds gradients that are not complete or under way (prog_overlap): the output matrix's and a block's,
  *	          or two blocks', and a tied matrix's all along; with bf16 gradients 2 P less; the optimizer on the host: 12 P/d go there
- *	teacher   2 Pt whole, 2 Pt / GPUs of a node + two gathered blocks, or nothing (cached)
+ *	teacher   2 Pt whole, 2 Pt / GPUs of a node + two neighbouring pieces (2 bytes a parameter of a block and of the
+ *		  output matrix, or of two blocks: stream.h), those two alone (on the host), or nothing (cached)
  *	step      (2 Pt + 6 P) FLOPs a token, 8 P with full recomputation
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -22,6 +23,7 @@ struct layout {
 	bool bf16_grads;
 	int recompute;
 	bool offload;          /* master weights and moments in the host's memory */
+	bool host_teacher;     /* block by block from the host's memory */
 };
 struct cluster {
 	int64_t world, per_node;       /* GPUs; GPUs of a node */
