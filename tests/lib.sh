@@ -49,7 +49,7 @@ shim() {
 upon() {
 	shim
 	(
-		export FAULT_CALL="$1" FAULT_AT="$2" FAULT_NAME="$3" FAULT="$4" LD_PRELOAD="$preload"
+		export FAULT_CALL="$1" FAULT_AT="$2" FAULT_NAME="$3" FAULT="$4" LD_PRELOAD="$preload${LD_PRELOAD:+:$LD_PRELOAD}"
 		shift 4
 		case $FAULT in -*) exec setsid "$@" ;; esac
 		"$@"
@@ -68,7 +68,7 @@ patiently() {
 within() {
 	shim
 	(
-		export FAULT_DIR="$1" FAULT_AT="$2" FAULT="$3" FAULT_LOG="$t/log" LD_PRELOAD="$preload"
+		export FAULT_DIR="$1" FAULT_AT="$2" FAULT="$3" FAULT_LOG="$t/log" LD_PRELOAD="$preload${LD_PRELOAD:+:$LD_PRELOAD}"
 		shift 3
 		"$@"
 	) 2>"$t/err"
