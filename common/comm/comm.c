@@ -138,41 +138,72 @@ void comm_close(struct comm *c)
 	c->b = c->gpu = NULL;
 }
 
-/* Whose exchange it is, by where the bytes lie */
+void comm_split(struct comm *all, int color, struct comm *group)
+{
+	int32_t *of = xcalloc((size_t)all->size, sizeof *of);
+	*group = (struct comm){ .size = 0 };
+	of[all->rank] = color;
+	comm_wait(all, comm_gather_begin(all, of, sizeof *of));
+	for (int r = 0; r < all->size; r++) {
+		group->size += of[r] == color;
+		group->rank += of[r] == color && r < all->rank;
+	}
+	free(of);
+	int number = all->b ? all->b->split(color, group->rank) : 0;
+	int gpu_number = !all->gpu ? 0 : all->gpu == all->b ? number : all->gpu->split(color, group->rank);
+	if (group->size == 1)
+		return;
+	bool everybody = group->size == all->size;
+	*group = (struct comm){ .rank = group->rank, .size = group->size, .b = all->b, .gpu = all->gpu,
+				.group = everybody ? 0 : number, .gpu_group = everybody ? 0 : gpu_number };
+	memcpy(group->why_no_gpu, all->why_no_gpu, sizeof group->why_no_gpu);
+}
+
+/* Whose exchange it is, by where the bytes lie; and the group in its words */
 static const struct comm_backend *by_place(const struct comm *c, const void *p)
 {
 	return c->gpu && c->gpu != c->b && c->gpu->owns(p) ? c->gpu : c->b;
 }
 
+static int group_of(const struct comm *c, const struct comm_backend *b)
+{
+	return b == c->b ? c->group : c->gpu_group;
+}
+
+static void sum(const struct comm *c, void *x, int64_t n, int kind)
+{
+	const struct comm_backend *b = c && c->b ? by_place(c, x) : NULL;
+	if (b)
+		b->sum(group_of(c, b), x, n, kind);
+}
+
 void comm_sum_f64(struct comm *c, double *x, int64_t n)
 {
-	if (c && c->b)
-		by_place(c, x)->sum(x, n, COMM_F64);
+	sum(c, x, n, COMM_F64);
 }
 
 void comm_sum_f32(struct comm *c, float *x, int64_t n)
 {
-	if (c && c->b)
-		by_place(c, x)->sum(x, n, COMM_F32);
+	sum(c, x, n, COMM_F32);
 }
 
 void comm_sum_i64(struct comm *c, int64_t *x, int64_t n)
 {
-	if (c && c->b)
-		by_place(c, x)->sum(x, n, COMM_I64);
+	sum(c, x, n, COMM_I64);
 }
 
 int64_t comm_max(struct comm *c, int64_t x)
 {
 	if (c && c->b)
-		c->b->max(&x);
+		c->b->max(c->group, &x);
 	return x;
 }
 
 void comm_bcast(struct comm *c, void *p, int64_t bytes, int from)
 {
-	if (c && c->b)
-		by_place(c, p)->bcast(p, bytes, from);
+	const struct comm_backend *b = c && c->b ? by_place(c, p) : NULL;
+	if (b)
+		b->bcast(group_of(c, b), p, bytes, from);
 }
 
 /* Tickets of the GPUs' exchanges are below 0 where the host's memory has a backend of its own. */
@@ -184,13 +215,13 @@ static int ticket_for(const struct comm *c, const struct comm_backend *b, int ti
 int comm_scatter_begin(struct comm *c, float *x, int64_t n)
 {
 	const struct comm_backend *b = c && c->b ? by_place(c, x) : NULL;
-	return b ? ticket_for(c, b, b->scatter_begin(x, n, COMM_F32)) : 0;
+	return b ? ticket_for(c, b, b->scatter_begin(group_of(c, b), x, n, COMM_F32)) : 0;
 }
 
 int comm_gather_begin(struct comm *c, void *x, int64_t bytes)
 {
 	const struct comm_backend *b = c && c->b ? by_place(c, x) : NULL;
-	return b ? ticket_for(c, b, b->gather_begin(x, bytes)) : 0;
+	return b ? ticket_for(c, b, b->gather_begin(group_of(c, b), x, bytes)) : 0;
 }
 
 void comm_wait(struct comm *c, int ticket)

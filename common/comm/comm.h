@@ -20,6 +20,7 @@ struct comm {
 	const struct comm_backend *b;  /* for what lies in the host's memory; NULL: alone */
 	const struct comm_backend *gpu;/* for what lies on GPUs (may be b); NULL: there are none, or no NCCL */
 	char why_no_gpu[256];          /* and the reason */
+	int group, gpu_group;          /* which of the processes, in the words of b and of gpu; 0: all */
 };
 
 /* Call after opt_parse and before log_start: processes other than 0 are made quiet, write no events and
@@ -28,6 +29,9 @@ struct comm {
 int comm_open(struct comm *c, struct err *e);
 /* All processes must come; then they may end. */
 void comm_close(struct comm *c);
+/* Those that name the same color, in their order, as a group that exchanges among itself; all come.  A group of one is a
+ * process alone; it lasts until `all` is closed. */
+void comm_split(struct comm *all, int color, struct comm *group);
 static inline bool comm_first(const struct comm *c) { return !c || c->rank == 0; }
 /* Is piece i of a job this process's? */
 static inline bool comm_mine(const struct comm *c, int64_t i) { return !c || i % c->size == c->rank; }
@@ -67,17 +71,18 @@ struct comm_backend {
 	int (*join)(struct comm_seat *, char why[256]);                   /* 0 or -1; NCCL: says which GPU it took */
 	bool (*owns)(const void *p);                   /* is it the memory of a GPU; NCCL */
 	void (*close)(void);
-	void (*sum)(void *x, int64_t n, int kind);     /* enum comm_kind */
-	void (*max)(int64_t *x);
-	void (*bcast)(void *p, int64_t bytes, int from);
+	int (*split)(int color, int rank);             /* of all: the number of the new group, in which we are `rank` */
+	void (*sum)(int group, void *x, int64_t n, int kind); /* enum comm_kind */
+	void (*max)(int group, int64_t *x);
+	void (*bcast)(int group, void *p, int64_t bytes, int from);
 	/* as comm_scatter_begin (enum comm_kind) and comm_gather_begin; tickets are > 0 */
-	int (*scatter_begin)(void *x, int64_t n, int kind);
-	int (*gather_begin)(void *x, int64_t bytes);
+	int (*scatter_begin)(int group, void *x, int64_t n, int kind);
+	int (*gather_begin)(int group, void *x, int64_t bytes);
 	void (*wait)(int ticket);
 	void (*progress)(void);
 };
 enum comm_kind { COMM_F64, COMM_F32, COMM_I64 };
 #define COMM_SYMBOL "adze_comm"          /* const struct comm_backend, exported by the shared object */
 #define COMM_ABI_SYMBOL "adze_comm_abi"  /* const int */
-enum { COMM_ABI = 3 };
+enum { COMM_ABI = 4, COMM_GROUPS = 8 }; /* all, and groups that a job may be split into */
 #endif

@@ -138,11 +138,50 @@ static void on_gpus(void **state)
 	free(x);
 }
 
+/* Pairs of neighbours, and those of equal parity: sums, gathering and broadcasts of theirs alone, between exchanges of all */
+static void groups(void **state)
+{
+	struct comm pair, parity;
+	(void)state;
+	comm_split(&world, world.rank / 2, &pair);
+	comm_split(&world, world.rank % 2, &parity);
+	assert_int_equal(pair.rank, world.rank % 2);
+	assert_int_equal(parity.rank, world.rank / 2);
+	int last = world.size % 2 && world.rank == world.size - 1;
+	assert_int_equal(pair.size, last || world.size == 1 ? 1 : 2);
+	assert_int_equal(parity.size, (world.size + 1 - world.rank % 2) / 2);
+	for (int i = 0; i < 3; i++) {
+		double mine = world.rank, theirs = world.rank;
+		float three[3] = { 1, 2, (float)world.rank };
+		int64_t all = 1, of[8] = { 0 };
+		comm_sum_f64(&pair, &mine, 1);
+		comm_sum_i64(&world, &all, 1);
+		comm_sum_f64(&parity, &theirs, 1);
+		comm_sum_f32(&parity, three, 3);
+		assert_true(all == world.size && mine == (last ? world.rank : 4 * (world.rank / 2) + 1));
+		assert_true(theirs == parity.size * (parity.size - 1) + world.rank % 2 * parity.size);
+		assert_true(three[1] == 2 * (float)parity.size && three[2] == (float)theirs);
+		assert_int_equal(comm_max(&pair, world.rank), last ? world.rank : world.rank | 1);
+		of[parity.rank] = world.rank;
+		comm_wait(&parity, comm_gather_begin(&parity, of, sizeof *of));
+		for (int r = 0; r < parity.size; r++)
+			assert_int_equal(of[r], 2 * r + world.rank % 2);
+		comm_bcast(&parity, of, sizeof of, parity.size - 1);
+		float *x = xcalloc((size_t)parity.size * 5, sizeof *x);
+		for (int k = 0; k < parity.size * 5; k++)
+			x[k] = (float)k;
+		comm_wait(&parity, comm_scatter_begin(&parity, x, 5));
+		for (int k = 0; k < 5; k++)
+			assert_true(x[5 * parity.rank + k] == (float)(parity.size * (5 * parity.rank + k)));
+		free(x);
+	}
+}
+
 int main(void)
 {
 	struct err e = { 0 };
 	const struct CMUnitTest tests[] = { cmocka_unit_test(scatter), cmocka_unit_test(gather), cmocka_unit_test(at_once),
-					    cmocka_unit_test(repeatable), cmocka_unit_test(on_gpus) };
+					    cmocka_unit_test(repeatable), cmocka_unit_test(on_gpus), cmocka_unit_test(groups) };
 	prog_name = "test_comm";
 	if (comm_open(&world, &e))
 		die_err(&e);

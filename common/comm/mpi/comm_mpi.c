@@ -6,6 +6,9 @@
  * it, or who came but is no longer heard of, says so and aborts the job.  The others give process 0 a few seconds for that before they abort it themselves.  What has begun and
  * is not waited for yet keeps its request and its number in a table; a ticket is its place there.
  *
+ * Exchanges within a group are not numbered, as not all make them: who waits in one is only heard of.  So whoever is
+ * silent is named before those who wait for him elsewhere, and other processes leave process 0 the time to find out.
+ *
  * Stands alone: a shared object sees nothing of the program that loads it.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -24,13 +27,21 @@ enum { TAG = 7411, PIECE = 1 << 26, GRACE = 5, UNIT = 64, TICKETS = 4096 };
 struct begun {
 	MPI_Request q;
 	int64_t exchange;      /* its number; 0: the place is free */
+	bool within;           /* a group that is not all */
 	char *sum, *own;       /* of a scatter: where MPI leaves the sum, and where it belongs */
 	size_t bytes;
 	int done;
 };
 
+struct group {
+	MPI_Comm comm;
+	int rank, size;
+};
+
 static struct {
 	int rank, size;
+	struct group g[COMM_GROUPS]; /* the first: all */
+	int groups;
 	double timeout;        /* seconds */
 	int64_t exchange;      /* number of the one that is under way */
 	int64_t *at;           /* [size] on process 0: the last one that each announced */
@@ -67,20 +78,24 @@ static void tell(void)
 		listen();
 }
 
-static void announce(void)
+static struct group *announce(int group)
 {
-	w.exchange++;
-	tell();
+	if (!group) {
+		w.exchange++;
+		tell();
+	}
+	return &w.g[group];
 }
 
-/* On process 0: those that did not come to an exchange; if all did, those not heard of for half the timeout */
+/* On process 0: those not heard of for half the timeout that did not come to an exchange; else those not heard of; else
+ * those that did not come */
 static void name_late(int64_t exchange, char late[512], bool *came)
 {
 	double long_ago = seconds() - w.timeout / 2;
-	for (int pass = 0; pass < 2 && !*late; pass++) {
-		*came = pass > 0;
+	for (int pass = 0; pass < 3 && !*late; pass++) {
+		*came = pass == 1;
 		for (int r = 1; r < w.size && strlen(late) < 400; r++)
-			if (*came ? w.heard[r] < long_ago : w.at[r] < exchange)
+			if ((pass == 2 || w.heard[r] < long_ago) && (pass == 1 || w.at[r] < exchange))
 				snprintf(late + strlen(late), 512 - strlen(late), "%s%d on %s (last seen at exchange %lld)", *late ? ", " : "", r, w.host[r],
 					 (long long)w.at[r]);
 	}
@@ -102,9 +117,9 @@ static _Noreturn void give_up(int64_t exchange)
 }
 
 /* Polls: busy for a moment, then with sleeps that leave the core to others. */
-static void finish_one(MPI_Request *q, int64_t exchange)
+static void finish_one(MPI_Request *q, int64_t exchange, bool within)
 {
-	double t0 = seconds(), said = t0, often = w.timeout < 4 ? w.timeout / 4 : 1;
+	double patience = w.rank ? w.timeout * (within ? 2 : 1) + GRACE : w.timeout, t0 = seconds(), said = t0, often = w.timeout < 4 ? w.timeout / 4 : 1;
 	int done = 0;
 	for (long n = 0;; n++) {
 		if (MPI_Test(q, &done, MPI_STATUS_IGNORE) || done)
@@ -116,16 +131,16 @@ static void finish_one(MPI_Request *q, int64_t exchange)
 			tell();
 			said = now;
 		}
-		if (now - t0 > w.timeout + (w.rank ? GRACE : 0))
+		if (now - t0 > patience)
 			give_up(exchange);
 		struct timespec nap = { 0, n < 3000 ? 20000 : 500000 };
 		nanosleep(&nap, NULL);
 	}
 }
 
-static void finish(MPI_Request *q)
+static void finish(MPI_Request *q, const struct group *g)
 {
-	finish_one(q, w.exchange);
+	finish_one(q, w.exchange, g != w.g);
 }
 
 static int mpi_open(int *rank, int *size, double timeout, char why[256])
@@ -137,6 +152,7 @@ static int mpi_open(int *rank, int *size, double timeout, char why[256])
 	}
 	MPI_Comm_rank(MPI_COMM_WORLD, &w.rank);
 	MPI_Comm_size(MPI_COMM_WORLD, &w.size);
+	w.g[w.groups++] = (struct group){ MPI_COMM_WORLD, w.rank, w.size };
 	w.timeout = timeout;
 	w.at = calloc((size_t)w.size, sizeof *w.at);
 	w.host = calloc((size_t)w.size, sizeof *w.host);
@@ -159,9 +175,9 @@ static int mpi_open(int *rank, int *size, double timeout, char why[256])
 static void mpi_close(void)
 {
 	MPI_Request q;
-	announce();
+	announce(0);
 	MPI_Ibarrier(MPI_COMM_WORLD, &q);
-	finish(&q);
+	finish(&q, w.g);
 	if (!w.rank)
 		listen();
 	free(w.at);
@@ -169,44 +185,59 @@ static void mpi_close(void)
 	free(w.host);
 	free(w.t);
 	MPI_Type_free(&w.unit);
+	while (--w.groups)
+		MPI_Comm_free(&w.g[w.groups].comm);
 	MPI_Finalize();
+}
+
+static int mpi_split(int color, int rank)
+{
+	struct group *g = &w.g[w.groups];
+	if (w.groups == COMM_GROUPS) {
+		fprintf(stderr, "%s: the processes were split more than %d times\n", program_invocation_short_name, COMM_GROUPS - 1);
+		MPI_Abort(MPI_COMM_WORLD, EXIT_FAIL);
+	}
+	MPI_Comm_split(MPI_COMM_WORLD, color, rank, &g->comm);
+	MPI_Comm_rank(g->comm, &g->rank);
+	MPI_Comm_size(g->comm, &g->size);
+	return w.groups++;
 }
 
 static const MPI_Datatype type[] = { [COMM_F64] = MPI_DOUBLE, [COMM_F32] = MPI_FLOAT, [COMM_I64] = MPI_INT64_T };
 
-static void mpi_sum(void *x, int64_t n, int kind)
+static void mpi_sum(int group, void *x, int64_t n, int kind)
 {
 	size_t size = kind == COMM_F32 ? 4 : 8;
 	for (int64_t i = 0; i < n; i += PIECE) {
 		MPI_Request q;
-		announce();
+		const struct group *g = announce(group);
 		MPI_Iallreduce(MPI_IN_PLACE, (char *)x + (size_t)i * size, (int)(n - i < PIECE ? n - i : PIECE), type[kind], MPI_SUM,
-			       MPI_COMM_WORLD, &q);
-		finish(&q);
+			       g->comm, &q);
+		finish(&q, g);
 	}
 }
 
-static void mpi_max(int64_t *x)
+static void mpi_max(int group, int64_t *x)
 {
 	MPI_Request q;
-	announce();
-	MPI_Iallreduce(MPI_IN_PLACE, x, 1, MPI_INT64_T, MPI_MAX, MPI_COMM_WORLD, &q);
-	finish(&q);
+	const struct group *g = announce(group);
+	MPI_Iallreduce(MPI_IN_PLACE, x, 1, MPI_INT64_T, MPI_MAX, g->comm, &q);
+	finish(&q, g);
 }
 
-static void mpi_bcast(void *p, int64_t bytes, int from)
+static void mpi_bcast(int group, void *p, int64_t bytes, int from)
 {
 	for (int64_t i = 0; i < bytes; i += PIECE) {
 		MPI_Request q;
-		announce();
-		MPI_Ibcast((char *)p + i, (int)(bytes - i < PIECE ? bytes - i : PIECE), MPI_BYTE, from, MPI_COMM_WORLD, &q);
-		finish(&q);
+		const struct group *g = announce(group);
+		MPI_Ibcast((char *)p + i, (int)(bytes - i < PIECE ? bytes - i : PIECE), MPI_BYTE, from, g->comm, &q);
+		finish(&q, g);
 	}
 }
 
 /* ---- begun now, waited for later ---- */
 
-static struct begun *begin(int64_t count, const char *what)
+static struct begun *begin(int group, int64_t count, const char *what)
 {
 	int i = 0;
 	while (i < w.high && w.t[i].exchange)
@@ -216,8 +247,8 @@ static struct begun *begin(int64_t count, const char *what)
 		MPI_Abort(MPI_COMM_WORLD, EXIT_FAIL);
 	}
 	w.high = i == w.high ? i + 1 : w.high;
-	announce();
-	w.t[i] = (struct begun){ .exchange = w.exchange };
+	announce(group);
+	w.t[i] = (struct begun){ .exchange = w.exchange, .within = group > 0 };
 	return &w.t[i];
 }
 
@@ -226,22 +257,24 @@ static int ticket_of(const struct begun *b)
 	return (int)(b - w.t) + 1;
 }
 
-static int mpi_scatter_begin(void *x, int64_t n, int kind)
+static int mpi_scatter_begin(int group, void *x, int64_t n, int kind)
 {
-	struct begun *b = begin(n * w.size, "a sum in parts");
+	const struct group *g = &w.g[group];
+	struct begun *b = begin(group, n * g->size, "a sum in parts");
 	b->bytes = (size_t)n * (kind == COMM_F32 ? 4 : 8);
 	b->sum = x;            /* in place MPI puts the result first */
-	b->own = b->sum + (size_t)w.rank * b->bytes;
-	MPI_Ireduce_scatter_block(MPI_IN_PLACE, x, (int)n, type[kind], MPI_SUM, MPI_COMM_WORLD, &b->q);
+	b->own = b->sum + (size_t)g->rank * b->bytes;
+	MPI_Ireduce_scatter_block(MPI_IN_PLACE, x, (int)n, type[kind], MPI_SUM, g->comm, &b->q);
 	return ticket_of(b);
 }
 
-static int mpi_gather_begin(void *x, int64_t bytes)
+static int mpi_gather_begin(int group, void *x, int64_t bytes)
 {
 	MPI_Datatype t = bytes % UNIT ? MPI_BYTE : w.unit;
 	int64_t n = bytes % UNIT ? bytes : bytes / UNIT;
-	struct begun *b = begin(n * w.size, "a gathering");
-	MPI_Iallgather(MPI_IN_PLACE, 0, t, x, (int)n, t, MPI_COMM_WORLD, &b->q);
+	const struct group *g = &w.g[group];
+	struct begun *b = begin(group, n * g->size, "a gathering");
+	MPI_Iallgather(MPI_IN_PLACE, 0, t, x, (int)n, t, g->comm, &b->q);
 	return ticket_of(b);
 }
 
@@ -256,7 +289,7 @@ static void mpi_wait(int ticket)
 {
 	struct begun *b = &w.t[ticket - 1];
 	if (!b->done) {
-		finish_one(&b->q, b->exchange);
+		finish_one(&b->q, b->exchange, b->within);
 		settle(b);
 	}
 	b->exchange = 0;
@@ -281,6 +314,6 @@ extern const int adze_comm_abi;
 const int adze_comm_abi = COMM_ABI;
 extern const struct comm_backend adze_comm;
 const struct comm_backend adze_comm = {
-	.name = "mpi", .open = mpi_open, .close = mpi_close, .sum = mpi_sum, .max = mpi_max, .bcast = mpi_bcast,
+	.name = "mpi", .open = mpi_open, .close = mpi_close, .split = mpi_split, .sum = mpi_sum, .max = mpi_max, .bcast = mpi_bcast,
 	.scatter_begin = mpi_scatter_begin, .gather_begin = mpi_gather_begin, .wait = mpi_wait, .progress = mpi_progress,
 };

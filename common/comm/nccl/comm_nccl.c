@@ -35,10 +35,16 @@ struct begun {
 	cudaEvent_t end;               /* NULL: done when it began (the host's memory) */
 };
 
+struct group {
+	ncclComm_t comm;
+	int rank, size;
+};
+
 static struct {
 	int rank, size;
 	double timeout;                /* seconds */
-	ncclComm_t comm;
+	struct group g[COMM_GROUPS];   /* the first: all */
+	int groups;
 	cudaStream_t stream;
 	cudaEvent_t before;            /* all kernels launched so far */
 	void *bounce;                  /* [BOUNCE] on the GPU */
@@ -90,7 +96,8 @@ static _Noreturn void give_up(const char *why)
 	}
 	fflush(stderr);
 	alarm(GRACE);                  /* should the library hang even in this */
-	ncclCommAbort(w.comm);
+	for (int i = 0; i < w.groups; i++)
+		ncclCommAbort(w.g[i].comm);
 	_Exit(EXIT_FAIL);
 }
 
@@ -110,10 +117,10 @@ static void in_time(double begin)
 }
 
 /* Until the library has put on the stream what it was asked for */
-static void accepted(ncclResult_t r)
+static void accepted(const struct group *g, ncclResult_t r)
 {
 	for (long n = 0; r == ncclInProgress; n++) {
-		ncclResult_t q = ncclCommGetAsyncError(w.comm, &r);
+		ncclResult_t q = ncclCommGetAsyncError(g->comm, &r);
 		if (q != ncclSuccess)
 			r = q;
 		else if (r == ncclInProgress)
@@ -127,9 +134,11 @@ static void accepted(ncclResult_t r)
 /* An error of the library, such as one of a process that is gone, ends the job. */
 static void healthy(void)
 {
-	ncclResult_t r = ncclSuccess, q = ncclCommGetAsyncError(w.comm, &r);
-	if (q != ncclSuccess || (r != ncclSuccess && r != ncclInProgress))
-		give_up(reason(q != ncclSuccess ? q : r));
+	for (int i = 0; i < w.groups; i++) {
+		ncclResult_t r = ncclSuccess, q = ncclCommGetAsyncError(w.g[i].comm, &r);
+		if (q != ncclSuccess || (r != ncclSuccess && r != ncclInProgress))
+			give_up(reason(q != ncclSuccess ? q : r));
+	}
 }
 
 /* Has it come?  All of the stream, or an event of it */
@@ -180,14 +189,15 @@ struct call {
 	size_t size;           /* of an element */
 	ncclRedOp_t how;
 	int from;              /* of a broadcast; -1: a reduction */
+	const struct group *g;
 };
 
 static void ask(const struct call *c, void *p, int64_t n)
 {
 	if (c->from >= 0)
-		accepted(ncclBroadcast(p, p, (size_t)n, c->type, c->from, w.comm, w.stream));
+		accepted(c->g, ncclBroadcast(p, p, (size_t)n, c->type, c->from, c->g->comm, w.stream));
 	else
-		accepted(ncclAllReduce(p, p, (size_t)n, c->type, c->how, w.comm, w.stream));
+		accepted(c->g, ncclAllReduce(p, p, (size_t)n, c->type, c->how, c->g->comm, w.stream));
 }
 
 static bool nccl_owns(const void *p)
@@ -226,19 +236,19 @@ static void in_pieces(const struct call *c, void *p, int64_t n)
 		exchange(c, (char *)p + (size_t)i * c->size, n - i < most ? n - i : most, ours);
 }
 
-static void nccl_sum(void *x, int64_t n, int kind)
+static void nccl_sum(int group, void *x, int64_t n, int kind)
 {
-	in_pieces(&(struct call){ "sum", type_of[kind], kind == COMM_F32 ? 4 : 8, ncclSum, -1 }, x, n);
+	in_pieces(&(struct call){ "sum", type_of[kind], kind == COMM_F32 ? 4 : 8, ncclSum, -1, &w.g[group] }, x, n);
 }
 
-static void nccl_max(int64_t *x)
+static void nccl_max(int group, int64_t *x)
 {
-	in_pieces(&(struct call){ "max", ncclInt64, 8, ncclMax, -1 }, x, 1);
+	in_pieces(&(struct call){ "max", ncclInt64, 8, ncclMax, -1, &w.g[group] }, x, 1);
 }
 
-static void nccl_bcast(void *p, int64_t bytes, int from)
+static void nccl_bcast(int group, void *p, int64_t bytes, int from)
 {
-	in_pieces(&(struct call){ "broadcast", ncclUint8, 1, ncclSum, from }, p, bytes);
+	in_pieces(&(struct call){ "broadcast", ncclUint8, 1, ncclSum, from, &w.g[group] }, p, bytes);
 }
 
 /* ---- begun now, waited for later ---- */
@@ -277,29 +287,31 @@ static int ticket(bool later)
 }
 
 /* In the host's memory: the whole sum, piece by piece */
-static int nccl_scatter_begin(void *x, int64_t n, int kind)
+static int nccl_scatter_begin(int group, void *x, int64_t n, int kind)
 {
+	const struct group *g = &w.g[group];
 	size_t size = kind == COMM_F32 ? 4 : 8;
 	if (!nccl_owns(x)) {
-		nccl_sum(x, n * w.size, kind);
+		nccl_sum(group, x, n * g->size, kind);
 		return ticket(false);
 	}
-	new_record("sum in parts", n * w.size * (int64_t)size);
+	new_record("sum in parts", n * g->size * (int64_t)size);
 	after_kernels();
-	accepted(ncclReduceScatter(x, (char *)x + (size_t)(n * w.rank) * size, (size_t)n, type_of[kind], ncclSum, w.comm, w.stream));
+	accepted(g, ncclReduceScatter(x, (char *)x + (size_t)(n * g->rank) * size, (size_t)n, type_of[kind], ncclSum, g->comm, w.stream));
 	return ticket(true);
 }
 
-static int nccl_gather_begin(void *x, int64_t bytes)
+static int nccl_gather_begin(int group, void *x, int64_t bytes)
 {
+	const struct group *g = &w.g[group];
 	if (!nccl_owns(x)) {
-		for (int r = 0; r < w.size; r++)
-			nccl_bcast((char *)x + bytes * r, bytes, r);
+		for (int r = 0; r < g->size; r++)
+			nccl_bcast(group, (char *)x + bytes * r, bytes, r);
 		return ticket(false);
 	}
-	new_record("gathering", bytes * w.size);
+	new_record("gathering", bytes * g->size);
 	after_kernels();
-	accepted(ncclAllGather((char *)x + bytes * w.rank, x, (size_t)bytes, ncclUint8, w.comm, w.stream));
+	accepted(g, ncclAllGather((char *)x + bytes * g->rank, x, (size_t)bytes, ncclUint8, g->comm, w.stream));
 	return ticket(true);
 }
 
@@ -338,26 +350,31 @@ static int choose_gpu(struct comm_seat *s, char why[256])
 
 static int connect_all(const ncclUniqueId *id, char why[256])
 {
+	struct group *g = &w.g[0];
 	ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
 	config.blocking = 0;
 	double end = seconds() + w.timeout;
-	ncclResult_t r = ncclCommInitRankConfig(&w.comm, w.size, *id, w.rank, &config);
+	ncclResult_t r = ncclCommInitRankConfig(&g->comm, w.size, *id, w.rank, &config);
 	for (long n = 0; r == ncclInProgress; n++) {
-		ncclResult_t q = ncclCommGetAsyncError(w.comm, &r);
+		ncclResult_t q = ncclCommGetAsyncError(g->comm, &r);
 		r = q != ncclSuccess ? q : r;
 		if (seconds() > end)
 			break;
 		nap(n);
 	}
-	if (r == ncclSuccess)
+	if (r == ncclSuccess) {
+		g->rank = w.rank;
+		g->size = w.size;
+		w.groups = 1;
 		return 0;
+	}
 	if (r == ncclInProgress)
 		snprintf(why, 256, "the %d processes were not connected within %g s", w.size, w.timeout);
 	else
 		snprintf(why, 256, "initialisation failed: %s", reason(r));
 	alarm(GRACE);
-	if (w.comm)
-		ncclCommAbort(w.comm);
+	if (g->comm)
+		ncclCommAbort(g->comm);
 	alarm(0);
 	return -1;
 }
@@ -386,11 +403,29 @@ static int nccl_join(struct comm_seat *s, char why[256])
 	return 0;
 }
 
+static int nccl_split(int color, int rank)
+{
+	struct group *g = &w.g[w.groups];
+	ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+	config.blocking = 0;
+	new_record("split", 0);
+	if (w.groups == COMM_GROUPS)
+		give_up("is one more group than there is room for");
+	accepted(&w.g[0], ncclCommSplit(w.g[0].comm, color, rank, &g->comm, &config));
+	accepted(g, ncclInProgress);
+	end_record(w.exchange);
+	ncclCommCount(g->comm, &g->size);
+	ncclCommUserRank(g->comm, &g->rank);
+	return w.groups++;
+}
+
 static void nccl_close(void)
 {
 	new_record("end", 0);
-	accepted(ncclCommFinalize(w.comm));
-	ncclCommDestroy(w.comm);
+	while (w.groups--) {
+		accepted(&w.g[w.groups], ncclCommFinalize(w.g[w.groups].comm));
+		ncclCommDestroy(w.g[w.groups].comm);
+	}
 	cudaFree(w.bounce);
 	for (int i = 0; i < w.high; i++)
 		if (w.t[i].end)
@@ -403,6 +438,6 @@ extern const int adze_comm_abi;
 const int adze_comm_abi = COMM_ABI;
 extern const struct comm_backend adze_comm;
 const struct comm_backend adze_comm = {
-	.name = "nccl", .join = nccl_join, .owns = nccl_owns, .close = nccl_close, .sum = nccl_sum, .max = nccl_max, .bcast = nccl_bcast,
+	.name = "nccl", .join = nccl_join, .owns = nccl_owns, .close = nccl_close, .split = nccl_split, .sum = nccl_sum, .max = nccl_max, .bcast = nccl_bcast,
 	.scatter_begin = nccl_scatter_begin, .gather_begin = nccl_gather_begin, .wait = nccl_wait, .progress = nccl_progress
 };

@@ -22,6 +22,9 @@ typedef enum { ncclInt8, ncclUint8, ncclInt32, ncclUint32, ncclInt64, ncclUint64
 typedef enum { ncclSum, ncclProd, ncclMax } ncclRedOp_t;
 ncclResult_t ncclGetUniqueId(ncclUniqueId *);
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *, int nranks, ncclUniqueId, int rank, ncclConfig_t *);
+ncclResult_t ncclCommSplit(ncclComm_t, int color, int key, ncclComm_t *, ncclConfig_t *);
+ncclResult_t ncclCommCount(ncclComm_t, int *);
+ncclResult_t ncclCommUserRank(ncclComm_t, int *);
 ncclResult_t ncclCommFinalize(ncclComm_t);
 ncclResult_t ncclCommDestroy(ncclComm_t);
 ncclResult_t ncclCommAbort(ncclComm_t);
