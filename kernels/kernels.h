@@ -114,7 +114,17 @@ struct adamw_args {
  * their coefficient is not 0.  Gradients of
  *   sum over rows of   tau^2 (coef[KL] KL + coef[RKL] RKL + coef[JSD] JSD + coef[TVD] TVD)
  *                      + coef[MSE] MSE + coef[COS] COS + coef[CE] CE
- * into dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only). */
+ * into dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only).
+ * parts: several processes with rows of Ws, Wt and dWs each, and hs, ht and label alike.  Losses come out whole in each of
+ * them, dhs as its summand.  Not with the best K. */
+struct kd_parts {
+	int32_t rank, size;
+	int64_t rows;      /* of each part but the last, which has at least one and no more than that */
+	int64_t vocab;     /* of all */
+	/* x [size pieces of bytes], in the host's memory: piece `rank` is ours, the others become theirs */
+	void (*gather)(void *arg, void *x, int64_t bytes);
+	void *arg;
+};
 struct kd_head_args {
 	float coef[LOSS_KINDS];
 	float tau;
@@ -123,6 +133,7 @@ struct kd_head_args {
 	int32_t tail;      /* enum tail_rule */
 	int32_t wsl;
 	const float *live; /* coef in device memory, what a captured call reads; or NULL */
+	const struct kd_parts *parts; /* NULL: all rows are here */
 };
 
 /* What a backend's own memory is for; HELD_PARTS: all of it */
@@ -157,7 +168,8 @@ struct kernels {
 	int (*replay)(struct dev *, void *captured);
 	void (*drop)(struct dev *, void *captured);
 
-	/* embed     y [N,C] = W[tok] * scale; tok [N,1] i32, W [V,C]          embed_dw: dW [V,C] f32 += scale * dy */
+	/* embed     y [N,C] = W[tok] * scale; tok [N,1] i32, W [V,C]          embed_dw: dW [V,C] f32 += scale * dy
+	 *           tok < 0: y is 0, nothing is added */
 	void (*embed)(struct dev *, mat y, mat tok, mat W, float scale);
 	void (*embed_dw)(struct dev *, mat dW, mat tok, mat dy, float scale);
 
@@ -282,7 +294,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 13 };
+enum { KERNELS_ABI = 14 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

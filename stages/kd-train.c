@@ -33,7 +33,7 @@ struct run {
 	char teacher[33], student[33];         /* fingerprints */
 	char *settings;
 	double max_seconds;
-	struct comm world;
+	struct comm world, dp, tp;             /* all processes; those with the same part of the models; those with one batch */
 };
 
 static struct ptable *open_model(const char *dir, char print[33])
@@ -259,6 +259,19 @@ static int train(struct run *r, struct rundir *dir)
 	return rc;
 }
 
+/* Every --tp neighbours have the models together. */
+static void split_processes(struct run *r)
+{
+	r->dp = r->world;
+	if (kd.tp == 1)
+		return;
+	if (r->world.size % kd.tp)
+		opt_die("--tp %lld: %d process%s no multiple of it; mpirun -n N kd-train starts N", (long long)kd.tp, r->world.size,
+			r->world.size == 1 ? " is" : "es are");
+	comm_split(&r->world, r->world.rank % (int)kd.tp, &r->dp);
+	comm_split(&r->world, r->world.rank / (int)kd.tp, &r->tp);
+}
+
 /* The first process opens it and tells the others. */
 static void open_run(struct rundir *dir, struct run *r, enum run_state *state)
 {
@@ -289,7 +302,7 @@ static int make_cache(struct run *r)
 		opt_die("--cache-teacher needs %s", kd.teacher ? "--data" : "--teacher");
 	if (strcmp(kd.teacher_place, "resident"))
 		opt_die("--cache-teacher reads a teacher that is resident, not --teacher-place %s", kd.teacher_place);
-	if (r->world.size > 1)
+	if (r->world.size > 1 || kd.tp > 1)
 		opt_die("--cache-teacher works as one process: part the token set instead");
 	if (kd.student || kd.cache.n || com.out)
 		opt_die("--cache-teacher only writes the cache: no --student, --teacher-cache or --out");
@@ -384,6 +397,7 @@ int main(int argc, char **argv)
 	if (kd.cache_out)
 		return make_cache(&r);
 	kd_validate(&loss, &r.max_seconds);
+	split_processes(&r);
 	struct ptable *teacher = kd.teacher ? open_model(kd.teacher, r.teacher) : NULL;
 	struct ptable *student = open_model(kd.student, r.student);
 	struct vocab_of of_teacher = { kd.teacher, teacher ? teacher->arch.vocab : 0 };
@@ -406,7 +420,8 @@ int main(int argc, char **argv)
 				     .clip = kd.clip, .beta1 = kd.beta1, .beta2 = kd.beta2,
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
-				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .zero = (int)kd.zero,
+				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .dp = &r.dp,
+				     .tp = kd.tp > 1 ? &r.tp : NULL, .zero = (int)kd.zero,
 				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph,
 				     .teacher_e4m3 = !strcmp(kd.teacher_dtype, "fp8") };
 	if (kd.hidden) {
@@ -416,9 +431,9 @@ int main(int argc, char **argv)
 		if (hidden_parse(&spec.hidden, kd.hidden, student->arch.layers, teacher->arch.layers, &e))
 			die_err(&e);
 	}
-	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch / r.world.size, r.mix.seq);
-	if (kd.batch % (spec.micro * r.world.size))
-		opt_die("%d processes cannot share a --batch of %lld in --micro %lld alike", r.world.size, (long long)kd.batch,
+	spec.micro = kd.micro ? kd.micro : auto_micro(kd.batch / r.dp.size, r.mix.seq);
+	if (kd.batch % (spec.micro * r.dp.size))
+		opt_die("%d processes cannot share a --batch of %lld in --micro %lld alike", r.dp.size, (long long)kd.batch,
 			(long long)spec.micro);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);

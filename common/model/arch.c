@@ -12,7 +12,7 @@
 #include <string.h>
 
 static const char *const axis_words[AX_COUNT] = {
-#define AXIS(id, word, units, width) [AX_##id] = word,
+#define AXIS(id, word, units, width, tp) [AX_##id] = word,
 #include "axes.def"
 #undef AXIS
 };
@@ -27,7 +27,7 @@ const char *axis_word(int axis)
 int64_t axis_units(const struct arch *a, int axis)
 {
 	switch (axis) {
-#define AXIS(id, word, units, width) case AX_##id: return (units);
+#define AXIS(id, word, units, width, tp) case AX_##id: return (units);
 #include "axes.def"
 #undef AXIS
 	}
@@ -37,7 +37,7 @@ int64_t axis_units(const struct arch *a, int axis)
 int64_t axis_width(const struct arch *a, int axis)
 {
 	switch (axis) {
-#define AXIS(id, word, units, width) case AX_##id: return (width);
+#define AXIS(id, word, units, width, tp) case AX_##id: return (width);
 #include "axes.def"
 #undef AXIS
 	}

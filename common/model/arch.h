@@ -59,7 +59,7 @@ static inline bool arch_uneven(const struct arch *a)
 }
 
 enum axis {
-#define AXIS(id, word, units, width) AX_##id,
+#define AXIS(id, word, units, width, tp) AX_##id,
 #include "axes.def"
 #undef AXIS
 	AX_COUNT

@@ -72,7 +72,7 @@ static int check_places(const struct prog *p, int space, struct err *e)
 			const struct op *o = &p->op[v->def];
 			int code = o->code;
 			const struct value *w = code == OP_LINEAR ? &p->v[o->in[3].id] :
-						code == OP_ADD || code == OP_ADD_COLS || code == OP_MASK ? &p->v[o->in[0].id] : NULL;
+						code == OP_ADD || code == OP_ADD_COLS || code == OP_MASK || code == OP_ALLREDUCE ? &p->v[o->in[0].id] : NULL;
 			if (overlap(v, live[j]) && !(live[j] == w && w->last == v->def && w->off == v->off))
 				rc = bad(e, p, v->def, v, "overlaps a live value");
 		}

@@ -103,7 +103,12 @@ static void rule_linear(struct grad *g, const struct op *o, val dy)
 		struct op *q = emit(g, OP_LINEAR_DW, 2, in, (val){ V(W).grad });
 		q->out[1] = (val){ bias.id ? V(bias).grad : 0 };
 	}
-	if (wants(g, x)) {
+	if (wants(g, x) && V(W).split & SPLIT_ROWS) { /* each process has a summand, of its rows */
+		val in[] = { low, W }, dx = fresh_like(g, x, DT_F32);
+		emit(g, OP_LINEAR_DX, 2, in, dx);
+		prog_total(g->p, dx);
+		pass_on(g, x, dx);
+	} else if (wants(g, x)) {
 		int acc;
 		val in[] = { low, W }, dx = into(g, x, &acc);
 		emit(g, OP_LINEAR_DX, 2, in, dx)->acc = (int16_t)acc;
@@ -201,6 +206,11 @@ static void rule(struct grad *g, const struct op *o)
 		if (wants(g, o->in[0]))
 			pass_on(g, o->in[0], dy);
 		break;
+	case OP_ALLREDUCE:     /* both may share dy: what made the summand reads it next */
+		for (int k = 0; k < 2; k++)
+			if (wants(g, o->in[k]))
+				pass_on(g, o->in[k], dy);
+		break;
 	case OP_COPY:
 		pass_on(g, o->in[0], dy);
 		break;
@@ -238,7 +248,7 @@ static int rule_reads(const struct grad *g, const struct op *o, val *r)
  * product is not, but would keep both summands instead of the sum. */
 static int dear(const struct op *o)
 {
-	return o->code == OP_LINEAR || o->code == OP_ATTN || o->code == OP_ADD_COLS;
+	return o->code == OP_LINEAR || o->code == OP_ATTN || o->code == OP_ADD_COLS || o->code == OP_ALLREDUCE;
 }
 
 /* Emits again what the rules of ops [from, to] of one block read and that block computed. */

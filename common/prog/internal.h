@@ -11,6 +11,9 @@
 val prog_value(struct prog *p, const char *name, int64_t rows, int64_t cols, int space, int dtype);
 struct op *prog_op(struct prog *p, int code);  /* the pointer lives until the next call */
 
+/* x becomes its sum over p->tp. */
+void prog_total(struct prog *p, val x);
+
 struct opinfo {
 	const char *name, *in, *out, *doc;
 };

@@ -96,7 +96,7 @@ static void lifetimes(struct prog *p)
 /* Operand whose storage output 0 may take over, -1: none. */
 static int in_place(const struct op *o)
 {
-	return o->code == OP_LINEAR ? 3 : o->code == OP_ADD || o->code == OP_ADD_COLS || o->code == OP_MASK ? 0 : -1;
+	return o->code == OP_LINEAR ? 3 : o->code == OP_ADD || o->code == OP_ADD_COLS || o->code == OP_MASK || o->code == OP_ALLREDUCE ? 0 : -1;
 }
 
 static void place_op(struct prog *p, struct heap *h, int space, int i)

@@ -13,7 +13,7 @@
 #ifndef ADZE_PROG_H
 #define ADZE_PROG_H
 #include "../comm/comm.h"
-#include "../model/params.h"
+#include "../model/split.h"
 
 typedef struct {
 	int32_t id;            /* handle; 0 means none */
@@ -32,6 +32,7 @@ enum space {
 	SP_ACT, SP_INPUT, SP_CONST, SP_STAT, SP_PARAM, SP_PARAM_T, SP_GRAD, SP_SHARD, SP_STATE, SP_COUNT
 };
 enum { MAX_IN = 6, MAX_OUT = 3, N_COEF = LOSS_KINDS + 32 };
+enum { SPLIT_ROWS = 1, SPLIT_COLS = 2 };
 
 struct weight_source;
 struct value {
@@ -43,6 +44,8 @@ struct value {
 	int32_t keep;          /* read by the owner after the run: never overwritten */
 	int32_t grad;          /* id of its gradient, 0: none yet */
 	int32_t within;        /* of a gradient or a weight: the bucket, the piece that it is a part of (its own id: is one), 0: none */
+	int32_t split;         /* SPLIT_*: other tensor parallel processes have others of its rows, columns (split.h) */
+	int32_t partial;       /* of a parameter: each process has a summand of its gradient */
 	int32_t def, last;     /* first write, last access (op indices), set by prog_plan */
 };
 struct op {
@@ -114,7 +117,8 @@ struct prog {
 	struct relation *rel;  /* of relation losses, likewise */
 	int n_rel;
 	int64_t B, T;
-	int64_t vocab;         /* rows of the output matrices that are tokens, the others are padding: -inf; 0: all are tokens */
+	struct comm *tp;       /* processes that the models in it are spread over, set before recording; NULL: alone */
+	int64_t vocab;         /* rows of the output matrices (all parts) that are tokens, the others are padding: -inf; 0: all are tokens */
 	int mark;              /* an op index that the owner remembers: passes that insert ops move it along */
 	int n_forward;         /* ops before prog_grad appended the backward */
 	int cur_block;

@@ -5,6 +5,10 @@
  * BUG, not an error.  `train` flows from parameters to everything computed from them: prog_grad emits nothing for values
  * that it does not reach.
  *
+ * Tensor parallel: a product over columns that are spread over processes is a summand of its result in each of them.  It is
+ * summed where it arises, as is (grad.c) the gradient of what a product with spread rows reads, so that every value is
+ * either whole, and the same everywhere, or spread by columns.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "prog.h"
@@ -46,6 +50,7 @@ val prog_value(struct prog *p, const char *name, int64_t rows, int64_t cols, int
 		p->cap_v = p->cap_v ? 2 * p->cap_v : 256;
 		p->v = xrealloc(p->v, (size_t)p->cap_v, sizeof *p->v);
 		p->konst = xrealloc(p->konst, (size_t)p->cap_v, sizeof *p->konst);
+		p->v[0] = (struct value){ .space = SP_ACT }; /* of NONE */
 	}
 	struct value *v = &p->v[p->nv];
 	*v = (struct value){ .rows = rows, .cols = cols, .space = space, .dtype = dtype, .off = -1, .def = -1, .last = -1 };
@@ -71,6 +76,7 @@ static val result(struct prog *p, const char *name, int64_t rows, int64_t cols, 
 	val y = prog_value(p, name, rows, cols, SP_ACT, dtype);
 	for (int i = 0; i < n; i++)
 		p->v[y.id].train |= in[i].id && p->v[in[i].id].train;
+	p->v[y.id].split = p->v[in[0].id].split & SPLIT_COLS;
 	return y;
 }
 
@@ -135,6 +141,8 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 	val v = prog_value(p, full, rows, cols, b->space, b->e4m3 && in_block(q) ? DT_E4M3 : b->dtype);
 	V(v).off = q->off * (int64_t)dtype_size(b->dtype);
 	V(v).train = b->train && !(b->frozen && b->frozen[q - b->t->p]);
+	int split = !p->tp ? 0 : axis_split(q->row->cols) * SPLIT_COLS | axis_split(q->row->seg[0].axis) * (rows == 1 ? SPLIT_COLS : SPLIT_ROWS);
+	V(v).split = split;
 	int64_t end = q->off + rows * cols, all = b->t->elems > end ? b->t->elems : end;
 	if (p->table[b->space] && p->table[b->space] != b->t)
 		BUG("two models in one parameter space");
@@ -145,6 +153,7 @@ val p_param(struct prog *p, const struct build *b, const char *name)
 		snprintf(g, sizeof g, "grad.%s", full);
 		val d = prog_value(p, g, rows, cols, SP_GRAD, DT_F32);
 		V(d).off = q->off * 4;
+		V(d).split = split;
 		V(v).grad = d.id;
 		grow(&p->bytes[SP_GRAD], end * 4);
 	}
@@ -169,6 +178,25 @@ val p_param_beside(struct prog *p, const struct build *b, const char *name, int6
 	return v;
 }
 
+void prog_total(struct prog *p, val x)
+{
+	struct op *o = prog_op(p, OP_ALLREDUCE);
+	o->in[0] = o->out[0] = x;
+}
+
+/* Sum over processes of their summands x, and res */
+static val total(struct prog *p, val x, val res)
+{
+	val in[] = { x, res };
+	val y = result(p, V(x).name, V(x).rows, V(x).cols, DT_F32, in, 2);
+	if (V(x).dtype != DT_F32)
+		BUG("summands %s are not f32", V(x).name);
+	struct op *o = prog_op(p, OP_ALLREDUCE);
+	memcpy(o->in, in, sizeof in);
+	o->out[0] = y;
+	return y;
+}
+
 static val embed_as(struct prog *p, val tok, val W, float scale, int dtype)
 {
 	val in[] = { tok, W };
@@ -177,7 +205,7 @@ static val embed_as(struct prog *p, val tok, val W, float scale, int dtype)
 	memcpy(o->in, in, sizeof in);
 	o->out[0] = y;
 	o->f = scale;
-	return y;
+	return V(W).split ? total(p, y, NONE) : y;
 }
 
 val p_embed(struct prog *p, val tok, val W, float scale)
@@ -193,6 +221,8 @@ val p_rows(struct prog *p, val pick, val x)
 val p_norm(struct prog *p, val x, val w, val bias, val z, int kind, float eps, int dtype)
 {
 	SHAPE(w, 1, V(x).cols);
+	if (V(x).split)
+		BUG("norm of %s, which is spread over processes", V(x).name);
 	val in[] = { x, w, bias, z };
 	val y = result(p, "norm", V(x).rows, V(x).cols, dtype, in, 3);
 	val st = prog_value(p, "norm.stat", V(x).rows, 2, SP_ACT, DT_F32);
@@ -209,14 +239,21 @@ val p_linear(struct prog *p, val x, val W, val bias, val res, int dtype)
 {
 	if (V(x).cols != V(W).cols)
 		BUG("%s has %lld columns, %s takes %lld", V(x).name, (long long)V(x).cols, V(W).name, (long long)V(W).cols);
-	val in[] = { x, W, bias, res };
+	bool spread = V(W).split & SPLIT_COLS, first = !spread || !p->tp->rank; /* the bias is in one summand */
+	if (spread != (V(x).split != 0))
+		BUG("%s and the columns of %s are not spread alike", V(x).name, V(W).name);
+	val in[] = { x, W, bias, spread ? NONE : res };
 	val y = result(p, strchr(V(W).name, '.') ? V(W).name : "logits", V(x).rows, V(W).rows, dtype, in, 4);
+	V(y).split = V(W).split & SPLIT_ROWS ? SPLIT_COLS : 0;
 	if (res.id)
 		SHAPE(res, V(y).rows, V(y).cols);
 	struct op *o = prog_op(p, OP_LINEAR);
 	memcpy(o->in, in, sizeof in);
+	o->in[2] = first ? bias : NONE;
 	o->out[0] = y;
-	return y;
+	if (spread && bias.id)
+		V(bias).partial = 1;
+	return spread ? total(p, y, res) : y;
 }
 
 val p_lora(struct prog *p, val y, val x, val A, val B, int64_t at, float scale)
@@ -247,6 +284,7 @@ val p_qknorm(struct prog *p, val qkv, val wq, val wk, const struct attn_geom *g,
 	SHAPE(wq, 1, g->D);
 	SHAPE(wk, 1, g->D);
 	val in[] = { qkv, wq, wk };
+	V(wq).partial = V(wk).partial = V(qkv).split != 0; /* of our heads */
 	val y = result(p, "qknorm", V(qkv).rows, V(qkv).cols, dtype, in, 3);
 	val st = prog_value(p, "qknorm.stat", V(qkv).rows, 2 * (int64_t)(g->H + g->G), SP_ACT, DT_F32);
 	struct op *o = prog_op(p, OP_QKNORM);
@@ -361,20 +399,30 @@ val p_kd_head(struct prog *p, val hs, val Ws, val ht, val Wt, val label)
 {
 	SHAPE(label, V(hs).rows, 1);
 	val sums = p_stat(p, "loss.sums", 1, LOSS_KINDS);
-	struct op *o;
+	bool spread = V(Ws).split, best = ht.id && V(ht).dtype == DT_I32;
+	if (spread && (best || (Wt.id && V(Wt).split != V(Ws).split)))
+		BUG("the head's vocabulary is spread over processes, the teacher's is not");
 	val dhs = NONE;
 	if (V(hs).train) {
 		if (V(hs).grad)
 			BUG("%s has a gradient before its head", V(hs).name);
-		dhs = prog_value(p, "d.head", V(hs).rows, V(hs).cols, SP_ACT, V(hs).dtype);
+		dhs = prog_value(p, "d.head", V(hs).rows, V(hs).cols, SP_ACT, spread ? DT_F32 : V(hs).dtype);
 		V(hs).grad = dhs.id;
 	}
-	o = prog_op(p, OP_KD_HEAD);
+	struct op *o = prog_op(p, OP_KD_HEAD);
 	val in[] = { hs, Ws, ht, Wt, label };
 	memcpy(o->in, in, sizeof in);
 	o->out[0] = sums;
 	o->out[1] = dhs;
 	o->out[2] = (val){ V(Ws).grad };
+	if (!spread || !dhs.id)
+		return sums;
+	prog_total(p, dhs);
+	if (V(hs).dtype != DT_F32) {
+		val d = prog_value(p, "d.head", V(hs).rows, V(hs).cols, SP_ACT, V(hs).dtype);
+		p_copy(p, d, dhs);
+		V(hs).grad = d.id;
+	}
 	return sums;
 }
 

@@ -81,12 +81,26 @@ void frame_zero_stats(struct frame *f)
 			f->g->k->zero(f->g->d, M(f, (val){ i }));
 }
 
-/* An output matrix without its padding */
+/* An output matrix, or our part of it, without its padding */
 static mat tokens_of(const struct frame *f, val W)
 {
 	mat m = M(f, W);
-	m.rows = m.p && f->p->vocab && m.rows > f->p->vocab ? f->p->vocab : m.rows;
+	int64_t before = f->p->v[W.id].split ? f->p->tp->rank * m.rows : 0, tokens = f->p->vocab - before;
+	m.rows = m.p && f->p->vocab && m.rows > tokens ? tokens : m.rows;
 	return m;
+}
+
+static void gather(void *arg, void *x, int64_t bytes)
+{
+	comm_wait(arg, comm_gather_begin(arg, x, bytes));
+}
+
+/* Of a head whose vocabulary is spread over processes */
+static struct kd_parts parts_of(const struct frame *f, val W)
+{
+	struct comm *c = f->p->tp;
+	int64_t rows = f->p->v[W.id].rows;
+	return (struct kd_parts){ c->rank, c->size, rows, f->p->vocab ? f->p->vocab : rows * c->size, gather, c };
 }
 
 static void run_loss(struct frame *f, const struct op *o)
@@ -97,8 +111,13 @@ static void run_loss(struct frame *f, const struct op *o)
 	const float *live = f->live ? f->live + o->arg : NULL;
 	if (o->code == OP_KD_HEAD) {
 		struct kd_head_args a = p->head;
+		struct kd_parts parts;
 		memcpy(a.coef, p->coef, sizeof a.coef);
 		a.live = f->live;
+		if (p->v[o->in[1].id].split) {
+			parts = parts_of(f, o->in[1]);
+			a.parts = &parts;
+		}
 		mat ht = M(f, o->in[2]), Wt = ht.dtype == DT_I32 ? M(f, o->in[3]) : tokens_of(f, o->in[3]);
 		k->kd_head(d, M(f, o->out[0]), M(f, o->out[1]), tokens_of(f, o->out[2]), M(f, o->in[0]), tokens_of(f, o->in[1]), ht, Wt,
 			   M(f, o->in[4]), &a);
@@ -133,6 +152,17 @@ static void run_exchange(struct frame *f, const struct op *o)
 		f->source->end(f->source);
 	else
 		run_sum(f, o);
+}
+
+/* In place: nobody else reads the summand */
+static void run_total(struct frame *f, const struct op *o)
+{
+	mat x = M(f, o->in[0]), y = M(f, o->out[0]), res = M(f, o->in[1]);
+	comm_sum_f32(f->p->tp, x.p, x.rows * x.cols);
+	if (res.p)
+		f->g->k->add(f->g->d, y, x, res);
+	else if (y.p != x.p)
+		f->g->k->copy(f->g->d, y, x);
 }
 
 static void run_op(struct frame *f, const struct op *o)
@@ -174,6 +204,7 @@ static void run_op(struct frame *f, const struct op *o)
 	case OP_ADD_COLS: k->add_cols(d, O(0), I(0), I(1), o->arg, o->f); break;
 	case OP_TAKE_COLS: k->take_cols(d, O(0), I(0), o->arg, o->f); break;
 	case OP_COPY: k->copy(d, O(0), I(0)); break;
+	case OP_ALLREDUCE: run_total(f, o); break;
 	case OP_SCALE: k->scale(d, O(0), I(0), o->f); break;
 	case OP_ZERO: k->zero(d, O(0)); break;
 	case OP_REDUCE_SCATTER:

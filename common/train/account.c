@@ -90,7 +90,7 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 static double backward_flops(const struct trainer *t, double blocks)
 {
 	const struct prog *p = t->train.p;
-	const struct ptable *s = t->student;
+	const struct ptable *s = t->split.whole;
 	double back = 0, linear = 0, attn = 0;
 	for (int i = 0; i < s->n; i++)
 		linear += s->p[i].layer >= 0 && !row_is_vector(s->p[i].row) ? 2 * (double)(s->p[i].rows * s->p[i].cols) : 0;
@@ -99,7 +99,7 @@ static double backward_flops(const struct trainer *t, double blocks)
 	for (int i = 0; i < p->n; i++) {
 		const struct op *o = &p->op[i];
 		int32_t w = o->code == OP_LINEAR_DW ? o->out[0].id : o->in[1].id;
-		double n = w ? 2 * (double)p->v[w].rows * (double)p->v[w].cols : 0;
+		double n = w ? 2 * (double)p->v[w].rows * (double)p->v[w].cols * t->split.size : 0;
 		if (o->code == OP_KD_HEAD)
 			back += n * ((o->out[1].id > 0) + (o->out[2].id > 0));
 		if (o->block < 0)
@@ -112,11 +112,11 @@ static double backward_flops(const struct trainer *t, double blocks)
 
 struct token_flops account_flops(const struct trainer *t)
 {
-	double blocks = arch_forward_flops(&t->student->arch, t->o.seq, 0);
-	struct token_flops f = { .student = arch_forward_flops(&t->student->arch, t->o.seq, 1) + backward_flops(t, blocks) };
-	if (t->teacher)
-		f.teacher = arch_forward_flops(&t->teacher->arch, t->o.seq, 1) -
-			    (t->o.cached_width ? arch_forward_flops(&t->teacher->arch, t->o.seq, 0) : 0);
+	const struct arch *student = &t->split.whole->arch, *teacher = t->teacher ? &t->taught.whole->arch : NULL;
+	double blocks = arch_forward_flops(student, t->o.seq, 0);
+	struct token_flops f = { .student = arch_forward_flops(student, t->o.seq, 1) + backward_flops(t, blocks) };
+	if (teacher)
+		f.teacher = arch_forward_flops(teacher, t->o.seq, 1) - (t->o.cached_width ? arch_forward_flops(teacher, t->o.seq, 0) : 0);
 	if (t->corrected)
 		f.teacher += account_flops(t->corrected).student;
 	return f;

@@ -1,7 +1,8 @@
 /*
  * checkpoint.c - writing the state of a run
  *
- * Every process writes what it keeps (shard.h) into a file of its own; where all keep everything there is one.
+ * Every process writes what it keeps (shard.h) of what it has (split.h) into a file of its own; where all keep everything
+ * there is one.
  *
  * Records: "settings" (u8, JSON text), "counters" (i64), of several domains "mix.taken" (i64) and "mix.weights" (f64), "best" (f64: step and
  * loss) where the best model is kept, then
@@ -100,7 +101,20 @@ static int put(struct art_w *w, const char *name, int64_t offset, enum art_dtype
 	return art_end_record(w, e);
 }
 
-/* What this process keeps */
+/* Elements [at, at + n) of our own of a parameter, by their places in the whole */
+static int put_own(struct art_w *w, const struct trainer *t, const struct param *p, int a, int64_t at, int64_t n, const void *host, struct err *e)
+{
+	char name[64];
+	int rc = 0;
+	snprintf(name, sizeof name, "%c.%s", ckpt_letter[a], p->name);
+	for (int64_t k = 0, there, run; k < n && !rc; k += run) {
+		run = split_out(&t->split, trainer_number(t, p), at + k, n - k, &there);
+		rc = put(w, name, there, ckpt_low(t, a) ? ART_BF16 : ART_F32, run, (const char *)host + ckpt_bytes(t, a, k), e);
+	}
+	return rc;
+}
+
+/* What this process keeps; what all of tp have, their first */
 static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 {
 	float *host = xmalloc((size_t)CHUNK * sizeof *host);
@@ -108,15 +122,14 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 	for (int i = 0; i < t->n_param && !rc; i++) {
 		const struct param *p = t->param[i];
 		struct piece q = shard_part(&t->shard, p->off, p->rows * p->cols);
-		for (int a = 0; a < ckpt_arrays(t) && !rc; a++) {
-			char name[64];
-			snprintf(name, sizeof name, "%c.%s", ckpt_letter[a], p->name);
+		if (t->tp && t->tp->rank && !row_split(p->row))
+			continue;
+		for (int a = 0; a < ckpt_arrays(t) && !rc; a++)
 			for (int64_t at = 0; at < q.n && !rc; at += CHUNK) {
 				struct piece c = piece_cut(q, q.off + at, CHUNK);
 				t->g->k->download(t->g->d, host, ckpt_place(t, a, &c), ckpt_bytes(t, a, c.n));
-				rc = put(w, name, c.off - p->off, ckpt_low(t, a) ? ART_BF16 : ART_F32, c.n, host, e);
+				rc = put_own(w, t, p, a, c.off - p->off, c.n, host, e);
 			}
-		}
 	}
 	free(host);
 	return rc;
@@ -160,12 +173,23 @@ static int put_once(struct art_w *w, const struct trainer *t, const struct progr
 	       put(w, "counters", 0, ART_I64, CKPT_COUNTERS, count, e) || put_mix(w, s->mix, e) || put_best(w, s, e) ? -1 : 0;
 }
 
+/* Which of how many files is ours; -1: none */
+static int own_part(const struct trainer *t, int *files)
+{
+	*files = !t->shard.whole ? t->world->size : t->tp ? t->tp->size : 1;
+	if (!t->shard.whole || !t->tp)
+		return t->shard.whole ? 0 : t->world->rank;
+	return comm_first(t->dp) ? t->tp->rank : -1;
+}
+
 static int write_state(const char *dir, const char *name, const struct trainer *t, const struct progress_state *s, const char *settings,
 		       struct err *e)
 {
 	struct prov prov = { .seed = s->seed };
 	char digest[33];
-	int part = t->shard.whole ? 0 : t->shard.rank, files = t->shard.whole ? 1 : t->shard.size;
+	int files, part = own_part(t, &files);
+	if (part < 0)
+		return 0;
 	char *path = ckpt_file_new(dir, name, part);
 	struct art_w *w = art_create(path, "checkpoint", 1, &prov, true, e);
 	free(path);
@@ -208,7 +232,7 @@ static int drop_old(const struct rundir *d, int64_t keep, struct err *e)
 static int write_parts(const char *dir, const struct trainer *t, const struct progress_state *s, const char *settings, struct err *e)
 {
 	int rc = write_state(dir, "state", t, s, settings, e) || (s->teacher && write_state(dir, "teacher", s->teacher, s, settings, e)) ? -1 : 0;
-	if (t->shard.whole || !comm_max(t->world, rc != 0) || rc)
+	if (!trainer_in_parts(t) || !comm_max(t->world, rc != 0) || rc)
 		return rc;
 	return err_set(e, EXIT_IO, "%s: another process could not write its part of the checkpoint", dir);
 }
@@ -235,14 +259,14 @@ int checkpoint_save(const struct rundir *d, const struct trainer *t, const struc
 	int rc = o ? 0 : -1;
 	if (o && (size_t)snprintf(to, sizeof to, "%s", outdir_tmp(o)) >= sizeof to)
 		BUG("%s: a name too long was created", outdir_tmp(o));
-	if (!t->shard.whole)
+	if (trainer_in_parts(t))
 		comm_bcast(t->world, to, sizeof to, 0);
 	if (o && write_parts(to, t, s, settings, e)) {
 		rc = -1;
 		outdir_abort(o);
 	} else if (o) {
 		rc = outdir_commit(o, e);
-		if (!t->shard.whole)
+		if (trainer_in_parts(t))
 			comm_max(t->world, rc != 0);
 	}
 	if (!rc)

@@ -2,7 +2,8 @@
  * checkpoint_read.c - reading the state of a run, whoever wrote it
  *
  * One file or the parts of several processes: the first has settings and counters, and every array is there in pieces of
- * any length, in any order and file, each element exactly once.  A process takes what it keeps of them (shard.h).
+ * any length, in any order and file, each element exactly once.  A process takes what it has (split.h) and keeps (shard.h)
+ * of them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -55,6 +56,21 @@ static int take_settings(struct reader *q, const msgpack_object *rec, struct err
 	return rc;
 }
 
+/* Our own of elements [at, at + n) of array a of parameter p, from data, and of these what is kept */
+static void keep(const struct reader *q, const struct param *p, int a, int64_t at, int64_t n, const char *data)
+{
+	const struct trainer *t = q->t;
+	int64_t run, own, end = at + n;
+	for (int64_t there = at; there < end && (run = split_in(&t->split, trainer_number(t, p), &there, end - there, &own)) > 0; there += run) {
+		struct piece c = shard_part(&t->shard, p->off + own, run);
+		if (ckpt_letter[a] == 'w' && !t->wb)
+			c = (struct piece){ .off = p->off + own, .n = run };
+		if (c.n)
+			t->g->k->upload(t->g->d, ckpt_place(t, a, &c), data + ckpt_bytes(t, a, there - at + c.off - p->off - own),
+					ckpt_bytes(t, a, c.n));
+	}
+}
+
 static int take_array(struct reader *q, const msgpack_object *rec, const char *name, struct err *e)
 {
 	const struct param *p = NULL;
@@ -70,14 +86,9 @@ static int take_array(struct reader *q, const msgpack_object *rec, const char *n
 		return bad(q, e, "the student has no", name);
 	if (obj_int(q->r, rec, "offset", &at, e) || obj_array(q->r, rec, "data", ckpt_low(q->t, a) ? ART_BF16 : ART_F32, -1, &data, &n, e))
 		return -1;
-	if (at < 0 || at > p->rows * p->cols || n > p->rows * p->cols - at)
+	if (at < 0 || at > trainer_elems(q->t, p) || n > trainer_elems(q->t, p) - at)
 		return bad(q, e, "elements out of order or too many in", name);
-	struct piece c = shard_part(&q->t->shard, p->off + at, n);
-	if (ckpt_letter[a] == 'w' && !q->t->wb)
-		c = (struct piece){ .off = p->off + at, .n = n };
-	if (c.n)
-		q->t->g->k->upload(q->t->g->d, ckpt_place(q->t, a, &c), (const char *)data + ckpt_bytes(q->t, a, c.off - p->off - at),
-				   ckpt_bytes(q->t, a, c.n));
+	keep(q, p, a, at, n, data);
 	if (q->n_have == q->cap_have) {
 		q->cap_have = q->cap_have ? 2 * q->cap_have : 256;
 		q->have = xrealloc(q->have, q->cap_have, sizeof *q->have);
@@ -162,7 +173,7 @@ static int covered(struct reader *q, struct err *e)
 				if (q->have[k].at != filled)
 					return bad(q, e, q->have[k].at > filled ? "elements missing of" : "elements out of order or too many in",
 						   t->param[i]->name);
-			if (filled != t->param[i]->rows * t->param[i]->cols)
+			if (filled != trainer_elems(t, t->param[i]))
 				return bad(q, e, "elements missing of", t->param[i]->name);
 		}
 	return 0;

@@ -9,7 +9,7 @@
 
 struct kd_opts kd = {
 	.teacher_dtype = "same", .documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
-	.moments = "f32", .max_skips = 10, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
+	.moments = "f32", .max_skips = 10, .tp = 1, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
 	.log_every = 1, .per_node = 8, .recompute_word = "selective", .teacher_place = "resident", .lora = { NULL, 16, 32 },
 };
@@ -67,6 +67,7 @@ static const struct opt opts[] = {
 	OPT_STR(0, "no-decay", &kd.no_decay, "GLOB,...", "matrices without weight decay, by the names in the model's files (embed_tokens,lm_head); vectors never have it"),
 	OPT_CHOICE(0, "moments", &kd.moments, "f32|bf16|bf16-nearest", "arithmetic type in which AdamW's moments are kept; bf16 rounds at random, by seed, step and element, so that small changes add up"),
 	OPT_I64(0, "zero", &kd.zero, "0|1|2", "with several processes: 1 shares out master weights, moments and averaged weights, 2 the gradients too; the same training in less memory of each", 0, 2),
+	OPT_I64(0, "tp", &kd.tp, "N", "spread both models over every N of the processes, which must be a multiple of it (tensor parallel): heads, kv-heads, neurons and vocabulary, of which each has an N-th; the others have more of the batch", 1, 1024),
 	OPT_F64(0, "ema", &kd.ema, "D", "keep a moving average of the weights, D * average + (1 - D) * weights after each step, and write it as student-ema; 0 for none", 0, 0.9999999),
 	OPT_I64(0, "max-skips", &kd.max_skips, "N", "end after so many steps in a row whose loss or gradient is not finite; such steps change nothing", 1, 1e9),
 	OPT_F64(0, "beta1", &kd.beta1, "X", "AdamW, first moment", 0, 0.999999),
@@ -139,6 +140,19 @@ static int kd_place(const char *word)
 	return !strcmp(word, "host") ? TEACHER_HOST : !strcmp(word, "sharded") ? TEACHER_SHARDED : TEACHER_RESIDENT;
 }
 
+/* What is not spread over processes */
+static void validate_tp(void)
+{
+	const struct { bool given; const char *word; } no[] = {
+		{ kd.cache.n > 0, "teacher-cache" }, { kd.best > 0, "top-k" }, { kd.hidden != NULL, "hidden-loss" }, { kd.lora.targets != NULL, "lora" },
+		{ kd.correct_teacher > 0, "correct-teacher" }, { strcmp(kd.teacher_place, "resident") != 0, "teacher-place" },
+		{ strcmp(kd.teacher_dtype, "same") != 0, "teacher-dtype" },
+	};
+	for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+		if (kd.tp > 1 && no[i].given)
+			opt_die("--tp does not go with --%s", no[i].word);
+}
+
 void kd_validate(struct objective *loss, double *max_seconds)
 {
 	struct err e = { 0 };
@@ -148,6 +162,7 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	if (!com.out && !com.dry_run && !kd.explain)
 		opt_die("--out is missing: the directory of the run");
 	validate_data();
+	validate_tp();
 	if (!kd.loss)
 		kd.loss = taught ? "kl:1" : "ce:1";
 	if (objective_parse(loss, kd.loss, kd.tau, &e))

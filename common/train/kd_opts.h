@@ -30,7 +30,7 @@ extern struct kd_opts {
 	int64_t steps, tokens, warmup;
 	const char *moments, *no_decay;
 	double ema;
-	int64_t max_skips, zero;
+	int64_t max_skips, zero, tp;
 	bool best_valid;
 	const char *recompute_word;
 	int recompute, place;          /* enum recompute, enum teacher_place, of the words */

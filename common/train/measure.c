@@ -17,7 +17,7 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 	*r = (struct step_result){ 0 };
 	frame_zero_stats(&s->f);
 	for (int64_t at = 0; at < end; at += micro) {
-		if (!comm_mine(t->world, at / micro))
+		if (!comm_mine(t->dp, at / micro))
 			continue;
 		for (int64_t j = 0; j < micro; j++)
 			if (at + j < n)
@@ -29,7 +29,7 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 		pass_feed(t, s, ids, labels);
 		prog_run(&s->f);
 	}
-	comm_sum_i64(t->world, &r->labels, 1);
+	comm_sum_i64(t->dp, &r->labels, 1);
 	pass_means(t, s, r);
 }
 
@@ -50,6 +50,7 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 	struct pass s = { .p = prog_new(t->o.micro, t->o.seq) };
 	pass_inputs(t, &s);
 	build.start = s.start;
+	s.p->tp = t->tp;
 	s.p->vocab = t->o.vocab;
 	objective_head(&ce, &s.p->head);
 	val h = p_forward(s.p, &build, s.tok, NONE);

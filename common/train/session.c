@@ -145,7 +145,7 @@ static int log_line(struct loop *o, double lr, double step_seconds, const struct
 static int save(struct loop *o, struct err *e)
 {
 	struct session *s = o->s;
-	if ((s->dir->follows && s->t->shard.whole) || o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
+	if ((s->dir->follows && !trainer_in_parts(s->t)) || o->saved == s->at.step || s->at.step == 0) /* step 0 is the student itself */
 		return 0;
 	if (rundir_sync(s->dir, e) || checkpoint_save(s->dir, s->t, &s->at, s->settings, s->keep, e))
 		return -1;

@@ -72,7 +72,7 @@ void pass_inputs(const struct trainer *t, struct pass *s)
 void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, const int32_t *labels)
 {
 	int64_t n = t->o.micro * t->o.seq;
-	frame_set(&s->f, s->tok, ids);
+	frame_set(&s->f, s->tok, t->tp ? tp_ids(t, ids) : ids);
 	frame_set(&s->f, s->label, labels);
 	if (!s->start.id)
 		return;
@@ -113,6 +113,7 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	int nt = hidden ? hidden_probes(&t->o.hidden, true, probe[1]) : 0;
 	val ht = NONE, Wt = NONE;
 	pass_inputs(t, s);
+	p->tp = t->tp;
 	p->vocab = t->o.vocab;
 	objective_head(&t->o.loss, &p->head);
 	if (trainer_runs_teacher(t) || (t->teacher && train))
@@ -141,12 +142,16 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e)
 {
-	*t = (struct trainer){ .o = *o, .student = student, .teacher = teacher, .world = o->world };
-	if (!t->world || t->world->size == 1)
+	*t = (struct trainer){ .o = *o, .world = o->world, .dp = o->dp ? o->dp : o->world, .tp = o->tp };
+	if (!t->dp || t->dp->size == 1)
 		t->o.zero = 0, t->o.place = t->o.place == TEACHER_SHARDED ? TEACHER_RESIDENT : t->o.place;
+	if (tp_begin(t, student, teacher, e)) {
+		trainer_free(t);
+		return -1;
+	}
 	if (o->micro < 1 || o->batch % o->micro)
 		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
-	if (!o->vocab && teacher && teacher->arch.vocab != student->arch.vocab) {
+	if (!o->vocab && teacher && t->teacher->arch.vocab != t->student->arch.vocab) {
 		err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
 			(long long)teacher->arch.vocab, (long long)student->arch.vocab);
 		trainer_free(t);
@@ -180,7 +185,7 @@ static int get(const struct trainer *t, void *slot, size_t bytes, const char *wh
 
 static void attach(struct trainer *t, struct pass *s, int grads)
 {
-	s->f.comm = t->world;
+	s->f.comm = t->dp;
 	s->f.base[SP_PARAM] = t->wb ? (char *)t->wb : (char *)t->w;
 	s->f.base[SP_PARAM_T] = t->tw;
 	if (!grads)
@@ -203,6 +208,8 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad) && !t->world->gpu)
 		return err_set(e, EXIT_RESOURCE, "several processes add up gradients that lie on GPUs by NCCL: %s", t->world->why_no_gpu);
+	if (t->tp && !g->k->host(t->grad))
+		return err_set(e, EXIT_RESOURCE, "--tp: the output head of this device does not exchange with other processes; --device cpu does");
 	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->corrected)
@@ -254,8 +261,9 @@ void trainer_free(struct trainer *t)
 	free(t->starts);
 	free(t->proj);
 	free(t->adapter);
-	ptable_free(t->student);
-	ptable_free(t->teacher);
+	free(t->own_ids);
+	split_free(&t->split);
+	split_free(&t->taught);
 	*t = (struct trainer){ 0 };
 }
 
@@ -271,7 +279,7 @@ void pass_means(const struct trainer *t, const struct pass *s, struct step_resul
 {
 	double sum[LOSS_KINDS];
 	frame_get(&s->f, s->sums, sum);
-	comm_sum_f64(t->world, sum, LOSS_KINDS);
+	comm_sum_f64(t->dp, sum, LOSS_KINDS);
 	for (int k = 0; k < LOSS_KINDS; k++)
 		r->mean[k] = r->labels ? sum[k] / (double)r->labels : 0;
 	r->loss = objective_total(&t->o.loss, r->mean);
@@ -344,10 +352,10 @@ int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels
 	t->g->k->zero(t->g->d, (mat){ t->grad, 1, (int64_t)trainer_grad_bytes(t) / 4, DT_F32, 0 });
 	frame_zero_stats(&s->f);
 	for (int64_t i = 0; i < all; i += n) {
-		if (!comm_mine(t->world, i / n))
+		if (!comm_mine(t->dp, i / n))
 			continue;
 		/* where a program has sums over processes, all of them run it or none does */
-		if (t->o.zero == 2 || t->o.place == TEACHER_SHARDED ? comm_stop_requested(t->world) : stop_requested())
+		if (t->o.zero == 2 || t->o.place == TEACHER_SHARDED || t->tp ? comm_stop_requested(t->world) : stop_requested())
 			break;
 		pass_feed(t, s, ids + i, labels + i);
 		if (t->o.cached) {
@@ -366,8 +374,8 @@ void trainer_results(struct trainer *t, struct step_result *r, struct inner *q)
 	if (!t->o.hidden.dynamic)
 		q->sum = q->scaled = take_inner(t, &t->train, q);
 	pass_means(t, &t->train, r);
-	comm_sum_f64(t->world, &q->sum, 1);
-	comm_sum_f64(t->world, &q->scaled, 1);
+	comm_sum_f64(t->dp, &q->sum, 1);
+	comm_sum_f64(t->dp, &q->scaled, 1);
 	if (!r->labels)
 		return;
 	r->hidden = q->sum / (double)r->labels;

@@ -54,8 +54,10 @@ struct trainer_spec {
 	bool nearest;                  /* rounded to nearest instead of at random by (seed, step, element) */
 	uint64_t seed;
 	double ema;                    /* decay of the moving average of the weights; 0: none */
-	struct comm *world;            /* processes that share the micro-batches of a step; NULL: alone */
-	int zero;                      /* what they share out: 1 weights and moments, 2 gradients too */
+	struct comm *world;            /* all processes; NULL: alone */
+	struct comm *tp;               /* those that both models are spread over (split.h); NULL: every process has them whole */
+	struct comm *dp;               /* those that share the micro-batches of a step; NULL: all */
+	int zero;                      /* what dp shares out: 1 weights and moments, 2 gradients too */
 	enum teacher_place place;
 	bool correct;                  /* the teacher will be trained too (correct.h) */
 	bool teacher_e4m3;             /* the teacher's blocks in 8 bits */
@@ -85,10 +87,12 @@ struct pass {                          /* a program with its memory and the hand
 };
 struct trainer {
 	struct trainer_spec o;
-	struct ptable *student, *teacher; /* owned; teacher NULL: conventional training */
+	struct ptable *student, *teacher; /* of split and taught; teacher NULL: conventional training */
+	struct split split, taught;    /* both models in their files and here */
 	const struct engine *g;
 	struct trainer *corrected;     /* whose weights the teacher's are (correct.h), NULL: the teacher stays as it is */
-	struct comm *world;            /* as in o */
+	struct comm *world, *dp, *tp;  /* as in o */
+	int32_t *own_ids;              /* with tp [micro*seq]: ids that count from our first token, < 0 for others'; owned */
 	struct shard shard;            /* what of the trained this process keeps */
 	int *ticket;                   /* [shard.n]; owned */
 	struct lent *lent;             /* owned */
@@ -159,6 +163,16 @@ void teacher_record(const struct trainer *t, struct prog *p);
 int teacher_load(struct trainer *t, const char *dir, struct err *e);
 /* What is held besides tw, on that engine: one's own part, buffers on the way */
 double teacher_held_bytes(const struct trainer *t, const struct engine *g);
+/* Whether other processes than the first have something of a checkpoint */
+static inline bool trainer_in_parts(const struct trainer *t) { return !t->shard.whole || t->tp; }
+/* Number of a trained parameter in both tables of a student that is spread over processes; else it does not matter */
+static inline int trainer_number(const struct trainer *t, const struct param *p) { return t->tp ? (int)(p - t->student->p) : 0; }
+/* Elements that it has in all */
+static inline int64_t trainer_elems(const struct trainer *t, const struct param *p)
+{
+	p = t->tp ? &t->split.whole->p[trainer_number(t, p)] : p;
+	return p->rows * p->cols;
+}
 /* Whether the teacher itself runs: then held-out text has teacher's terms as well */
 static inline bool trainer_runs_teacher(const struct trainer *t) { return t->teacher && !t->o.cached_width; }
 static inline bool trainer_trains(const struct trainer *t, const struct param *p) { return p->off < t->trained; }
@@ -177,7 +191,7 @@ int trainer_export(const struct trainer *t, enum weights_of of, const char *from
 		   struct err *e);
 /* Fills the projections in t->w: kept as for hidden_projection. */
 void trainer_projections(struct trainer *t, const int64_t *kept, uint64_t seed);
-/* Takes both tables, in every case.  Refuses different vocabularies (EXIT_DATA). */
+/* Takes both tables, those of the files, in every case.  Refuses different vocabularies (EXIT_DATA). */
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e);
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e);

@@ -6,7 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "trainer.h"
+#include "trainer_parts.h"
 #include "../io/safetensors.h"
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +45,8 @@ static int load_student(void *arg, const struct param *p, const struct st_model 
 
 int trainer_load(struct trainer *t, const char *student, const char *teacher, struct err *e)
 {
+	if (t->tp)
+		return tp_load(t, student, teacher, e);
 	if (params_each(t->student, student, 1, load_student, t, e))
 		return -1;
 	return teacher && !t->corrected ? teacher_load(t, teacher, e) : 0;
@@ -59,8 +61,11 @@ struct source {
 static void make(void *arg, const struct param *p, int64_t at, int64_t n, float *out)
 {
 	const struct source *s = arg;
-	if (s->m && !trainer_trains(s->t, p))
-		param_read_at(s->t->student, p, s->m, at, n, out);
+	int i = (int)(p - s->t->split.whole->p);
+	if (s->m && !trainer_trains(s->t, &s->t->student->p[i]))
+		param_read_at(s->t->split.whole, p, s->m, at, n, out);
+	else if (s->t->tp)
+		tp_get(s->t, s->of, i, at, n, out);
 	else if (trainer_trains(s->t, p))
 		trainer_get(s->t, s->of, p->off + at, n, out);
 	else
@@ -77,9 +82,9 @@ int trainer_export(const struct trainer *t, enum weights_of of, const char *from
 		trainer_served(t);
 		return -1;
 	}
-	int rc = m && params_check(t->student, m, e) ? err_wrap(e, "%s", from) : 0;
+	int rc = m && params_check(t->split.whole, m, e) ? err_wrap(e, "%s", from) : 0;
 	if (!rc)
-		rc = params_save_made(t->student, make, &s, 0, out, from, dtype, card, true, e);
+		rc = params_save_made(t->split.whole, make, &s, 0, out, from, dtype, card, true, e);
 	trainer_served(t);
 	if (m)
 		st_close(m);

@@ -72,7 +72,7 @@ int trainer_layout(struct trainer *t, struct err *e)
 	t->frozen = xcalloc((size_t)s->n, 1);
 	if (trained_choose(s, &t->o.choice, t->frozen, e))
 		return -1;
-	const struct comm *w = t->world;
+	const struct comm *w = t->dp;
 	shard_init(&t->shard, w ? w->rank : 0, w ? w->size : 1, t->o.zero == 0);
 	if (t->o.correct)
 		place_teacher(t);

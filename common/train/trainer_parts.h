@@ -33,4 +33,20 @@ void trainer_results(struct trainer *t, struct step_result *r, struct inner *q);
 int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
 /* Walks, or replays what walking it did */
 void trainer_play(struct trainer *t, struct recorded *r, void (*walk)(struct trainer *));
+
+/* Our part of the gradient of a piece that is kept here */
+float *trainer_gradient(const struct trainer *t, const struct piece *q);
+
+/* Tensor parallel (trainer_tp.c).  Both tables become what this process has of them; refused (EXIT_USAGE): what cannot be spread. */
+int tp_begin(struct trainer *t, struct ptable *student, struct ptable *teacher, struct err *e);
+/* Ids as the embedding here counts them */
+const int32_t *tp_ids(const struct trainer *t, const int32_t *ids);
+/* Gradients that have a summand in each process; the sums of squares of what counts here into t->now: what all have counts once */
+void tp_sum_gradients(struct trainer *t);
+void tp_squares(const struct trainer *t);
+int tp_load(struct trainer *t, const char *student, const char *teacher, struct err *e);
+/* Elements [at, at + n) of whole parameter i, on process 0 while those of tp are in tp_serve */
+void tp_get(const struct trainer *t, enum weights_of of, int i, int64_t at, int64_t n, float *out);
+void tp_serve(const struct trainer *t);
+void tp_served(const struct trainer *t);
 #endif

@@ -5,7 +5,8 @@
  *	ZeRO 2   likewise, but the program itself sums them, bucket by bucket (prog_overlap): only slices are kept
  *
  * With f32 arithmetic the weights are their own master copy and whole everywhere; with bf16 the master copy is shared out.
- * What process 0 writes of it comes a bucket at a time, on its request: the others answer in trainer_serve.
+ * What process 0 writes of it comes a bucket at a time, on its request: the others answer in trainer_serve.  Where models
+ * are spread as well (trainer_tp.c), this is between processes with the same part of them, and their first stands for 0.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -26,7 +27,7 @@ static float *master(const struct trainer *t, const struct piece *q)
 	return t->w + (t->wb ? q->at : q->off);
 }
 
-static float *gradient(const struct trainer *t, const struct piece *q)
+float *trainer_gradient(const struct trainer *t, const struct piece *q)
 {
 	return t->grad + (t->o.zero == 2 ? q->at : q->off);
 }
@@ -48,13 +49,13 @@ static void gather_begin(struct trainer *t, int i)
 {
 	const struct bucket *b = &t->shard.b[i];
 	void *x = t->wb ? (void *)(t->wb + b->off) : t->w + b->off;
-	t->ticket[i] = t->shard.whole ? 0 : comm_gather_begin(t->world, x, b->each * (t->wb ? 2 : 4));
+	t->ticket[i] = t->shard.whole ? 0 : comm_gather_begin(t->dp, x, b->each * (t->wb ? 2 : 4));
 }
 
 static void gather_end(struct trainer *t)
 {
 	for (int i = 0; i < t->shard.n; i++)
-		comm_wait(t->world, t->ticket[i]);
+		comm_wait(t->dp, t->ticket[i]);
 	t->g->k->weights_changed(t->g->d);
 }
 
@@ -84,17 +85,23 @@ void trainer_put(struct trainer *t, int64_t off, int64_t n, const float *host)
 void trainer_sum_gradients(struct trainer *t)
 {
 	if (t->shard.whole)
-		comm_sum_f32(t->world, t->grad, t->trained);
+		comm_sum_f32(t->dp, t->grad, t->trained);
 	for (int i = 0; i < t->shard.n && t->o.zero == 1; i++)
-		comm_wait(t->world, comm_scatter_begin(t->world, t->grad + t->shard.b[i].off, t->shard.b[i].each));
+		comm_wait(t->dp, comm_scatter_begin(t->dp, t->grad + t->shard.b[i].off, t->shard.b[i].each));
+	if (t->tp)
+		tp_sum_gradients(t);
 }
 
 void trainer_squares(const struct trainer *t)
 {
 	mat out = { &t->now->sumsq, 1, 1, DT_F64, 0 };
+	if (t->tp) {
+		tp_squares(t);
+		return;
+	}
 	for (int i = 0; i < t->shard.n; i++) { /* slice by slice whoever keeps them: the same bits */
 		struct piece q = shard_slice(&t->shard, i);
-		t->g->k->sumsq(t->g->d, out, flat(gradient(t, &q), q.n));
+		t->g->k->sumsq(t->g->d, out, flat(trainer_gradient(t, &q), q.n));
 	}
 }
 
@@ -104,7 +111,8 @@ double trainer_norm(const struct trainer *t)
 	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
 	trainer_squares(t);
 	t->g->k->download(t->g->d, &now, t->now, sizeof now);
-	comm_sum_f64(t->world, &now.sumsq, 1);
+	comm_sum_f64(t->dp, &now.sumsq, 1);
+	comm_sum_f64(t->tp, &now.sumsq, 1);
 	return sqrt(now.sumsq);
 }
 
@@ -129,7 +137,7 @@ static void update(struct trainer *t, struct adamw_args a)
 				continue;
 			a.weight_decay = t->span[k].decay ? (float)t->o.weight_decay : 0;
 			a.first = q.index;
-			t->g->k->adamw(t->g->d, flat(master(t, &q), q.n), moment(t, t->m, &q), moment(t, t->v, &q), flat(gradient(t, &q), q.n),
+			t->g->k->adamw(t->g->d, flat(master(t, &q), q.n), moment(t, t->m, &q), moment(t, t->v, &q), flat(trainer_gradient(t, &q), q.n),
 				       low(t, &q), t->ema ? flat(t->ema + q.at, q.n) : (mat){ 0 }, &a);
 		}
 		gather_begin(t, i); /* while the next is updated */
@@ -175,7 +183,7 @@ static void answer(const struct trainer *t, int64_t asked)
 	struct lent *l = t->lent;
 	l->x = xrealloc(l->x, (size_t)(b->each * t->shard.size), sizeof *l->x);
 	t->g->k->download(t->g->d, l->x + t->shard.rank * b->each, from, (size_t)q.n * sizeof *l->x);
-	comm_wait(t->world, comm_gather_begin(t->world, l->x, b->each * (int64_t)sizeof *l->x));
+	comm_wait(t->dp, comm_gather_begin(t->dp, l->x, b->each * (int64_t)sizeof *l->x));
 	l->request = asked;
 }
 
@@ -189,7 +197,7 @@ void trainer_get(const struct trainer *t, enum weights_of of, int64_t off, int64
 	}
 	int64_t asked = request(shard_bucket(&t->shard, off), of);
 	if (!t->lent->x || t->lent->request != asked) {
-		comm_bcast(t->world, &asked, sizeof asked, 0);
+		comm_bcast(t->dp, &asked, sizeof asked, 0);
 		answer(t, asked);
 	}
 	memcpy(out, t->lent->x + (off - t->shard.b[asked / 2].off), bytes);
@@ -201,21 +209,29 @@ static void forget(struct lent *l)
 	*l = (struct lent){ 0 };
 }
 
-void trainer_serve(const struct trainer *t)
+static void serve_slices(const struct trainer *t)
 {
 	int64_t asked;
-	if (t->shard.whole)
-		return;
-	while (comm_bcast(t->world, &asked, sizeof asked, 0), asked >= 0)
+	while (comm_bcast(t->dp, &asked, sizeof asked, 0), asked >= 0)
 		answer(t, asked);
 	forget(t->lent);
+}
+
+void trainer_serve(const struct trainer *t)
+{
+	if (t->tp && comm_first(t->dp))
+		tp_serve(t);
+	else if (!t->shard.whole)
+		serve_slices(t);
 }
 
 void trainer_served(const struct trainer *t)
 {
 	int64_t none = -1;
+	if (t->tp && !t->tp->rank)
+		tp_served(t);
 	if (t->shard.whole)
 		return;
-	comm_bcast(t->world, &none, sizeof none, 0);
+	comm_bcast(t->dp, &none, sizeof none, 0);
 	forget(t->lent);
 }

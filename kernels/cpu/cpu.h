@@ -17,7 +17,7 @@ enum slot {              /* scratch areas, grown on demand, freed by dev_close *
 	S_VEC,           /* per-column vectors of norm, mask */
 	S_PART,          /* partial sums, one per row block */
 	S_CONTRIB,       /* what a unit adds to some rows */
-	S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_HEAD_T, S_HEAD_D, S_INDEX,
+	S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_HEAD_T, S_HEAD_D, S_INDEX, S_PARTS,
 	S_ATTN_K, S_ATTN_V, S_ATTN_THREAD,
 	S_COUNT
 };
@@ -114,6 +114,17 @@ struct few_call {
 	mat y, w, bias, res;
 };
 
+/* Sums over the columns of a row of logits, see simd_loss.h; those of parts merge (cpu_parts.c) */
+struct kd_sums {
+	double ms, mt;           /* maxima of s and t */
+	double S, T, A, B;
+	double S1, T1;           /* sums of e^(s - ms); of e^(t - mt), for weighted soft labels alone */
+	double s_at, t_at;       /* logits of the label; 0 where it is not among the columns */
+};
+/* What losses other than KL, RKL and CE add, once S and T are known */
+struct kd_more {
+	double jsd, tvd, mse, U, G, q[3]; /* U = sum ps u, G = sum ps g, q = s.s, t.t, s.t; see kd_grad_slow */
+};
 struct kd_row {                  /* one row of kd_head */
 	float *s, *t;            /* logits, overwritten; t may be NULL */
 	const int32_t *ids;      /* the teacher's best K instead of t, or NULL */
@@ -121,8 +132,12 @@ struct kd_row {                  /* one row of kd_head */
 	int64_t K;
 	void *g;                 /* gradient out, or NULL */
 	int g_dtype;
-	int64_t V, label;
+	int64_t V, label;        /* label < 0: none of these columns */
+	int64_t vocab;           /* V, or that of all parts */
 	const struct kd_head_args *a;
+	struct kd_sums z;        /* of kd_first; kd_second and kd_third want those of all parts */
+	struct kd_more more;     /* of kd_second, likewise */
+	double ms, mt;           /* maxima here */
 	double loss[LOSS_KINDS];
 };
 
@@ -154,6 +169,7 @@ struct simd {
 	/* columns [0,n), n <= MOMENTS, of rows of x, ld apart, added to to[0..3]: sums of x - about, |x|, x^2, (x - about)^2 */
 	void (*moments)(double *const to[4], const float *about, const void *x, int xt, int64_t ld, int64_t rows, int64_t n);
 	void (*kd_row)(struct kd_row *);
+	void (*kd_step[3])(struct kd_row *); /* the same in steps: parts exchange sums between them */
 	void (*logprob)(float out[2], const float *s, int64_t V, int64_t label);
 	void (*topk)(int32_t *ids, float *logp, const float *s, int64_t V, int64_t K, float itau);
 	void (*adamw)(float *w, float *m, float *v, const float *g, uint16_t *wb, const struct adamw_args *, float c1,
@@ -165,6 +181,8 @@ struct simd {
 };
 extern const struct simd simd_v1, simd_v3, simd_v4, simd_v4b;
 
+/* Losses and gradients of n rows of parts: row[i] has its logits, labels count from our first column (cpu_parts.c) */
+void kd_rows_of_parts(struct dev *d, struct kd_row *row, int64_t n, int64_t room);
 void cpu_embed(struct dev *, mat y, mat tok, mat W, float scale);
 void cpu_embed_dw(struct dev *, mat dW, mat tok, mat dy, float scale);
 void cpu_norm(struct dev *, mat y, mat stat, mat x, mat w, mat b, mat z, int kind, float eps);

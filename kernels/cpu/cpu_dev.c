@@ -156,7 +156,7 @@ static void cpu_weights_changed(struct dev *d)
 
 static enum held held_part(int s)
 {
-	return s <= S_GEMM_BIAS ? HELD_PRODUCTS : s <= S_PART ? HELD_OTHER : s <= S_INDEX ? HELD_HEAD : HELD_ATTENTION;
+	return s <= S_GEMM_BIAS ? HELD_PRODUCTS : s <= S_PART ? HELD_OTHER : s <= S_PARTS ? HELD_HEAD : HELD_ATTENTION;
 }
 
 static size_t cpu_held_bytes(const struct dev *d, enum held part)

@@ -75,27 +75,39 @@ static int64_t most_rows(mat h)
 	return h.rows < MAX_ROWS ? (h.rows + 15) / 16 * 16 : MAX_ROWS;
 }
 
+/* Row r of those whose logits are there, the i-th of the chunk */
+static struct kd_row row_of(const struct head *h, int64_t c0, int64_t i, int64_t r)
+{
+	const struct kd_parts *q = h->a->parts;
+	int64_t V = h->Ws.rows, at = h->index[c0 + i], label = h->label[at] - (q ? q->rank * q->rows : 0);
+	struct kd_row k = { .s = h->s + r * V, .t = h->t ? h->t + r * V : NULL, .g_dtype = h->g_dtype, .V = V, .vocab = q ? q->vocab : V,
+			    .g = h->grad ? h->g + (size_t)(i * V) * dtype_size(h->g_dtype) : NULL, .a = h->a,
+			    .label = label < V ? label : -1, .K = h->K };
+	if (h->K) {
+		k.ids = row_at(h->ht, at);
+		k.logp = row_at(h->Wt, at);
+	}
+	return k;
+}
+
 /* Losses and logit gradients of rows [c0, c0+n) of the call, whose hidden states are hs, ht */
 static void chunk_losses(struct head *h, mat hs, mat ht, int64_t c0, int64_t n)
 {
-	int64_t V = h->Ws.rows;
-	size_t ge = dtype_size(h->g_dtype);
+	struct kd_row part[MAX_ROWS];
 	for (int64_t r0 = 0; r0 < n; r0 += h->few) {
 		int64_t m = n - r0 < h->few ? n - r0 : h->few;
 		logits(h->d, h->s, hs, r0, m, h->Ws);
 		if (h->t)
 			logits(h->d, h->t, ht, r0, m, h->Wt);
+		for (int64_t r = 0; h->a->parts && r < m; r++)
+			part[r] = row_of(h, c0, r0 + r, r);
+		if (h->a->parts)
+			kd_rows_of_parts(h->d, part, m, h->few);
 #pragma omp parallel for num_threads(h->d->threads) schedule(dynamic)
 		for (int64_t r = 0; r < m; r++) {
-			int64_t at = h->index[c0 + r0 + r];
-			struct kd_row k = { .s = h->s + r * V, .t = h->t ? h->t + r * V : NULL, .g_dtype = h->g_dtype, .V = V,
-					    .g = h->grad ? h->g + (size_t)((r0 + r) * V) * ge : NULL, .a = h->a,
-					    .label = h->label[at], .K = h->K };
-			if (h->K) {
-				k.ids = row_at(h->ht, at);
-				k.logp = row_at(h->Wt, at);
-			}
-			h->d->simd->kd_row(&k);
+			struct kd_row k = h->a->parts ? part[r] : row_of(h, c0, r0 + r, r);
+			if (!h->a->parts)
+				h->d->simd->kd_row(&k);
 			memcpy(h->loss[r0 + r], k.loss, sizeof k.loss);
 		}
 	}
@@ -140,7 +152,7 @@ void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 		 const struct kd_head_args *a)
 {
 	struct head h = { .d = d, .hs = hs, .Ws = Ws, .ht = ht, .Wt = Wt, .dhs = dhs, .dWs = dWs, .label = label.p, .a = a };
-	int64_t V = Ws.rows;
+	int64_t V = a->parts ? a->parts->rows : Ws.rows; /* of parts, all cut alike */
 	h.n = gather_index(d, label, &h.index);
 	h.grad = dhs.p || dWs.p;
 	h.g_dtype = hs.dtype == DT_BF16 && Ws.dtype == DT_BF16 && d->bf16_gemm ? DT_BF16 : DT_F32;
@@ -151,6 +163,8 @@ void cpu_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 	h.s = scratch(d, S_LOGIT_S, (size_t)(h.few * V) * sizeof *h.s);
 	h.t = teacher ? scratch(d, S_LOGIT_T, (size_t)(h.few * V) * sizeof *h.t) : NULL;
 	h.g = h.grad ? scratch(d, S_DLOGIT, (size_t)(h.chunk * V) * dtype_size(h.g_dtype)) : NULL;
+	if (d->planning && a->parts)
+		kd_rows_of_parts(d, &(struct kd_row){ .a = a }, 0, h.few);
 	if (d->planning)
 		note_chunk(&h, teacher);
 	else if (dhs.p && !a->acc && h.n < hs.rows)

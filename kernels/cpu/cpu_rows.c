@@ -20,7 +20,10 @@ void cpu_embed(struct dev *d, mat y, mat tok, mat W, float scale)
 	const int32_t *t = tok.p;
 	int64_t rows = y.rows;
 	ROWS(d, n, rows * y.cols)
-		d->simd->cvt(row_at(y, n), y.dtype, row_at(W, t[n]), W.dtype, scale, y.cols);
+		if (t[n] >= 0)
+			d->simd->cvt(row_at(y, n), y.dtype, row_at(W, t[n]), W.dtype, scale, y.cols);
+		else
+			memset(row_at(y, n), 0, (size_t)y.cols * dtype_size(y.dtype));
 }
 
 /* Each thread owns columns, so that rows add up in their own order */
@@ -32,8 +35,9 @@ void cpu_embed_dw(struct dev *d, mat dW, mat tok, mat dy, float scale)
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic) if (dy.rows * C > SMALL)
 	for (int64_t c = 0; c < C; c += SLICE)
 		for (int64_t n = 0; n < dy.rows; n++)
-			d->simd->axpy((float *)dW.p + t[n] * C + c, elem_at(dy, n * C + c), dy.dtype, scale,
-				      C - c < SLICE ? C - c : SLICE);
+			if (t[n] >= 0)
+				d->simd->axpy((float *)dW.p + t[n] * C + c, elem_at(dy, n * C + c), dy.dtype, scale,
+					      C - c < SLICE ? C - c : SLICE);
 }
 
 static float get(mat a, int64_t i)

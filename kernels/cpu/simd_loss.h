@@ -7,6 +7,9 @@
  * replace the logits, and the gradient is a linear combination of them; the other losses, or CE at tau != 1, need the
  * logits again (slow path, gradients as in ref_head.c).  Sums are f32 in lanes for 4096 columns at a time, then f64.
  *
+ * Three steps: sums, further sums that need those, losses and gradient.  Where the columns are one part of several, the sums
+ * of all take the place of its own between them.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 enum { SPAN = 4096 };
@@ -22,10 +25,6 @@ static float row_top(const float *x, int64_t n)
 		top = x[i] > top ? x[i] : top;
 	return top;
 }
-
-struct kd_sums {
-	double S, T, A, B, S1; /* S1 = sum e^(s - max s) */
-};
 
 /* One span of at most SPAN columns; keep: leave the logits alone */
 INLINE void kd_span(struct kd_sums *z, float *s, float *t, int64_t n, float ms, float mt, float itau, int keep)
@@ -69,6 +68,8 @@ INLINE void kd_span(struct kd_sums *z, float *s, float *t, int64_t n, float ms, 
 /* The label's own column once more, now with -1: p - 1 must be formed before it is rounded to bf16. */
 static void kd_label(const struct kd_row *r, float g)
 {
+	if (r->label < 0)
+		return;
 	g -= r->a->coef[LOSS_CE];
 	if (r->g_dtype == DT_BF16)
 		((uint16_t *)r->g)[r->label] = f32_to_bf16(g);
@@ -76,11 +77,13 @@ static void kd_label(const struct kd_row *r, float g)
 		((float *)r->g)[r->label] = g;
 }
 
-/* g = k (es/S - et/T) + ce es/S, from the exponentials */
-INLINE void kd_grad_fast(const struct kd_row *r, const struct kd_sums *z, float k, float ce, int gt)
+/* g = k (es/S - et/T) + ce es/S, from the exponentials, which are relative to the maxima here */
+INLINE void kd_grad_fast(const struct kd_row *r, float k, float ce, int gt)
 {
-	vf is = vset((float)(1.0 / z->S)), it = vset(r->t ? (float)(1.0 / z->T) : 0.0f);
-	float pl = r->s[r->label] * is[0], gl = pl * ce + (r->t ? (pl - r->t[r->label] * it[0]) * k : 0.0f);
+	double itau = (double)(1.0f / r->a->tau), S = exp((r->ms - r->z.ms) * itau) / r->z.S;
+	vf is = vset((float)S), it = vset(r->t ? (float)(exp((r->mt - r->z.mt) * itau) / r->z.T) : 0.0f);
+	float pl = r->label < 0 ? 0.0f : r->s[r->label] * is[0];
+	float gl = pl * ce + (r->t && r->label >= 0 ? (pl - r->t[r->label] * it[0]) * k : 0.0f);
 	EACH(i, r->V) {
 		int n = lanes(r->V - i);
 		vf ps = ldf(r->s + i, n) * is, g = ps * ce;
@@ -91,10 +94,6 @@ INLINE void kd_grad_fast(const struct kd_row *r, const struct kd_sums *z, float 
 	kd_label(r, gl);
 }
 
-/* What the other losses with a teacher add: sums over v of the losses and of what their gradients need */
-struct kd_more {
-	double jsd, tvd, mse, U, G, q[3]; /* U = sum ps u, G = sum ps g, q = s.s, t.t, s.t; see kd_grad_slow */
-};
 struct kd_scale {                         /* from logits to log ps, log pt, ps, pt */
 	float ms, mt, itau;
 	vf ls, lt;
@@ -146,29 +145,28 @@ static void kd_more_span(struct kd_more *z, const float *s, const float *t, int6
 }
 
 /* Values of JSD, TVD, MSE and COS */
-static void kd_more_losses(struct kd_row *r, struct kd_more *z, const struct kd_scale *c)
+static void kd_more_losses(struct kd_row *r)
 {
-	float beta = r->a->coef[LOSS_JSD] != 0.0f ? r->a->beta : 0.0f;
-	for (int64_t i = 0; i < r->V; i += SPAN)
-		kd_more_span(z, r->s + i, r->t + i, r->V - i < SPAN ? r->V - i : SPAN, c, beta);
+	const struct kd_more *z = &r->more;
 	r->loss[LOSS_JSD] = z->jsd;
 	r->loss[LOSS_TVD] = z->tvd;
-	r->loss[LOSS_MSE] = z->mse / (double)r->V;
+	r->loss[LOSS_MSE] = z->mse / (double)r->vocab;
 	r->loss[LOSS_COS] = 1.0 - z->q[2] / sqrt(fmax(z->q[0], 1e-16) * fmax(z->q[1], 1e-16));
 }
 
 /* Everything at once, from the logits: CE at any tau and, with a teacher,
  *   k (ps - pt)   r ps (a - b - RKL)   j ps (u - U)   v ps (g - G)   (s - t) m   x (along s - away t) */
-static void kd_grad_slow(const struct kd_row *r, const struct kd_sums *z, const struct kd_more *more, const struct kd_scale *c)
+static void kd_grad_slow(const struct kd_row *r, const struct kd_scale *c)
 {
 	const struct kd_head_args *a = r->a;
-	float tau = a->tau, shift = 0, gl = 0, m = 0, xs = 0, xt = 0, l1 = (float)log(z->S1);
+	const struct kd_more *more = &r->more;
+	float tau = a->tau, shift = 0, gl = 0, m = 0, xs = 0, xt = 0, l1 = (float)log(r->z.S1);
 	float kl = a->coef[LOSS_KL] * tau, rkl = a->coef[LOSS_RKL] * tau, tvd = a->coef[LOSS_TVD] * tau;
 	float jsd = a->coef[LOSS_JSD] * tau * (1.0f - a->beta), U = (float)more->U, G = (float)more->G;
 	if (r->t) {
 		double n2 = fmax(more->q[0], 1e-16), away = 1.0 / sqrt(n2 * fmax(more->q[1], 1e-16));
 		shift = (float)(r->loss[LOSS_RKL]);
-		m = (float)(2.0 * (double)a->coef[LOSS_MSE] / (double)r->V);
+		m = (float)(2.0 * (double)a->coef[LOSS_MSE] / (double)r->vocab);
 		xs = a->coef[LOSS_COS] * (more->q[0] > 1e-16 ? (float)(more->q[2] * away / n2) : 0.0f); /* a clamped norm is a constant */
 		xt = a->coef[LOSS_COS] * (float)away;
 	}
@@ -208,59 +206,108 @@ static double row_sumexp(const float *s, int64_t n, float top, float itau)
 }
 
 /* Weighted soft labels: the terms with the teacher count 1 - e^(-CE(student)/CE(teacher)) */
-static double kd_trust(const struct kd_row *r, float mt)
+static double kd_trust(const struct kd_row *r)
 {
-	double ct = log(row_sumexp(r->t, r->V, mt, 1.0f)) + (double)mt - (double)r->t[r->label];
+	double ct = log(r->z.T1) + r->z.mt - r->z.t_at;
 	return 1.0 - exp(-r->loss[LOSS_CE] / fmax(ct, 1e-8));
 }
 
-/* Other losses than KL and CE, other weights: the logits are still there */
-static void kd_slow(struct kd_row *r, const struct kd_sums *z, int more, int wsl, const struct kd_scale *c)
+enum { KD_MORE = 1, KD_SLOW = 2 };
+
+/* Whether there are losses with sums of their own; whether the gradient needs the logits again */
+static int kd_needs(const struct kd_row *r)
 {
-	struct kd_more zm = { 0 };
+	const struct kd_head_args *a = r->a;
+	int more = 0;
+	for (int k = LOSS_JSD; k < LOSS_KINDS; k++)
+		more |= r->t && a->coef[k] != 0.0f;
+	int slow = more || (r->t && (a->wsl || a->coef[LOSS_RKL] != 0.0f)) || (a->coef[LOSS_CE] != 0.0f && a->tau != 1.0f);
+	return more * KD_MORE | slow * KD_SLOW;
+}
+
+static struct kd_scale kd_scale_of(const struct kd_row *r)
+{
+	return (struct kd_scale){ (float)r->z.ms, (float)r->z.mt, 1.0f / r->a->tau, vset((float)log(r->z.S)),
+				  vset(r->t ? (float)log(r->z.T) : 0.0f) };
+}
+
+/* Other losses than KL and CE, other weights: the logits are still there */
+static void kd_slow(struct kd_row *r, int needs)
+{
+	struct kd_scale c = kd_scale_of(r);
 	struct kd_head_args weighed = *r->a;
-	double w = wsl ? kd_trust(r, c->mt) : 1.0;
-	if (more)
-		kd_more_losses(r, &zm, c);
+	double w = r->t && r->a->wsl ? kd_trust(r) : 1.0;
+	if (needs & KD_MORE)
+		kd_more_losses(r);
 	for (int k = 0; k < LOSS_KINDS; k++)
 		weighed.coef[k] *= k == LOSS_CE ? 1.0f : (float)w;
 	if (r->g) {
 		struct kd_row q = *r;
 		q.a = &weighed;
-		kd_grad_slow(&q, z, &zm, c);
+		kd_grad_slow(&q, &c);
 	}
 	for (int k = 0; k < LOSS_KINDS; k++)
 		r->loss[k] *= k == LOSS_CE ? 1.0 : k > LOSS_CE && r->a->coef[k] == 0.0f ? 0.0 : w; /* not asked for */
+}
+
+static void kd_first(struct kd_row *r)
+{
+	const struct kd_head_args *a = r->a;
+	float ms = row_top(r->s, r->V), mt = r->t ? row_top(r->t, r->V) : 0, itau = 1.0f / a->tau;
+	int keep = kd_needs(r) & KD_SLOW || !r->g;
+	struct kd_sums *z = &r->z;
+	*z = (struct kd_sums){ .ms = (double)ms, .mt = (double)mt };
+	r->ms = z->ms;
+	r->mt = z->mt;
+	r->more = (struct kd_more){ 0 };
+	if (r->label >= 0) {
+		z->s_at = (double)r->s[r->label];
+		z->t_at = r->t ? (double)r->t[r->label] : 0;
+	}
+	for (int64_t i = 0; i < r->V; i += SPAN)
+		kd_span(z, r->s + i, r->t ? r->t + i : NULL, r->V - i < SPAN ? r->V - i : SPAN, ms, mt, itau, keep);
+	if (r->t && a->wsl)
+		z->T1 = row_sumexp(r->t, r->V, mt, 1.0f);
+}
+
+static void kd_second(struct kd_row *r)
+{
+	if (!(kd_needs(r) & KD_MORE))
+		return;
+	struct kd_scale c = kd_scale_of(r);
+	float beta = r->a->coef[LOSS_JSD] != 0.0f ? r->a->beta : 0.0f;
+	for (int64_t i = 0; i < r->V; i += SPAN)
+		kd_more_span(&r->more, r->s + i, r->t + i, r->V - i < SPAN ? r->V - i : SPAN, &c, beta);
+}
+
+static void kd_third(struct kd_row *r)
+{
+	const struct kd_sums *z = &r->z;
+	const struct kd_head_args *a = r->a;
+	int needs = kd_needs(r);
+	memset(r->loss, 0, sizeof r->loss);
+	r->loss[LOSS_KL] = r->t ? z->A / z->T - log(z->T) + log(z->S) : 0;
+	r->loss[LOSS_RKL] = r->t ? z->B / z->S - log(z->S) + log(z->T) : 0;
+	r->loss[LOSS_CE] = log(z->S1) + z->ms - z->s_at;
+	if (needs & KD_SLOW)
+		kd_slow(r, needs);
+	else if (r->g && r->g_dtype == DT_BF16)
+		kd_grad_fast(r, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_BF16);
+	else if (r->g)
+		kd_grad_fast(r, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_F32);
 }
 
 static void kd_best(struct kd_row *r);
 
 static void row_kd(struct kd_row *r)
 {
-	const struct kd_head_args *a = r->a;
 	if (r->ids) {
 		kd_best(r);
 		return;
 	}
-	float ms = row_top(r->s, r->V), mt = r->t ? row_top(r->t, r->V) : 0, itau = 1.0f / a->tau, at = r->s[r->label];
-	int wsl = r->t && a->wsl, more = 0;
-	for (int k = LOSS_JSD; k < LOSS_KINDS; k++)
-		more |= r->t && a->coef[k] != 0.0f;
-	int slow = more || wsl || (r->t && a->coef[LOSS_RKL] != 0.0f) || (a->coef[LOSS_CE] != 0.0f && a->tau != 1.0f);
-	int keep = slow || !r->g;
-	struct kd_sums z = { 0 };
-	memset(r->loss, 0, sizeof r->loss);
-	for (int64_t i = 0; i < r->V; i += SPAN)
-		kd_span(&z, r->s + i, r->t ? r->t + i : NULL, r->V - i < SPAN ? r->V - i : SPAN, ms, mt, itau, keep);
-	r->loss[LOSS_KL] = r->t ? z.A / z.T - log(z.T) + log(z.S) : 0;
-	r->loss[LOSS_RKL] = r->t ? z.B / z.S - log(z.S) + log(z.T) : 0;
-	r->loss[LOSS_CE] = log(z.S1) + (double)ms - (double)at;
-	if (slow)
-		kd_slow(r, &z, more, wsl, &(struct kd_scale){ ms, mt, itau, vset((float)log(z.S)), vset(r->t ? (float)log(z.T) : 0.0f) });
-	else if (r->g && r->g_dtype == DT_BF16)
-		kd_grad_fast(r, &z, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_BF16);
-	else if (r->g)
-		kd_grad_fast(r, &z, a->coef[LOSS_KL] * a->tau, a->coef[LOSS_CE], DT_F32);
+	kd_first(r);
+	kd_second(r);
+	kd_third(r);
 }
 
 static void row_logprob(float out[2], const float *s, int64_t V, int64_t label)

@@ -44,6 +44,7 @@ const struct simd SIMD_TABLE = {
 	.moments = row_moments,
 	
 	.kd_row = row_kd,
+	.kd_step = { kd_first, kd_second, kd_third },
 	.logprob = row_logprob,
 	.topk = row_topk,
 	.adamw = row_adamw,

@@ -25,8 +25,9 @@ static __global__ void embed_k(view y, const int32_t *tok, view W, int64_t rows,
 	int64_t n = (uint32_t)i / per_row, c = (int64_t)((uint32_t)i % per_row) * 8;
 	if (n >= rows)
 		return;
-	float a[8];
-	ld8(a, W, tok[n] * C + c, C - c, vec);
+	float a[8] = { 0 };
+	if (tok[n] >= 0)
+		ld8(a, W, tok[n] * C + c, C - c, vec);
 #pragma unroll
 	for (int k = 0; k < 8; k++)
 		a[k] *= scale;
@@ -40,6 +41,8 @@ static __global__ void embed_dw_k(view dW, const int32_t *tok, view dy, int64_t 
 	int64_t n = blockIdx.x, c = (int64_t)blockIdx.y * EMBED_COLS + 8 * (int64_t)threadIdx.x;
 	int32_t t = tok[n];
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	if (t < 0)
+		return;
 	for (int64_t m0 = 0; m0 < n; m0 += EMBED_THREADS) {
 		int64_t m = m0 + threadIdx.x;
 		if (__syncthreads_or(m < n && tok[m] == t))

@@ -8,7 +8,7 @@
  *             MSE: 2 (s - t)/V                        COS: (cos s/|s| - t/|t|)/|s|
  *             best K:  RENORM tau (qs - qt) on K     ZERO tau (ps - qt 1[K])
  *                      GHOST tau (ps - pt) on K, tau ps (1 - rest_t/rest_s) elsewhere
- * One row of logits at a time.
+ * One row of logits at a time; of parts, the logits themselves are gathered, each computes all and keeps its columns.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -169,13 +169,22 @@ static void row_grad(mat dhs, double *dW, const double *ds, mat hs, mat Ws, int6
 	}
 }
 
+/* Logits of all parts, from those of our own */
+static void whole(const struct kd_parts *q, double *s)
+{
+	if (q)
+		q->gather(q->arg, s, q->rows * (int64_t)sizeof *s);
+}
+
 void ref_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat ht, mat Wt, mat label,
 		 const struct kd_head_args *a)
 {
 	(void)d;
-	int64_t V = Ws.rows, C = hs.cols, best = ht.p && ht.dtype == DT_I32, K = best ? ht.cols : 0;
-	double *s = ref_tmp(V), *t = ref_tmp(V), *ds = ref_tmp(V), *lp = ref_tmp(K + 1), sum[LOSS_KINDS] = { 0 };
-	double *dW = dWs.p ? ref_tmp(V * C) : NULL;
+	const struct kd_parts *q = a->parts;
+	int64_t V = q ? q->vocab : Ws.rows, C = hs.cols, best = ht.p && ht.dtype == DT_I32, K = best ? ht.cols : 0;
+	int64_t first = q ? q->rank * q->rows : 0, room = q ? q->size * q->rows : V;
+	double *s = ref_tmp(room), *t = ref_tmp(room), *ds = ref_tmp(V), *lp = ref_tmp(K + 1), sum[LOSS_KINDS] = { 0 };
+	double *dW = dWs.p ? ref_tmp(Ws.rows * C) : NULL;
 	for (int64_t n = 0; n < hs.rows; n++) {
 		if (ref_int(label, n) < 0) {
 			for (int64_t c = 0; dhs.p && !a->acc && c < C; c++)
@@ -183,9 +192,12 @@ void ref_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 			continue;
 		}
 		struct row r = { .V = V, .K = K, .label = ref_int(label, n), .s = s, .ds = ds, .t = ht.p && !best ? t : NULL };
-		logits(s, hs, Ws, n);
-		if (r.t)
-			logits(t, ht, Wt, n);
+		logits(s + first, hs, Ws, n);
+		whole(q, s);
+		if (r.t) {
+			logits(t + first, ht, Wt, n);
+			whole(q, t);
+		}
 		if (best) {
 			r.ids = (const int32_t *)ht.p + n * K;
 			r.logp = lp;
@@ -193,11 +205,11 @@ void ref_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat 
 				lp[i] = ld(Wt, n * (K + 1) + i);
 		}
 		row_loss(sum, &r, a);
-		row_grad(dhs, dW, ds, hs, Ws, n, a->acc);
+		row_grad(dhs, dW, ds + first, hs, Ws, n, a->acc);
 	}
 	for (int k = 0; k < LOSS_KINDS; k++)
 		st_acc(sums, k, sum[k], 1);
-	for (int64_t i = 0; dW && i < V * C; i++)
+	for (int64_t i = 0; dW && i < Ws.rows * C; i++)
 		st_acc(dWs, i, dW[i], 1);
 	free(s);
 	free(t);

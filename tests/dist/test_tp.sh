@@ -1,0 +1,121 @@
+#!/bin/sh
+# test_tp.sh - models spread over processes (kd-train --tp) train what one process trains
+# SPDX-License-Identifier: Apache-2.0
+. tests/lib.sh
+. tests/dist/mpi.sh
+export ADZE_COMM_TIMEOUT=60
+sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
+model() { mkmodel -q --layers 2 --head-dim 8 --vocab 268 --eos 264 --tokenizer "$t/tok" "$@" || exit 1; }
+model --hidden 32 --heads 8 --kv-heads 4 --ffn 48 --tied -o "$t/m"
+model --like "$t/m" --std 0.2 --seed 2 --store f32 -o "$t/s"
+model --family nemotron --hidden 24 --heads 4 --kv-heads 4 --ffn 40 --biases -o "$t/n"
+model --family gemma3_text --hidden 24 --heads 4 --kv-heads 2 --ffn 40 --window 5 --window-pattern 2 --tied --seed 4 --store f32 -o "$t/g"
+calib-sample -q -t "$t/m" --documents paragraph --samples 12 --seq 16 LICENSE -o "$t/c.tok" || exit 1
+calib-sample -q -t "$t/m" --documents paragraph --samples 3 --seq 16 README.md -o "$t/v.tok" || exit 1
+kd="kd-train --data $t/c.tok --valid $t/v.tok --micro 1 --steps 4 --batch 4 --lr 3e-3 --save-dtype f32 --threads 1 -q"
+llama="$kd --teacher $t/m --student $t/s --dtype f32"
+
+# students NAME RUN RUN: the same weights to 1e-5
+students() {
+	same "$1" "$(python3 - "$2/student/model.safetensors" "$3/student/model.safetensors" <<'PY'
+import array, json, struct, sys
+def load(path):
+    with open(path, 'rb') as f:
+        head = json.loads(f.read(struct.unpack('<Q', f.read(8))[0]))
+        body = f.read()
+    return {k: array.array('f', body[v['data_offsets'][0]:v['data_offsets'][1]]) for k, v in head.items() if k != '__metadata__'}
+a, b = load(sys.argv[1]), load(sys.argv[2])
+assert a.keys() == b.keys() and all(len(a[k]) == len(b[k]) for k in a)
+worst = max((abs(x - y), k) for k in a for x, y in zip(a[k], b[k]))
+print('' if 0 <= worst[0] < 1e-5 else worst)
+PY
+)" ""
+}
+# equal NAME ALONE RUN
+equal() {
+	near "$1: the same losses and norms" "$2" "$3"
+	students "$1: the same student" "$2" "$3"
+}
+
+# ---- 1, 2, 4 ----
+$llama -o "$t/k1" || exit 1
+for n in 2 4; do
+	works "--tp $n" many $n $llama --tp $n -o "$t/k$n"
+	equal "llama, grouped queries, tied, over $n" "$t/k1" "$t/k$n"
+done
+model --like "$t/n" --std 0.2 --seed 2 --store f32 -o "$t/n2"
+# what a key's bias does mostly cancels in the softmax: its gradient is rounding, which a small eps would enlarge
+nemotron="$kd --dtype f32 --eps 1e-5 --teacher $t/n --student $t/n2 --recompute --loss rkl:1,jsd:1,tvd:1,mse:0.1,cos:1,ce:0.5 --temperature 1.5 --weigh wsl"
+$nemotron -o "$t/n1" && works "nemotron over 4" many 4 $nemotron --tp 4 -o "$t/n4"
+equal "nemotron, untied, biases, every loss, recomputed" "$t/n1" "$t/n4"
+gemma="$kd --dtype f32 --teacher $t/m --student $t/g --loss ce:1,kl:0.5 --freeze model.layers.0.mlp.*,model.norm*"
+$gemma -o "$t/g1" && works "gemma over 2" many 2 $gemma --tp 2 -o "$t/g2"
+equal "gemma, norms of heads and after parts, some frozen" "$t/g1" "$t/g2"
+
+# ---- beside data parallel and ZeRO, with averaged weights ----
+more="$llama --ema 0.9 --keep-best --valid-every 2"
+$more -o "$t/e1" || exit 1
+for z in 0 1 2; do
+	works "2 x 2, zero $z" many 4 $more --tp 2 --zero $z -o "$t/e$z"
+	equal "2 x 2, zero $z" "$t/e1" "$t/e$z"
+done
+mkdir "$t/avg1" "$t/avg2" && ln -s "$t/e1/student-ema" "$t/avg1/student" && ln -s "$t/e2/student-ema" "$t/avg2/student"
+students "2 x 2, zero 2: the same average" "$t/avg1" "$t/avg2"
+low="$kd --teacher $t/m --student $t/s --dtype bf16 --moments bf16"
+works "bf16 over 2" many 2 $low --tp 2 -o "$t/b2"
+works "bf16, 2 x 2, zero 2" many 4 $low --tp 2 --zero 2 -o "$t/b4"
+near "bf16, 2 x 2, zero 2: as over 2 alone" "$t/b2" "$t/b4"
+
+# ---- a checkpoint is of no number of processes ----
+step() { many "$@" --stop-after 1 -o "$t/c" >"$t/out.txt" 2>"$t/err"; echo $?; }
+codes="$(step 2 $llama --tp 2) $(step 1 $llama) $(step 2 $llama --zero 1)"
+many 4 $llama --tp 2 --zero 2 --save-every 1 -o "$t/c" >"$t/out.txt" 2>"$t/err"
+same "a checkpoint goes from --tp 2 to 1, to 2 x 1 and to 2 x 2" "$codes $?" "75 75 75 0"
+equal "a checkpoint goes on" "$t/k1" "$t/c"
+codes="$(step 4 $llama --tp 2 --zero 2 --force)"
+same "2 x 2, zero 2: each wrote its part" "$codes $(ls "$t/c/ckpt/step-1" | tr '\n' ' ')" "75 state state.1 state.2 state.3 "
+works "alone it goes on from there" $llama -o "$t/c"
+equal "alone from 2 x 2" "$t/k1" "$t/c"
+
+# ---- memory of each ----
+bytes() { python3 -c 'import json,sys; m=json.load(sys.stdin)["memory"]; print(int(sum(m[k] for k in ("student weights","teacher weights","optimizer","gradients"))))'; }
+whole=$($llama --dry-run=json | bytes) half=$(many 2 $llama --tp 2 --dry-run=json | bytes)
+if [ "$half" -lt $((whole * 53 / 100)) ] && [ "$half" -gt $((whole / 2)) ]; then ok "weights, moments and gradients: a half in each of 2"
+else no "weights, moments and gradients: a half in each of 2" "$half of $whole"; fi
+
+# ---- what is refused: one line of the first process ----
+refused() {
+	name=$1 np=$2 text=$3
+	shift 3
+	many "$np" "$@" -o "$t/bad" >"$t/out.txt" 2>"$t/err"
+	same "$name" "$? $(grep -c "^kd-train: .*$text" "$t/err") $([ -e "$t/bad" ] && echo left)" "2 1 "
+}
+refused "fewer kv-heads than processes" 4 "tp 4: the model has kv = 2, which is no multiple" $gemma --tp 4
+refused "processes that are no multiple" 3 "3 processes are no multiple of it" $llama --tp 2
+fails "one process" 2 "1 process is no multiple of it; mpirun -n N kd-train starts N" $llama --tp 2 -o "$t/bad"
+fails "low-rank adapters" 2 "--tp does not go with --lora" $llama --tp 2 --lora q_proj -o "$t/bad"
+fails "losses between hidden states" 2 "--tp does not go with --hidden-loss" $llama --tp 2 --hidden-loss cosine@last:last -o "$t/bad"
+fails "the teacher's best tokens" 2 "--tp does not go with --top-k" $llama --tp 2 --top-k 8 -o "$t/bad"
+
+# ---- one process is killed, or hangs ----
+start() {
+	rm -rf "$t/l" "$t"/pid?
+	ADZE_COMM_TIMEOUT=4 mpirun -n 4 sh -c 'd=$0; echo $$ >"$d/pid$OMPI_COMM_WORLD_RANK"; exec "$@"' "$t" $llama --steps 100000 --tp 2 --save-every 0 -o "$t/l" >"$t/out.txt" 2>"$t/err" &
+	job=$!
+	until [ "$(wc -l 2>/dev/null <"$t/l/metrics.jsonl" || echo 0)" -gt 3 ] || ! kill -0 $job 2>/dev/null; do sleep 0.05; done
+}
+start
+kill -KILL "$(cat "$t/pid3")"
+wait $job
+rc=$?
+same "one is killed: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'rank 3 .*signal 9' "$t/err")" 1
+start
+kill -STOP "$(cat "$t/pid3")"
+wait $job
+rc=$?
+kill -KILL "$(cat "$t/pid3")" 2>/dev/null
+same "one hangs: it alone is named and the others end" "$([ $rc -ne 0 ] && grep -c 'process 3 on [^ ]* (last seen at exchange [0-9]*) did not ' "$t/err")" 1
+start
+kill -USR1 "$(cat "$t/pid3")"
+wait $job
+same "one is told to stop: all do, with a checkpoint" "$? $(ls "$t"/l/ckpt/step-* | tr '\n' ' ')" "75 state state.1 "
