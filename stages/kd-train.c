@@ -353,7 +353,7 @@ static int plan_world(void)
 	struct err e = { 0 };
 	struct arch teacher = { 0 }, student;
 	int64_t mem = 80000000000;
-	struct cluster c = { .world = kd.world, .per_node = kd.per_node, .flops = 400e12, .link_node = 370e9, .link_net = 45e9 };
+	struct cluster c = { .world = kd.world, .per_node = kd.per_node, .flops = 400e12, .link_node = 370e9, .link_net = 45e9, .tp = kd.tp };
 	struct run_shape r = { .seq = kd.seq ? kd.seq : 4096, .batch = kd.batch, .tokens = (double)kd.tokens };
 	if (!com.dry_run || !kd.student)
 		opt_die(com.dry_run ? "--student is missing" : "--world needs --dry-run: it only plans");
@@ -362,12 +362,16 @@ static int plan_world(void)
 	if (kd.gpu_flops && (parse_f64(kd.gpu_flops, &c.flops) || c.flops <= 0))
 		opt_die("--gpu-flops %s: expected a number such as 400e12", kd.gpu_flops);
 	r.micro = kd.micro ? kd.micro : 8192 / r.seq > 1 ? 8192 / r.seq : 1;
-	if (r.batch < r.micro * c.world)
-		opt_die("--batch %lld gives %lld GPUs less than one micro-batch of %lld each", (long long)r.batch, (long long)c.world, (long long)r.micro);
+	if (c.world % c.tp)
+		opt_die("--tp %lld: --world %lld is no multiple of it", (long long)c.tp, (long long)c.world);
+	if (r.batch < r.micro * c.world / c.tp)
+		opt_die("--batch %lld gives %lld GPUs less than one micro-batch of %lld each", (long long)r.batch, (long long)(c.world / c.tp), (long long)r.micro);
 	if (!kd.tokens)
 		r.tokens = (double)(r.batch * r.seq) * (double)(kd.steps ? kd.steps : 1);
 	c.memory = (double)mem;
 	if (arch_load(&student, kd.student, &e) || (kd.teacher && arch_load(&teacher, kd.teacher, &e)))
+		die_err(&e);
+	if (arch_split(&student, (int)c.tp, &e) || (kd.teacher && arch_split(&teacher, (int)c.tp, &e)))
 		die_err(&e);
 	r.student = &student;
 	r.teacher = kd.teacher && !kd.cache.n ? &teacher : NULL;

@@ -33,8 +33,10 @@ static int divisible(const struct arch *a, int size, struct err *e)
 	return 0;
 }
 
-static void divide(struct arch *a, int n)
+int arch_split(struct arch *a, int n, struct err *e)
 {
+	if (divisible(a, n, e))
+		return -1;
 #define DIVIDE_0(units)
 #define DIVIDE_1(units) units /= n;
 #define AXIS(id, word, units, width, tp) DIVIDE_##tp(units)
@@ -46,6 +48,7 @@ static void divide(struct arch *a, int n)
 		if (a->layer_heads)
 			a->layer_heads[l] /= n;
 	}
+	return 0;
 }
 
 int split_init(struct split *s, struct ptable *whole, int rank, int size, struct err *e)
@@ -54,13 +57,12 @@ int split_init(struct split *s, struct ptable *whole, int rank, int size, struct
 	*s = (struct split){ whole, whole, rank, size };
 	if (size == 1)
 		return 0;
-	if (divisible(&whole->arch, size, e))
-		return -1;
 	arch_copy(&a, &whole->arch);
-	divide(&a, size);
-	s->own = ptable_new(&a);
+	int rc = arch_split(&a, size, e);
+	if (!rc)
+		s->own = ptable_new(&a);
 	arch_free(&a);
-	return 0;
+	return rc;
 }
 
 void split_free(struct split *s)

@@ -20,7 +20,9 @@ struct split {
 };
 bool axis_split(int axis);
 bool row_split(const struct prow *r);                          /* rows or columns */
-/* Takes the table.  EXIT_USAGE: units that `size` does not divide, by name. */
+/* The shape of one process.  EXIT_USAGE: units that `size` does not divide, by name. */
+int arch_split(struct arch *a, int size, struct err *e);
+/* Takes the table; refuses as arch_split. */
 int split_init(struct split *s, struct ptable *whole, int rank, int size, struct err *e);
 void split_free(struct split *s);
 /* Own element `at` of parameter i is element *there of the whole; how many from there on, up to n, lie side by side in both */

@@ -13,6 +13,18 @@ static const double CONTEXT = 2.5e9;   /* CUDA context, library workspaces, frag
 
 const char *const need_word[] = { "student", "teacher", "activations", "head", "context" };
 
+/* Copies of the models: GPUs that share the batch; those within a node */
+static double copies(const struct cluster *c)
+{
+	return (double)(c->world / (c->tp > 1 ? c->tp : 1));
+}
+
+static double copies_in_node(const struct cluster *c)
+{
+	double n = (double)(c->world < c->per_node ? c->world : c->per_node) / (double)(c->tp > 1 ? c->tp : 1);
+	return n > 1 ? n : 1;
+}
+
 static double block_params(const struct arch *a)
 {
 	return (double)arch_count_nonembedding(a) / (double)a->layers;
@@ -46,7 +58,7 @@ static double unsummed(const struct arch *a)
 
 static void memory_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
 {
-	double P = (double)arch_count(r->student), d = (double)c->world, node = (double)(c->world < c->per_node ? c->world : c->per_node);
+	double P = (double)arch_count(r->student), d = copies(c), node = copies_in_node(c);
 	double grads = l->bf16_grads ? 2 : 4, moments = l->offload ? 0 : 12 / d;
 	double student[] = { 2 + grads + (l->offload ? 0 : 12), 2 + grads + moments, 2 + grads / d + moments, (2 + grads) / d + moments };
 	double passing[] = { 0, 0, grads * unsummed(r->student), 4 * block_params(r->student) };
@@ -66,12 +78,22 @@ static void memory_need(const struct layout *l, const struct cluster *c, const s
 	n->host += l->offload ? 12 * P / d : 0;
 }
 
+/* What a GPU sends in a micro-batch to those that the models are spread over */
+static double spread_traffic(const struct layout *l, const struct cluster *c, const struct run_shape *r)
+{
+	double t = (double)(c->tp > 1 ? c->tp : 1), tokens = (double)(r->micro * r->seq), L = (double)r->student->layers;
+	double values = (double)r->student->hidden * ((l->recompute == RECOMPUTE_FULL ? 6 : 4) * L + 2);
+	if (r->teacher)
+		values += (double)r->teacher->hidden * (2 * (double)r->teacher->layers + 1);
+	return tokens * (2 * (t - 1) / t * 4 * values + (t - 1) * 18 * 8);
+}
+
 /* What a GPU sends in a step of k micro-batches: gradients in, weights out, the teacher gathered block by block */
 static void traffic_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, double k, struct need *n)
 {
-	double P = (double)arch_count(r->student), d = (double)c->world, share = (d - 1) / d, grads = (l->bf16_grads ? 2 : 4) * P;
+	double P = (double)arch_count(r->student), d = copies(c), share = (d - 1) / d, grads = (l->bf16_grads ? 2 : 4) * P;
 	double sent = l->zero == 3 ? k * (4 * P + grads) : l->zero == 2 ? k * grads + 2 * P : l->zero == 1 ? grads + 2 * P : 2 * grads;
-	double node = (double)(c->world < c->per_node ? c->world : c->per_node);
+	double node = copies_in_node(c);
 	if (c->world > c->per_node)
 		n->sent_net = sent * share;
 	else
@@ -80,19 +102,20 @@ static void traffic_need(const struct layout *l, const struct cluster *c, const 
 		n->sent_node += k * 2 * (double)arch_count(r->teacher) * (node - 1) / node;
 	if (r->teacher && l->host_teacher)
 		n->traffic += k * 2 * (double)arch_count(r->teacher) / HOST_LINK;
+	*(c->tp > c->per_node ? &n->sent_net : &n->sent_node) += k * spread_traffic(l, c, r);
 	n->traffic += n->sent_node / c->link_node + n->sent_net / c->link_net;
 }
 
 void layout_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
 {
-	double tokens = (double)(r->batch * r->seq), k = (double)r->batch / (double)(r->micro * c->world);
+	double tokens = (double)(r->batch * r->seq), k = (double)r->batch / ((double)r->micro * copies(c));
 	double token = (l->recompute == RECOMPUTE_FULL ? 8.0 : 6.0) * (double)arch_count(r->student);
 	memset(n, 0, sizeof *n);
 	if (r->teacher)
 		token += 2 * (double)arch_count(r->teacher);
 	memory_need(l, c, r, n);
 	traffic_need(l, c, r, k, n);
-	n->step_flops = token * tokens / (double)c->world;
+	n->step_flops = token * tokens / copies(c);
 	n->seconds = n->step_flops / c->flops;
 	n->days = r->tokens / tokens * n->seconds / 86400;
 }
@@ -113,9 +136,9 @@ int layout_list(const struct cluster *c, const struct run_shape *r, struct layou
 				l.recompute = recompute;
 				l.host_teacher = c->world == 1 && r->teacher && host % 2;
 				l.offload = c->world == 1 && r->teacher ? host / 2 : host;
-				if (c->world == 1)
+				if (copies(c) <= 1)
 					l.zero = 0;
-				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (c->world == 1 && l.sharded_teacher))
+				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (copies_in_node(c) <= 1 && l.sharded_teacher))
 					continue;
 				l.sharded_teacher &= r->teacher != NULL;
 				out[n++] = l;

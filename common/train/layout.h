@@ -11,6 +11,10 @@
  *		  output matrix, or of two blocks: stream.h), those two alone (on the host), or nothing (cached)
  *	step      (2 Pt + 6 P) FLOPs a token, 8 P with full recomputation
  *
+ * Tensor parallel over t of them (split.h): shapes are those of one process, its P, Pt about a t-th, and d is world / t.  The residual
+ * stream stays whole; a micro-batch sums it up, f32 [tokens, hidden], 2 (t - 1) / t of it sent each time: twice a block forward and
+ * twice backward, in the embedding and in the head, whose rows exchange 18 sums.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #ifndef ADZE_LAYOUT_H
@@ -30,9 +34,10 @@ struct cluster {
 	double memory;                 /* bytes of one */
 	double flops;                  /* that one achieves a second, in bf16 products */
 	double link_node, link_net;    /* bytes a second and GPU, within a node and between nodes */
+	int64_t tp;                    /* neighbours that the models are spread over; 0 or 1: none are */
 };
 struct run_shape {
-	const struct arch *teacher, *student; /* teacher NULL: none, or cached */
+	const struct arch *teacher, *student; /* what one GPU has of them; teacher NULL: none, or cached */
 	int64_t seq, batch, micro;     /* micro: sequences of a micro-batch of one GPU */
 	double tokens;                 /* of the whole training */
 };

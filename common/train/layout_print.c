@@ -21,7 +21,7 @@ static int first_fit(const struct layout *l, int n, const struct cluster *c, con
 static void print_json(FILE *f, const struct layout *l, int n, int fit, const struct cluster *c, const struct run_shape *r)
 {
 	char words[160];
-	fprintf(f, "{\"world\":%lld,\"gpu_mem\":%.0f,\"fits\":%d,\"layouts\":[", (long long)c->world, c->memory, fit < n ? fit : -1);
+	fprintf(f, "{\"world\":%lld,\"tp\":%lld,\"gpu_mem\":%.0f,\"fits\":%d,\"layouts\":[", (long long)c->world, (long long)(c->tp > 1 ? c->tp : 1), c->memory, fit < n ? fit : -1);
 	for (int i = 0; i < n; i++) {
 		struct need q;
 		layout_need(&l[i], c, r, &q);
@@ -65,6 +65,8 @@ int layout_print(FILE *f, const struct cluster *c, const struct run_shape *r, bo
 		print_json(f, l, n, fit, c, r);
 		return fit < n ? EXIT_DONE : EXIT_RESOURCE;
 	}
+	if (c->tp > 1)
+		fprintf(f, "Models spread over every %lld of ", (long long)c->tp);
 	fprintf(f, "%lld GPUs of %.0f GB, %lld a node; %lld sequences of %lld tokens a step, %lld at a time on a GPU\n\n", (long long)c->world,
 		c->memory / 1e9, (long long)c->per_node, (long long)r->batch, (long long)r->seq, (long long)r->micro);
 	fprintf(f, "GB a GPU:");

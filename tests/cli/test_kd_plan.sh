@@ -21,6 +21,10 @@ works "a cached teacher takes no memory" $plan --teacher-cache x
 same "a cached teacher takes no memory: none" "$(grep '^>' "$t/out.txt" | awk '{ print $4 }') $(grep -c 'teacher ' "$t/out.txt")" "0.0 1"
 $plan --gpu-mem 8G >"$t/out.txt" 2>"$t/err"
 same "none fits: 69" "$? $(grep -c 'none of them fits' "$t/out.txt")" "69 1"
+works "spread over eight" $plan --tp 8
+same "spread over eight: one copy, no ZeRO" "$(head -c 45 "$t/out.txt") $(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "Models spread over every 8 of 8 GPUs of 80 GB ZeRO 0, teacher whole"
+fails "spread over what does not divide" 2 "--tp 3: --world 8 is no multiple" $plan --tp 3
+fails "fewer kv-heads than that" 2 "--tp 16: the model has kv = 8, which is no multiple" $plan --world 16 --tp 16
 fails "it only plans" 2 "--world needs --dry-run" kd-train --world 8 --student "$t/8b"
 fails "no student" 2 "--student is missing" kd-train --dry-run --world 8
 fails "memory in words" 2 "--gpu-mem much: expected a size" $plan --gpu-mem much

@@ -37,7 +37,7 @@ static int models(void **state)
 
 static struct need at(int teacher, int student, int64_t world, struct layout l)
 {
-	struct cluster c = { world, 8, 80e9, 395.6e12, 370e9, 45e9 };
+	struct cluster c = { world, 8, 80e9, 395.6e12, 370e9, 45e9, 1 };
 	struct run_shape r = { teacher < 0 ? NULL : &model[teacher], &model[student], 4096, 1152, 2, 94e9 };
 	struct need n;
 	layout_need(&l, &c, &r, &n);
@@ -88,6 +88,37 @@ static void states(void **state)
 		}
 }
 
+/* Tensor parallel over eight: what reference tables give for student states, with 6 + 12/d bytes a parameter, and traffic by hand */
+static void spread_over_eight(void **state)
+{
+	(void)state;
+	static const struct { int student; int64_t world; double gb; } row[] = { { M8, 8, 18.6 }, { M8, 32, 9.3 }, { M4, 8, 9.4 }, { M4, 32, 4.7 }, { S35, 8, 78.3 }, { S35, 32, 39.1 } };
+	struct err e;
+	struct need n;
+	struct layout l = { .zero = 1 };
+	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+		struct arch a = model[row[i].student];
+		assert_int_equal(arch_split(&a, 8, &e), 0);
+		struct cluster c = { row[i].world, 8, 80e9, 400e12, 370e9, 45e9, 8 };
+		struct run_shape r = { NULL, &a, 4096, 1152, 2, 94e9 };
+		layout_need(&l, &c, &r, &n);
+		near(n.bytes[NEED_STUDENT] / 1e9, row[i].gb, 0.01);
+		near(n.step_flops, 6 * (double)arch_count(&model[row[i].student]) * 1152 * 4096 / (double)row[i].world, 0.001);
+	}
+	struct arch a = model[M4], b = model[M8];
+	struct layout out[LAYOUTS_MAX];
+	arch_split(&a, 8, &e);
+	arch_split(&b, 8, &e);
+	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 8 };
+	struct run_shape r = { &b, &a, 4096, 1152, 2, 94e9 };
+	layout_need(&l, &c, &r, &n);
+	double sums = 3072 * (4 * 32 + 2) + 4096 * (2 * 32 + 1), tokens = 1152 * 4096;
+	near(n.sent_node, tokens * (2 * 7 / 8.0 * 4 * sums + 7 * 18 * 8), 1e-6);
+	assert_true(n.sent_net == 0);
+	for (int k = layout_list(&c, &r, out, LAYOUTS_MAX); k-- > 0;)
+		assert_true(out[k].zero == 0 && !out[k].sharded_teacher); /* there is one copy */
+}
+
 static void time_and_traffic(void **state)
 {
 	(void)state;
@@ -106,7 +137,7 @@ static void time_and_traffic(void **state)
 static void proposed(void **state)
 {
 	(void)state;
-	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9 };
+	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 1 };
 	struct run_shape r = { &model[M8], &model[M4], 4096, 1152, 2, 94e9 };
 	struct layout l[LAYOUTS_MAX];
 	struct need q;
@@ -139,7 +170,7 @@ static void proposed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(memory), cmocka_unit_test(states), cmocka_unit_test(time_and_traffic), cmocka_unit_test(proposed),
+		cmocka_unit_test(memory), cmocka_unit_test(states), cmocka_unit_test(spread_over_eight), cmocka_unit_test(time_and_traffic), cmocka_unit_test(proposed),
 	};
 	return cmocka_run_group_tests(tests, models, NULL);
 }
