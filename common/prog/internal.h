@@ -11,6 +11,7 @@
 val prog_value(struct prog *p, const char *name, int64_t rows, int64_t cols, int space, int dtype);
 struct op *prog_op(struct prog *p, int code);  /* the pointer lives until the next call */
 
+void prog_shape(const struct prog *p, val x, int64_t rows, int64_t cols); /* a BUG where x has another */
 /* x becomes its sum over p->tp. */
 void prog_total(struct prog *p, val x);
 
