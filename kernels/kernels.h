@@ -153,6 +153,16 @@ struct kernels {
 	void *(*host)(void *p);
 	void (*upload)(struct dev *, void *dst, const void *host, size_t bytes);
 	void (*download)(struct dev *, void *host, const void *src, size_t bytes);
+	/* Bytes that come beside the kernels, for a backend with memory of its own (else NULL, all of them).
+	 * pinned       [bytes] of the host's memory that copies are made from, or NULL; with `old`, which it returned, frees that
+	 * bring_order  what is brought from here on comes after the kernels called so far; join: kernels called from here on come after
+	 *              what was brought so far
+	 * bring        begins a copy to dst and returns its number, 1 and up
+	 * brought      is copy n done, and its source free again?  wait: it is when this returns */
+	void *(*pinned)(struct dev *, void *old, size_t bytes);
+	void (*bring_order)(struct dev *, int join);
+	int64_t (*bring)(struct dev *, void *dst, const void *pinned, size_t bytes);
+	int (*brought)(struct dev *, int64_t n, int wait);
 	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
 	/* bytes that the backend itself holds now (packed weights, scratch); while planning: would hold */
 	size_t (*held_bytes)(const struct dev *, enum held part);
@@ -294,7 +304,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 14 };
+enum { KERNELS_ABI = 15 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

@@ -5,8 +5,11 @@
  * (WILLNEED), converts, and lets go of the pages behind (DONTNEED): what is resident is a few chunks, and where memory is
  * short the rest is read from the disk again each time.
  *
- * Where the host can write device memory, chunks go straight to their place.  Elsewhere they go to a ring of buffers, out of
- * which the main thread, which alone speaks to the device, copies them.
+ * Where the host can write device memory, chunks go straight to their place.  Elsewhere they go to a ring of pinned buffers, out of
+ * which the main thread, which alone speaks to the device, has them copied while kernels run (bring of kernels.h).  Of the chunks
+ * so far, counted over all pieces:
+ *
+ *	freed <= copied <= filled <= taken <= free = freed + RING
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,12 +30,13 @@ struct files {
 	pthread_t id[THREADS];
 	char *ring;                    /* [RING, CHUNK], or NULL: straight to dst */
 	char *dst;                     /* of the piece that comes */
-	int64_t copied;                /* chunks that have left the ring; main thread only */
+	int64_t copied, freed;         /* main thread only: copies that have begun; that are done */
+	int64_t copy[RING];            /* their numbers */
 
 	pthread_mutex_t lock;          /* of what follows */
 	pthread_cond_t change;
 	int piece, leave;
-	int64_t chunks, taken, free;   /* of the piece; taken up by threads; chunks before this one may be filled */
+	int64_t first, chunks, taken, free; /* of the piece; to its end; taken up by threads; chunks before this one may be filled */
 	int64_t filled;                /* how many are full; of a ring: in order, without those in full[] */
 	uint8_t full[RING];
 };
@@ -76,11 +80,11 @@ static void *worker(void *arg)
 			pthread_cond_wait(&f->change, &f->lock);
 			continue;
 		}
-		int64_t c = f->taken++;
+		int64_t c = f->taken++, of_piece = c - f->first;
 		int piece = f->piece;
-		char *to = f->ring ? f->ring + (size_t)(c % RING) * chunk_bytes(f->dtype) : f->dst + (size_t)c * chunk_bytes(f->dtype);
+		char *to = f->ring ? f->ring + (size_t)(c % RING) * chunk_bytes(f->dtype) : f->dst + (size_t)of_piece * chunk_bytes(f->dtype);
 		pthread_mutex_unlock(&f->lock);
-		fill(f, piece, c, to);
+		fill(f, piece, of_piece, to);
 		pthread_mutex_lock(&f->lock);
 		now_full(f, c);
 		pthread_cond_broadcast(&f->change);
@@ -92,27 +96,47 @@ static void *worker(void *arg)
 static void files_begin(struct weight_source *s, int k, void *dst)
 {
 	struct files *f = (struct files *)s;
+	if (f->ring)
+		f->g->k->bring_order(f->g->d, 0);
 	pthread_mutex_lock(&f->lock);
 	f->piece = k;
 	f->dst = dst;
-	f->copied = f->taken = f->filled = 0;
-	f->chunks = (f->pieces.p[k].n + CHUNK - 1) / CHUNK;
-	f->free = f->ring ? RING : f->chunks;
+	f->first = f->chunks;
+	f->chunks += (f->pieces.p[k].n + CHUNK - 1) / CHUNK;
+	f->free = f->ring ? f->freed + RING : f->chunks;
 	s->busy = 1;
 	pthread_cond_broadcast(&f->change);
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* From the ring to the device what is full */
-static void copy_out(struct files *f, int64_t filled)
+/* How many chunks are full; `wait`: more than have left the ring, or all */
+static int64_t filled(struct files *f, bool wait)
+{
+	pthread_mutex_lock(&f->lock);
+	while (wait && f->filled < f->chunks && (!f->ring || f->filled == f->copied))
+		pthread_cond_wait(&f->change, &f->lock);
+	int64_t n = f->filled;
+	pthread_mutex_unlock(&f->lock);
+	return n;
+}
+
+/* What is full begins to leave the ring, what has left it is free again; `wait`: at least one buffer of a ring without any */
+static void empty(struct files *f, int64_t full, bool wait)
 {
 	const struct kernels *k = f->g->k;
 	size_t bytes = chunk_bytes(f->dtype);
-	for (; f->copied < filled; f->copied++)
-		k->upload(f->g->d, f->dst + (size_t)f->copied * bytes, f->ring + (size_t)(f->copied % RING) * bytes,
-			  (size_t)chunk_elems(f, f->piece, f->copied) * dtype_size(f->dtype));
+	for (; f->copied < full; f->copied++) {
+		int64_t c = f->copied - f->first;
+		f->copy[f->copied % RING] = k->bring(f->g->d, f->dst + (size_t)c * bytes, f->ring + (size_t)(f->copied % RING) * bytes,
+						     (size_t)chunk_elems(f, f->piece, c) * dtype_size(f->dtype));
+	}
+	wait &= f->copied == f->freed + RING;
+	while (f->freed < f->copied && k->brought(f->g->d, f->copy[f->freed % RING], wait)) {
+		f->freed++;
+		wait = false;
+	}
 	pthread_mutex_lock(&f->lock);
-	f->free = f->copied + RING;
+	f->free = f->freed + RING;
 	pthread_cond_broadcast(&f->change);
 	pthread_mutex_unlock(&f->lock);
 }
@@ -120,28 +144,19 @@ static void copy_out(struct files *f, int64_t filled)
 static void files_poll(struct weight_source *s)
 {
 	struct files *f = (struct files *)s;
-	if (!f->ring)
-		return;
-	pthread_mutex_lock(&f->lock);
-	int64_t filled = f->filled;
-	pthread_mutex_unlock(&f->lock);
-	if (filled > f->copied)
-		copy_out(f, filled);
+	if (f->ring)
+		empty(f, filled(f, false), false);
 }
 
 static void files_end(struct weight_source *s)
 {
 	struct files *f = (struct files *)s;
-	int64_t filled;
-	do {
-		pthread_mutex_lock(&f->lock);
-		while (f->filled < f->chunks && (!f->ring || f->filled == f->copied))
-			pthread_cond_wait(&f->change, &f->lock);
-		filled = f->filled;
-		pthread_mutex_unlock(&f->lock);
-		if (f->ring)
-			copy_out(f, filled);
-	} while (filled < f->chunks);
+	if (!f->ring)
+		filled(f, true);
+	for (int64_t full = filled(f, false); f->ring && f->copied < f->chunks; full = filled(f, true))
+		empty(f, full, true);
+	if (f->ring)
+		f->g->k->bring_order(f->g->d, 1);
 	params_advise_range(f->t, f->m, f->pieces.p[f->piece].off, f->pieces.p[f->piece].n, false);
 	s->busy = 0;
 }
@@ -161,35 +176,35 @@ static void files_close(struct weight_source *s)
 	pthread_cond_destroy(&f->change);
 	if (f->m)
 		st_close(f->m);
-	free(f->ring);
+	if (f->ring)
+		f->g->k->pinned(f->g->d, f->ring, RING * chunk_bytes(f->dtype));
 	pieces_free(&f->pieces);
 	free(f);
 }
 
-static bool needs_ring(const struct engine *g)
-{
-	static char somewhere;
-	return !g->k->host(&somewhere);
-}
-
 size_t source_files_bytes(const struct engine *g, int dtype)
 {
-	return (size_t)(needs_ring(g) ? RING + 2 * THREADS : 2) * chunk_bytes(dtype);
+	return (size_t)(g->k->bring ? RING + 2 * THREADS : 2) * chunk_bytes(dtype);
 }
 
 struct weight_source *source_files_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct err *e)
 {
 	struct files *f = xcalloc(1, sizeof *f);
-	bool ring = needs_ring(g);
+	bool ring = g->k->bring != NULL;
 	int want = ring ? THREADS : 1; /* the CPU backend's own threads have enough to do */
 	f->s = (struct weight_source){ .begin = files_begin, .poll = files_poll, .end = files_end, .close = files_close };
 	f->g = g;
 	f->t = t;
 	f->dtype = dtype;
 	pieces_new(&f->pieces, t, 1);
-	f->ring = ring ? xmalloc(RING * chunk_bytes(dtype)) : NULL;
+	f->ring = ring ? g->k->pinned(g->d, NULL, RING * chunk_bytes(dtype)) : NULL;
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->change, NULL);
+	if (ring && !f->ring) {
+		err_set(e, EXIT_RESOURCE, "%s: no pinned memory to bring its weights by", dir);
+		files_close(&f->s);
+		return NULL;
+	}
 	f->m = st_open(dir, e);
 	if (!f->m || params_check(t, f->m, e)) {
 		if (f->m)

@@ -23,6 +23,10 @@ size_t cuda_mem_bytes(size_t bytes);
 void *cuda_host(void *p);
 void cuda_upload(struct dev *, void *dst, const void *host, size_t bytes);
 void cuda_download(struct dev *, void *host, const void *src, size_t bytes);
+void *cuda_pinned(struct dev *, void *old, size_t bytes);
+void cuda_bring_order(struct dev *, int join);
+int64_t cuda_bring(struct dev *, void *dst, const void *pinned, size_t bytes);
+int cuda_brought(struct dev *, int64_t n, int wait);
 void cuda_weights_changed(struct dev *);
 size_t cuda_held_bytes(const struct dev *, enum held part);
 void cuda_plan(struct dev *, int on);
@@ -83,6 +87,7 @@ enum slot {
 };
 
 struct products;               /* the product library's handle and its plans, one per shape */
+struct bring;
 struct dev {
 	cudaStream_t stream;
 	int gpu;
@@ -90,6 +95,7 @@ struct dev {
 	int capturing;             /* launches are only noted */
 	int moves;                 /* how often scratch has moved: captured calls point to where it was */
 	struct stage *stage;
+	struct bring *bring;       /* NULL: not needed so far (bring.cu) */
 	struct products *products;
 	void *slot[S_COUNT];
 	size_t slot_bytes[S_COUNT], noted[S_COUNT];
@@ -98,6 +104,7 @@ struct dev {
 /* What uploads pass through (stage.cu); NULL: no memory */
 struct stage *stage_open(void);
 void stage_close(struct stage *);
+void bring_close(struct dev *);
 size_t stage_bytes(void);              /* of device memory */
 
 /* At least `bytes` of device memory that stay as they are until the slot is asked for again */

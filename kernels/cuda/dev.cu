@@ -58,6 +58,7 @@ void cuda_dev_close(struct dev *d)
 		return;
 	CUDA(cudaStreamSynchronize(d->stream));
 	products_close(d->products);
+	bring_close(d);
 	stage_close(d->stage);
 	for (int s = 0; s < S_COUNT; s++)
 		if (d->slot[s])
