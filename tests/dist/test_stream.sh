@@ -2,7 +2,8 @@
 # test_stream.sh - a teacher whose weights are not all on the device teaches the same (kd-train --teacher-place)
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-shim=$PWD/$B/tests/cuda
+shim=$t/lib # the CUDA kernels on the host, and MPI
+mkdir "$shim" && for f in "$PWD/$B"/tests/cuda/adze-*.so "$PWD/$B"/lib/adze/adze-mpi.so "$PWD/$B"/lib/adze/adze-cpu.so; do [ -e "$f" ] && ln -s "$f" "$shim/"; done
 sh tests/cli/tiny-tokenizer.sh "$t/tok" || exit 1
 mkmodel -q --layers 3 --hidden 32 --heads 4 --kv-heads 2 --head-dim 8 --ffn 48 --vocab 265 --eos 264 --tied --tokenizer "$t/tok" -o "$t/m" || exit 1
 mkmodel -q --layers 4 --hidden 48 --heads 6 --kv-heads 2 --head-dim 8 --ffn 40 --vocab 265 --eos 264 --store f32 --tokenizer "$t/tok" -o "$t/w" || exit 1
