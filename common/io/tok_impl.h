@@ -21,6 +21,8 @@ extern const struct tok_range tok_uni_letter[], tok_uni_number[], tok_uni_space[
 	tok_uni_forms[], tok_uni_lower[];
 extern const size_t tok_uni_letter_n, tok_uni_number_n, tok_uni_space_n, tok_uni_numeric_more_n, tok_uni_word_n, tok_uni_punct_n,
 	tok_uni_forms_n, tok_uni_lower_n;
+extern const struct tok_since { char kind[3]; uint32_t lo, hi; } tok_uni_since[]; /* tok_unicode_since.c */
+extern const size_t tok_uni_since_n;
 enum tok_class { TC_OTHER = 0, TC_LETTER = 1, TC_NUMBER = 2, TC_SPACE = 3, TC_NUMERIC_MORE = 4 };
 void tok_unicode_init(void);                          /* idempotent, thread-safe */
 extern uint8_t tok_class_bmp[0x10000];                /* valid after tok_unicode_init */

@@ -9,6 +9,7 @@
  */
 #include "../../common/base/outfile.h"
 #include "../../common/io/corpus.h"
+#include "../../common/io/tok_impl.h"
 #include "../../common/io/tokenizer.h"
 #include <jansson.h>
 #include <setjmp.h>
@@ -428,6 +429,27 @@ static void documents_are_cut(void **state)
 	}
 }
 
+/* A digit of Unicode 15, a letter of 16 (both outside of a class and inside), and what is neither: as the reference's engine has it */
+static void categories_have_what_is_new(void **state)
+{
+	static const struct { const char *re, *text; int found; } c[] = {
+		{ "\\p{N}", "\U0001E4F0", 1 }, { "\\p{Nd}", "\U0001E4F0", 1 }, { "[^\\s\\p{L}\\p{N}]", "\U0001E4F0", 0 },
+		{ "[\\p{Lu}x]", "\U00010D50", 1 }, { "\\p{Ll}", "\U00010D50", 0 }, { "\\p{L}", "\U00010D50", 1 },
+		{ "\\p{Han}", "\u4e00", 1 }, { "\\p{N}", "a", 0 }, { "\\p{N}", "7", 1 } };
+	(void)state;
+	for (size_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+		struct pattern p = { 0 };
+		struct err e;
+		pcre2_match_data *md = NULL;
+		size_t lo, hi;
+		assert_int_equal(pattern_compile(&p, c[i].re, "file", "part", &e), 0);
+		if (pattern_find(&p, &md, c[i].text, 0, strlen(c[i].text), 0, &lo, &hi, &e) != c[i].found)
+			fail_msg("%s finds %s otherwise", c[i].re, c[i].text);
+		pcre2_match_data_free(md);
+		pattern_free(&p);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -435,7 +457,7 @@ int main(void)
 		cmocka_unit_test(long_words_are_merged_in_order), cmocka_unit_test(questions_are_answered),
 		cmocka_unit_test(unsupported_parts_are_named), cmocka_unit_test(broken_files_are_refused),
 		cmocka_unit_test(documents_are_cut), cmocka_unit_test(model_file_is_read_without_a_json),
-		cmocka_unit_test(long_words_take_linear_time), cmocka_unit_test(long_unigram_sums_start_over),
+		cmocka_unit_test(categories_have_what_is_new), cmocka_unit_test(long_words_take_linear_time), cmocka_unit_test(long_unigram_sums_start_over),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,11 +3,12 @@
 """Writes common/io/tok_unicode.c: the code point classes that tokenizers' regexes see (their Unicode version).
 
 Needs the `tokenizers` package; run once per Unicode update:  mk_unicode.py > common/io/tok_unicode.c
-and  mk_unicode.py forms > common/io/tok_unicode_nf.c
+and  mk_unicode.py forms > common/io/tok_unicode_nf.c  and  mk_unicode.py since > common/io/tok_unicode_since.c
 The classes are asked of the library itself, so that ours cannot differ: \\p{L}, \\p{N}, \\s of its regex engine, and
 the Digits pre-tokenizer's idea of a number.
 """
 import sys
+import unicodedata
 
 from tokenizers import Regex
 from tokenizers.normalizers import Lowercase, NFD, NFKD
@@ -85,9 +86,33 @@ def forms():
                             if not 0xD800 <= c < 0xE000 and low.normalize_str(chr(c)) != chr(c).lower()])
 
 
+def since():
+    """What regex categories have that PCRE2 with Unicode 14 lacks; Python 3.11's own data are Unicode 14."""
+    assert unicodedata.unidata_version == "14.0.0"
+    print("""/*
+ * tok_unicode_since.c - code points that have a category since Unicode 15 or later; written by tests/oracle/mk_unicode.py since
+ *
+ * For patterns that PCRE2 matches, whose Unicode may be older than that of the reference's engine.  Asked of that one,
+ * category by category, less what Unicode 14 has.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "tok_impl.h"
+
+const struct tok_since tok_uni_since[] = {""")
+    for kind in "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So".split():
+        old = [unicodedata.category(chr(c)) for c in range(TOP)]
+        now = by_regex(r"\p{%s}" % kind)
+        for a, b in ranges([x and o != kind for x, o in zip(now, old)]):
+            print(f'\t{{ "{kind}", 0x{a:04X}, 0x{b:04X} }},')
+    print("};\nconst size_t tok_uni_since_n = sizeof tok_uni_since / sizeof tok_uni_since[0];")
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["forms"]:
         sys.exit(forms())
+    if sys.argv[1:] == ["since"]:
+        sys.exit(since())
     print("""/*
  * tok_unicode.c - code point classes of the pre-tokenizers' regexes; written by tests/oracle/mk_unicode.py
  *
