@@ -17,7 +17,7 @@ alike() { if cmp -s "$2" "$3"; then ok "$1"; else no "$1" "$2 and $3 differ"; fi
 works() {
 	name=$1
 	shift
-	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "$(tail -n 3 "$t/out.txt" "$t/err")"; fi
+	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "exit code $?: $(tail -n 3 "$t/out.txt" "$t/err")"; fi
 }
 # fails NAME CODE TEXT COMMAND...: that exit code, one line on stderr that contains TEXT, and nothing at $t/bad or $t/bad.*
 fails() {

@@ -205,7 +205,8 @@ static void terminals(void **state)
 
 int main(void)
 {
-	signal(SIGHUP, SIG_DFL); /* ignored under nohup, which outfile.c respects */
+	signal(SIGHUP, SIG_DFL); /* ignored under nohup and in the background, which outfile.c respects */
+	signal(SIGINT, SIG_DFL);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(commit_and_abort), cmocka_unit_test(large_and_links), cmocka_unit_test(endings),
 		cmocka_unit_test(directories), cmocka_unit_test(terminals),
