@@ -53,7 +53,15 @@ upon() {
 		shift 4
 		case $FAULT in -*) exec setsid "$@" ;; esac
 		"$@"
-	) 2>"$t/err"
+	) 2>"$t/err" &
+	wait $! || { code=$? && gone $! && return $code; }
+}
+# gone PID: waits for the other members of its process group, which die a little later (5 s: a zombie may stay for good)
+gone() {
+	for _ in $(seq 250); do
+		kill -0 -- "-$1" 2>/dev/null || return 0
+		sleep 0.02
+	done
 }
 # patiently COMMAND...: with processes that wait 2 s for each other, 20 where the machine is too slow for that, then 90; until it is true
 patiently() {
