@@ -33,7 +33,7 @@ same "pieces in their order" "$(cat "$t/fetched")" "t.piece.0 t.piece.1 t.piece.
 fails "no teacher" 2 "--teacher-place host" $kd --loss ce --teacher-place host -o "$t/bad"
 fails "a teacher that is trained" 2 "--correct-teacher" $kd --teacher "$t/m" --correct-teacher 1e-4 --teacher-place host -o "$t/bad"
 
-# ---- memory: as planned, and less (sanitizers take memory of their own) ----
+# ---- memory: as planned (sanitizers take memory of their own) ----
 mkmodel -q --layers 7 --hidden 768 --heads 12 --kv-heads 12 --head-dim 64 --ffn 2304 --vocab 265 --eos 264 --tied --fast --tokenizer "$t/tok" -o "$t/big" || exit 1
 small="--student $t/s --teacher $t/big --data $t/c.tok --micro 1 --threads 1"
 # peak PLACE LAUNCH...: what one process took, and what was planned
@@ -47,8 +47,7 @@ peak() {
 	if paste "$t/got.$where" "$t/want.$where" | awk '{ exit !($1 > 0.92 * $2 && $1 < 1.08 * $2) }'; then ok "$where: peak as planned"
 	else no "$where: peak as planned" "$(paste "$t/got.$where" "$t/want.$where")"; fi
 }
-less() { if paste "$t/got.$1" "$t/got.$2" | awk '{ exit !($1 < '"$3"' * $2) }'; then ok "$1 takes less than $2"; else no "$1 takes less than $2" "$(cat "$t/got.$1" "$t/got.$2")"; fi; }
-case $B in */san) ;; *) peak resident env && peak host env && less host resident 0.7 ;; esac
+case $B in */san) ;; *) peak resident env && peak host env ;; esac
 
 # ---- over several processes: each keeps a part of each block ----
 . tests/dist/mpi.sh
@@ -60,4 +59,4 @@ both "2 processes on GPUs" many 2 env ADZE_LIB="$shim" FAKE_NCCL_DIR="$t" SHIM_G
 place=host
 both "2 processes, from files" many 2 $kd --teacher "$t/m" --zero 1
 works "alone, sharded is resident" $kd --teacher "$t/m" --teacher-place sharded -o "$t/alone"
-case $B in */san) ;; *) mv "$t/got.resident" "$t/got.alone"; peak sharded many 2 && less sharded alone 0.9 ;; esac
+case $B in */san) ;; *) peak sharded many 2 ;; esac
