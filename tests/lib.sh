@@ -1,7 +1,7 @@
 # lib.sh - the checks of all test scripts; source it first: . tests/lib.sh
 #
 # $t is a directory of the script's own, removed at exit.  A check prints "ok NAME" or "not ok NAME: why"; stdout and
-# stderr of the command it ran are in $t/out.txt and $t/err.
+# stderr of the command it ran are in $t/out.txt and $t/err.  Names that begin with _ are this file's, all others the script's.
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
 set -u
@@ -15,22 +15,22 @@ same() { if [ "$2" = "$3" ]; then ok "$1"; else no "$1" "got '$2', expected '$3'
 alike() { if cmp -s "$2" "$3"; then ok "$1"; else no "$1" "$2 and $3 differ"; fi; }
 # works NAME COMMAND...: exit code 0
 works() {
-	name=$1
+	_name=$1
 	shift
-	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$name"; else no "$name" "exit code $?: $(tail -n 3 "$t/out.txt" "$t/err")"; fi
+	if "$@" >"$t/out.txt" 2>"$t/err" </dev/null; then ok "$_name"; else no "$_name" "exit code $?: $(tail -n 3 "$t/out.txt" "$t/err")"; fi
 }
 # fails NAME CODE TEXT COMMAND...: that exit code, one line on stderr that contains TEXT, and nothing at $t/bad or $t/bad.*
 fails() {
-	name=$1 code=$2 text=$3
+	_name=$1 _code=$2 _text=$3
 	shift 3
 	rm -rf "$t/bad" "$t"/bad.*
 	"$@" >"$t/out.txt" 2>"$t/err" </dev/null
-	rc=$?
-	if [ $rc -ne "$code" ]; then no "$name" "exit code $rc, expected $code: $(cat "$t/err")"
-	elif [ "$(wc -l <"$t/err")" -ne 1 ]; then no "$name" "not one line on stderr: $(cat "$t/err")"
-	elif ! grep -q -F -- "$text" "$t/err"; then no "$name" "no '$text' in: $(cat "$t/err")"
-	elif [ -n "$(find "$t" -maxdepth 1 -name 'bad' -o -maxdepth 1 -name 'bad.*')" ]; then no "$name" "left an output behind"
-	else ok "$name"; fi
+	_rc=$?
+	if [ $_rc -ne "$_code" ]; then no "$_name" "exit code $_rc, expected $_code: $(cat "$t/err")"
+	elif [ "$(wc -l <"$t/err")" -ne 1 ]; then no "$_name" "not one line on stderr: $(cat "$t/err")"
+	elif ! grep -q -F -- "$_text" "$t/err"; then no "$_name" "no '$_text' in: $(cat "$t/err")"
+	elif [ -n "$(find "$t" -maxdepth 1 -name 'bad' -o -maxdepth 1 -name 'bad.*')" ]; then no "$_name" "left an output behind"
+	else ok "$_name"; fi
 }
 
 faults=$PWD/tests/fault/preload.c
@@ -54,7 +54,7 @@ upon() {
 		case $FAULT in -*) exec setsid "$@" ;; esac
 		"$@"
 	) 2>"$t/err" &
-	wait $! || { code=$? && gone $! && return $code; }
+	wait $! || { _rc=$? && gone $! && return $_rc; }
 }
 # gone PID: waits for the other members of its process group, which die a little later (5 s: a zombie may stay for good)
 gone() {
