@@ -404,8 +404,12 @@ void trainer_apply(struct trainer *t, double lr, struct step_result *r)
 {
 	r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
 	count_skipped(t, r);
-	if (!r->skipped)
-		trainer_update(t, lr, r->grad_norm);
+	if (r->skipped)
+		return;
+	trainer_tell(t, lr, t->sumsq);
+	t->g->k->guard(t->g->d, t->now, (mat){ 0 }, 0);
+	trainer_update(t);
+	t->updates++;
 }
 
 int trainer_step(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)

@@ -117,6 +117,7 @@ struct trainer {
 	struct pass train, eval;
 	struct step_now *now;          /* device: what an update reads */
 	double lr;                     /* of the step under way */
+	double sumsq;                  /* of the gradient, where its norm was needed before the update */
 	void (*meanwhile)(void *);     /* or NULL: called when a step is under way on the device, which the host then waits for */
 	void *meanwhile_arg;
 	struct recorded micro, update; /* the training program; the norm and AdamW */

@@ -13,7 +13,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "trainer_parts.h"
-#include <math.h>
 
 void trainer_play(struct trainer *t, struct recorded *r, void (*walk)(struct trainer *))
 {
@@ -48,24 +47,17 @@ static void walk_update(struct trainer *t)
 	t->g->k->guard(t->g->d, t->now, frame_mat(&s->f, s->sums), which);
 	for (int i = 0; i < t->o.hidden.n; i++)
 		t->g->k->guard(t->g->d, t->now, frame_mat(&s->f, s->inner[i]), 1);
-	trainer_update_now(t);
-}
-
-static float correction(float beta, int64_t step)
-{
-	return (float)(1.0 / (1.0 - pow((double)beta, (double)step)));
+	trainer_update(t);
 }
 
 int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r)
 {
 	const struct kernels *k = t->g->k;
 	struct inner q;
-	t->lr = lr;
+	struct step_now now;
 	if (trainer_enqueue(t, ids, labels, r, &q))
 		return 1;
-	struct adamw_args a = trainer_adamw(t, lr);
-	struct step_now now = { .key = a.key, .clip = t->o.clip, .lr = a.lr, .c1 = correction(a.beta1, a.step), .c2 = correction(a.beta2, a.step) };
-	k->upload(t->g->d, t->now, &now, sizeof now);
+	trainer_tell(t, lr, 0);
 	trainer_play(t, &t->update, walk_update);
 	if (t->meanwhile)
 		t->meanwhile(t->meanwhile_arg);

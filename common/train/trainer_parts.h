@@ -9,15 +9,15 @@
 
 /* Decides what is trained and where everything lies: frozen, projections, adapters, param, span, trained, elems. */
 int trainer_layout(struct trainer *t, struct err *e);
-/* Gradients of all processes into t->grad where this one needs them (zero 2: they are there); |g| of all of it; AdamW */
+/* Gradients of all processes into t->grad where this one needs them (zero 2: they are there); |g| of all of it */
 void trainer_sum_gradients(struct trainer *t);
-double trainer_norm(const struct trainer *t);
-void trainer_update(struct trainer *t, double lr, double norm);
+double trainer_norm(struct trainer *t);
 
-/* The same without the host (trainer_shard.c): sums of squares into t->now; the update from what it then holds */
+/* The update (trainer_shard.c).  t->now is told what the host knows, with a sum of squares or 0 for what trainer_squares will
+ * add to it; guard() settles norm, clipping and whether there is an update; AdamW does what t->now then says. */
+void trainer_tell(struct trainer *t, double lr, double sumsq);
 void trainer_squares(const struct trainer *t);
-void trainer_update_now(struct trainer *t);
-struct adamw_args trainer_adamw(const struct trainer *t, double lr); /* of the next update, not clipped */
+void trainer_update(struct trainer *t);
 
 /* Hidden losses of one step, as sums over rows */
 struct inner {

@@ -105,7 +105,7 @@ void trainer_squares(const struct trainer *t)
 	}
 }
 
-double trainer_norm(const struct trainer *t)
+double trainer_norm(struct trainer *t)
 {
 	struct step_now now = { .sumsq = 0 };
 	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
@@ -113,22 +113,39 @@ double trainer_norm(const struct trainer *t)
 	t->g->k->download(t->g->d, &now, t->now, sizeof now);
 	comm_sum_f64(t->dp, &now.sumsq, 1);
 	comm_sum_f64(t->tp, &now.sumsq, 1);
+	t->sumsq = now.sumsq;
 	return sqrt(now.sumsq);
 }
 
 #define ROUNDING UINT64_C(0x726f756e64) /* stream of random rounding */
 
-struct adamw_args trainer_adamw(const struct trainer *t, double lr)
+/* Of the next update */
+static struct adamw_args adamw_args(const struct trainer *t)
 {
-	struct adamw_args a = { .lr = (float)lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
-				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .grad_scale = 1, .step = t->updates + 1 };
+	struct adamw_args a = { .lr = (float)t->lr, .beta1 = (float)t->o.beta1, .beta2 = (float)t->o.beta2,
+				.eps = (float)t->o.eps, .ema = (float)t->o.ema, .step = t->updates + 1, .live = t->now };
 	if (t->o.low_moments && !t->o.nearest)
 		a.key = rng_u64(t->o.seed, ROUNDING, (uint64_t)a.step) | 1;
 	return a;
 }
 
-static void update(struct trainer *t, struct adamw_args a)
+static float correction(float beta, int64_t step)
 {
+	return (float)(1.0 / (1.0 - pow((double)beta, (double)step)));
+}
+
+void trainer_tell(struct trainer *t, double lr, double sumsq)
+{
+	t->lr = lr;
+	struct adamw_args a = adamw_args(t);
+	struct step_now now = { .key = a.key, .clip = t->o.clip, .sumsq = sumsq, .lr = a.lr, .c1 = correction(a.beta1, a.step),
+				.c2 = correction(a.beta2, a.step) };
+	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
+}
+
+void trainer_update(struct trainer *t)
+{
+	struct adamw_args a = adamw_args(t);
 	for (int i = 0; i < t->shard.n; i++) {
 		struct piece all = shard_kept(&t->shard, i);
 		for (int k = 0; k < t->n_span; k++) {
@@ -143,22 +160,6 @@ static void update(struct trainer *t, struct adamw_args a)
 		gather_begin(t, i); /* while the next is updated */
 	}
 	gather_end(t);
-}
-
-void trainer_update(struct trainer *t, double lr, double norm)
-{
-	double scale = t->o.clip > 0 ? t->o.clip / (norm + 1e-6) : 1;
-	struct adamw_args a = trainer_adamw(t, lr);
-	a.grad_scale = (float)(scale < 1 ? scale : 1);
-	t->updates++;
-	update(t, a);
-}
-
-void trainer_update_now(struct trainer *t)
-{
-	struct adamw_args a = trainer_adamw(t, t->lr);
-	a.live = t->now;
-	update(t, a);
 }
 
 /* ---- what process 0 writes ---- */
