@@ -162,9 +162,10 @@ static void speaking(void **state)
 	(void)state;
 	assert_int_equal(run(work, ARGS("x")), 0);
 	assert_non_null(strstr(out, "tester: samples 5/10  50% "));
-	assert_non_null(strstr(out, " tok/s eta 0:00 loss 2.31\n"));
+	assert_non_null(strstr(out, " loss 2.31\n"));
 	assert_non_null(strstr(out, "tester: warning: odd\n"));
-	assert_non_null(strstr(out, "tester: 10 samples, 0.0 s, peak "));
+	assert_non_null(strstr(out, "tester: 10 samples, "));
+	assert_non_null(strstr(out, " s, peak "));
 	assert_int_equal(run(work, ARGS("-q")), 0);
 	assert_string_equal(out, "");
 	int fd = mkstemp(name);
