@@ -81,9 +81,8 @@ gzip -c "$t/d.jsonl" >"$t/d.jsonl.gz"
 mkdir "$t/onlybin"
 ln -s "$(command -v calib-sample)" "$t/onlybin/calib-sample"
 for z in gzip zstd xz bzip2; do
-	command -v $z >/dev/null || continue
-	$z -c "$t/d.jsonl" >"$t/packed.$z"
-	$cs --samples 20 --seq 33 "$t/packed.$z" -o "$t/z.tok"
+	$z -c "$t/d.jsonl" >"$t/packed.$z" 2>"$t/err" || continue   # not here, or it only unpacks
+	$cs --samples 20 --seq 33 "$t/packed.$z" -f -o "$t/z.tok"
 	same "$z" "$(records "$t/z.tok" | cksum)" "$(records "$t/a.tok" | cksum)"
 	same "$z from a pipe" "$(sed '' "$t/packed.$z" | $cs --samples 20 --seq 33 | artcat | grep '^{"i":' | cksum)" "$(records "$t/a.tok" | cksum)"
 done
