@@ -16,15 +16,15 @@ if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
 fi
 # many N COMMAND...
 many() { np=$1; shift; mpirun -q -n "$np" "$@"; }
-# lost RANK CALL NUMBER NAME SIGNAL COMMAND...: three processes, of which RANK gets SIGNAL when it has made that call (see upon).
+# lost N RANK CALL NUMBER NAME SIGNAL COMMAND...: N processes, of which RANK gets SIGNAL when it has made that call (see upon).
 # Exit code in $rc, words in $t/err; a process that is still stopped is ended
 lost() {
-	export FAULT_RANK="$1"
-	moment="$2 $3 $4 $5"
-	shift 5
+	np=$1 moment="$3 $4 $5 $6"
+	export FAULT_RANK="$2"
+	shift 6
 	rm -f "$t"/pid?
 	# shellcheck disable=SC2086
-	upon $moment mpirun -n 3 sh -c 'echo $$ >"$0/pid$OMPI_COMM_WORLD_RANK"; exec "$@"' "$t" "$@" >"$t/out.txt"
+	upon $moment mpirun -n "$np" sh -c 'echo $$ >"$0/pid$OMPI_COMM_WORLD_RANK"; exec "$@"' "$t" "$@" >"$t/out.txt"
 	rc=$?
 	pid=$(cat "$t/pid$FAULT_RANK")
 	if grep -q "$t" "/proc/$pid/cmdline" 2>/dev/null; then kill -KILL "$pid"; fi

@@ -61,7 +61,7 @@ same "micro-batches that cannot be shared alike" "$? $(says '^kd-train.*: 5 proc
 
 # ---- who is missing ----
 # of three processes the second gets SIGNAL when it begins to read what it is to measure
-victim() { lost 1 open 1 c.tok "$1" act-stats -m "$t/m" "$t/c.tok" --micro 1 -o "$t/v"; }
+victim() { lost 3 1 open 1 c.tok "$1" act-stats -m "$t/m" "$t/c.tok" --micro 1 -o "$t/v"; }
 victim KILL
 same "one is killed: it is named and the others end" "$([ $rc -ne 0 ] && grep -c 'rank 1 .*signal 9' "$t/err") $([ -e "$t/v" ] && echo left)" "1 "
 stopped() { victim STOP; [ $rc -ne 0 ] && grep -q 'process 1 on .* did not come' "$t/err" && [ ! -e "$t/v" ]; }

@@ -99,7 +99,7 @@ if [ -z "$sizes" ] || paste "$t/got0" "$t/got2" | awk '{ exit !($2 < 0.85 * $1) 
 # three processes that train for long; RANK gets SIGNAL when it has written its part of the third checkpoint
 start() {
 	rm -rf "$t/l"
-	lost "$1" rename 3 "state.$1" "$2" $kd --steps 100000 --batch 3 --save-every 1 --keep 1 --zero 2 -o "$t/l"
+	lost 3 "$1" rename 3 "state.$1" "$2" $kd --steps 100000 --batch 3 --save-every 1 --keep 1 --zero 2 -o "$t/l"
 }
 last() { tail -n 1 "$t/l/metrics.jsonl" | sed 's/.*"step":\([0-9]*\).*/\1/'; }
 start 1 KILL
