@@ -205,4 +205,4 @@ printf 'kind = match\ntext = {q}\ntarget = {a}\nextract = number last (\n' >"$t/
 fails "a regex that is none" 65 "in regex (" eval_ --task "own=$t/own.jsonl" --template "own=$t/wrong.rules"
 fails "no room for the prompt" 65 "leave no place" eval_ --task "say=$t/say.jsonl" --max-new 300 --max-length 256
 printf '{"ctx": "x = ", "prefix": "x = ", "until": ["\\n"], "test": "assert x"}\n' >"$t/code.jsonl"
-fails "programs without a sandbox" 69 "bubblewrap" env PATH=/nonexistent "$(command -v evalharness)" -q -m "$m" --max-new 6 --task "code=$t/code.jsonl"
+fails "programs without a sandbox" 69 "no sandbox for generated programs: " env PATH=/nonexistent "$(command -v evalharness)" -q -m "$m" --max-new 6 --task "code=$t/code.jsonl"

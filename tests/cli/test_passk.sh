@@ -11,7 +11,7 @@ cat >"$t/p.jsonl" <<'END'
 {"task_id": 7, "program": "x = 1"}
 {"task_id": "a", "program": "y = 2"}
 END
-fails "no sandbox without bubblewrap" 69 "bubblewrap" env PATH=/nonexistent "$(command -v passk)" -q "$t/p.jsonl"
+fails "no sandbox without bubblewrap" 69 "no sandbox for generated programs: " env PATH=/nonexistent "$(command -v passk)" -q "$t/p.jsonl"
 fails "not JSON" 65 "wrong:2: not JSON" sh -c 'printf "{\"program\": \"\"}\nx\n" >"$1/wrong"; passk -q "$1/wrong"' - "$t"
 fails "no program" 65 "'program' must be a string" sh -c 'echo "{}" | passk -q' -
 fails "no sample at all" 65 "no programs" sh -c 'passk -q </dev/null' -
