@@ -186,7 +186,9 @@ static void terminals(void **state)
 	struct err e = { 0 };
 	(void)state;
 	int pt = posix_openpt(O_RDWR | O_NOCTTY);
-	assert_true(pt >= 0 && !grantpt(pt) && !unlockpt(pt));
+	if (pt < 0)
+		skip(); /* no /dev/pts here, as in a bare chroot */
+	assert_true(!grantpt(pt) && !unlockpt(pt));
 	const char *tty = ptsname(pt);
 	int fd = open(tty, O_RDWR | O_NOCTTY), saved = dup(STDOUT_FILENO);
 	fflush(stdout);
@@ -207,6 +209,7 @@ int main(void)
 {
 	signal(SIGHUP, SIG_DFL); /* ignored under nohup and in the background, which outfile.c respects */
 	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(commit_and_abort), cmocka_unit_test(large_and_links), cmocka_unit_test(endings),
 		cmocka_unit_test(directories), cmocka_unit_test(terminals),
