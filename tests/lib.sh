@@ -5,7 +5,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
 set -u
-t=$(mktemp -d) && t=$(cd "$t" && pwd -P) && trap 'rm -rf "$t"' EXIT
+# What the caller has set: messages are compared in English, commands are words of a variable, a job's variables make programs wait
+export LC_ALL=C
+unset CDPATH RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT
+case ${TMPDIR:-} in *[!A-Za-z0-9/._+-]*) TMPDIR=/tmp ;; esac
+t=$(mktemp -d) && t=$(cd "$t" && pwd -P) && trap 'rm -rf "$t"' EXIT || exit 1
 
 ok() { echo "ok $1"; }
 no() { echo "not ok $1: $2"; }
