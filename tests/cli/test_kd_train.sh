@@ -148,7 +148,7 @@ kd-train --student "$t/student2" --data "$t/tok" --steps 1 -o "$t/warn" 2>"$t/er
 same tokenizer-warning "$? $(grep -c 'another tokenizer' "$t/err") $(cat "$t/warn/student/tokenizer.json")" "0 1 {}"
 
 # --- plans write nothing
-train --dry-run -o "$t/plan" >"$t/out"; same dry-run "$? $(grep -c -e optimizer -e gradients -e activations "$t/out") $(ls "$t/plan" 2>&1 | grep -c cannot)" "0 3 1"
+train --dry-run -o "$t/plan" >"$t/out"; same dry-run "$? $(grep -c -e optimizer -e gradients -e activations "$t/out") $([ -e "$t/plan" ] && echo left)" "0 3 "
 if train --dry-run=json -o "$t/plan" | grep -q '"flops_per_token":'; then ok dry-run-json; else no dry-run-json "no flops_per_token"; fi
 same explain "$(train --explain | grep -c -i kd_head)" 1
 same help-says-temperature "$(kd-train --help | grep -c 'temperature^2')" 1
@@ -172,6 +172,6 @@ fails too-long 65 "--seq 25" train --seq 25 -o "$t/x"
 head -c 300 "$t/tok" >"$t/cut"
 fails truncated 65 "cut" train --data "$t/cut" -o "$t/x"
 fails not-a-run 2 "not the directory of a run" train -o "$t/student"
-same refused-writes-nothing "$(ls -d "$t/x" 2>&1 | grep -c cannot)" 1
+same refused-writes-nothing "$([ -e "$t/x" ] && echo left)" ""
 mkdir -p "$t/locked"
 fails locked 1 "another program" flock "$t/locked/.lock" kd-train --student "$t/student" --data "$t/tok" -q -o "$t/locked"

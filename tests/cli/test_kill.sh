@@ -66,7 +66,7 @@ killed() {
 	killed trim "trim -q -m '$t/m' -r '$t/rank' --layers 3 --hidden 48 --ffn 64 -o OUT"
 	killed evalharness "evalharness -q -m '$t/m' --text '$t/short.txt' --max-length 64 -o OUT"
 	killed mkmodel "mkmodel -q --layers 6 --hidden 256 --heads 8 --vocab 20000 -o OUT"
-) 2>/dev/null
+) 2>/dev/null || no stages "the shell gave up"   # what date or awk print may be no number
 
 # kd-train's run directory is a work in progress by design: what counts is student/ inside it
 kd="kd-train -q --teacher '$t/m' --student '$t/m' --data '$t/tok.tok' --steps 12 --batch 2 --save-every 3 --seq 64"
