@@ -34,6 +34,7 @@ struct run {
 	char *settings;
 	double max_seconds;
 	struct comm world, dp, tp;             /* all processes; those with the same part of the models; those with one batch */
+	struct comm node;                      /* those that share a teacher between them */
 };
 
 static struct ptable *open_model(const char *dir, char print[33])
@@ -259,10 +260,12 @@ static int train(struct run *r, struct rundir *dir)
 	return rc;
 }
 
-/* Every --tp neighbours have the models together. */
+/* Every --tp neighbours have the models together, the processes of a node a sharded teacher. */
 static void split_processes(struct run *r)
 {
 	r->dp = r->world;
+	if (kd.place == TEACHER_SHARDED)
+		comm_split_nodes(&r->world, kd.teacher_group, &r->node);
 	if (kd.tp == 1)
 		return;
 	if (r->world.size % kd.tp)
@@ -353,7 +356,7 @@ static int plan_world(void)
 	struct err e = { 0 };
 	struct arch teacher = { 0 }, student;
 	int64_t mem = 80000000000;
-	struct cluster c = { .world = kd.world, .per_node = kd.per_node, .flops = 400e12, .link_node = 370e9, .link_net = 45e9, .tp = kd.tp };
+	struct cluster c = { .world = kd.world, .per_node = kd.per_node, .flops = 400e12, .link_node = 370e9, .link_net = 45e9, .tp = kd.tp, .group = kd.teacher_group };
 	struct run_shape r = { .seq = kd.seq ? kd.seq : 4096, .batch = kd.batch, .tokens = (double)kd.tokens };
 	if (!com.dry_run || !kd.student)
 		opt_die(com.dry_run ? "--student is missing" : "--world needs --dry-run: it only plans");
@@ -425,7 +428,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .dp = &r.dp,
-				     .tp = kd.tp > 1 ? &r.tp : NULL, .zero = (int)kd.zero,
+				     .tp = kd.tp > 1 ? &r.tp : NULL, .node = &r.node, .zero = (int)kd.zero,
 				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph,
 				     .teacher_e4m3 = !strcmp(kd.teacher_dtype, "fp8") };
 	if (kd.hidden) {

@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int64_t env_int(const char *name)
 {
@@ -157,6 +158,30 @@ void comm_split(struct comm *all, int color, struct comm *group)
 	*group = (struct comm){ .rank = group->rank, .size = group->size, .b = all->b, .gpu = all->gpu,
 				.group = everybody ? 0 : number, .gpu_group = everybody ? 0 : gpu_number };
 	memcpy(group->why_no_gpu, all->why_no_gpu, sizeof group->why_no_gpu);
+}
+
+/* The first of the processes whose machine has the name and the moment of start that ours has */
+static int first_on_host(struct comm *all)
+{
+	struct host { char name[64], boot[40]; } *of = xcalloc((size_t)all->size, sizeof *of);
+	int r = 0;
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	if (f && !fgets(of[all->rank].boot, sizeof of->boot, f))
+		*of[all->rank].boot = '\0';
+	if (f)
+		fclose(f);
+	gethostname(of[all->rank].name, sizeof of->name - 1);
+	comm_wait(all, comm_gather_begin(all, of, sizeof *of));
+	while (memcmp(&of[r], &of[all->rank], sizeof *of))
+		r++;
+	free(of);
+	return r;
+}
+
+void comm_split_nodes(struct comm *all, int64_t each, struct comm *group)
+{
+	int node = each ? (int)(all->rank / each) : all->b && all->b->node ? all->b->node() : first_on_host(all);
+	comm_split(all, node, group);
 }
 
 /* Whose exchange it is, by where the bytes lie; and the group in its words */

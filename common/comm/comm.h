@@ -32,6 +32,8 @@ void comm_close(struct comm *c);
 /* Those that name the same color, in their order, as a group that exchanges among itself; all come.  A group of one is a
  * process alone; it lasts until `all` is closed. */
 void comm_split(struct comm *all, int color, struct comm *group);
+/* Likewise those on one machine, whatever launcher started them; or, with each > 0, every so many neighbours. */
+void comm_split_nodes(struct comm *all, int64_t each, struct comm *group);
 static inline bool comm_first(const struct comm *c) { return !c || c->rank == 0; }
 /* Is piece i of a job this process's? */
 static inline bool comm_mine(const struct comm *c, int64_t i) { return !c || i % c->size == c->rank; }
@@ -72,6 +74,7 @@ struct comm_backend {
 	bool (*owns)(const void *p);                   /* is it the memory of a GPU; NCCL */
 	void (*close)(void);
 	int (*split)(int color, int rank);             /* of all: the number of the new group, in which we are `rank` */
+	int (*node)(void);                             /* of all: the first process on our machine; NULL: by the machine's name */
 	void (*sum)(int group, void *x, int64_t n, int kind); /* enum comm_kind */
 	void (*max)(int group, int64_t *x);
 	void (*bcast)(int group, void *p, int64_t bytes, int from);
@@ -84,5 +87,5 @@ struct comm_backend {
 enum comm_kind { COMM_F64, COMM_F32, COMM_I64 };
 #define COMM_SYMBOL "adze_comm"          /* const struct comm_backend, exported by the shared object */
 #define COMM_ABI_SYMBOL "adze_comm_abi"  /* const int */
-enum { COMM_ABI = 4, COMM_GROUPS = 8 }; /* all, and groups that a job may be split into */
+enum { COMM_ABI = 5, COMM_GROUPS = 8 }; /* all, and groups that a job may be split into */
 #endif

@@ -15,7 +15,7 @@
 struct shared {
 	struct weight_source s;
 	const struct engine *g;
-	struct comm *world;
+	struct comm *group;
 	struct pieces pieces;
 	int dtype, ticket;
 	size_t bytes;                  /* of own */
@@ -38,20 +38,20 @@ static void shared_begin(struct weight_source *s, int k, void *dst)
 	struct shared *h = (struct shared *)s;
 	int64_t n = part_elems(h, k);
 	size_t size = dtype_size(h->dtype), bytes = (size_t)n * size;
-	h->g->k->copy(h->g->d, elements(h, (char *)dst + (size_t)h->world->rank * bytes, n), elements(h, h->own + (size_t)h->at[k] * size, n));
-	h->ticket = comm_gather_begin(h->world, dst, (int64_t)bytes);
+	h->g->k->copy(h->g->d, elements(h, (char *)dst + (size_t)h->group->rank * bytes, n), elements(h, h->own + (size_t)h->at[k] * size, n));
+	h->ticket = comm_gather_begin(h->group, dst, (int64_t)bytes);
 	s->busy = 1;
 }
 
 static void shared_poll(struct weight_source *s)
 {
-	comm_progress(((struct shared *)s)->world);
+	comm_progress(((struct shared *)s)->group);
 }
 
 static void shared_end(struct weight_source *s)
 {
 	struct shared *h = (struct shared *)s;
-	comm_wait(h->world, h->ticket);
+	comm_wait(h->group, h->ticket);
 	s->busy = 0;
 }
 
@@ -73,7 +73,7 @@ static void load(struct shared *h, const struct ptable *t, const struct st_model
 	bool direct = h->g->k->host(h->own) != NULL;
 	char *some = direct ? NULL : xmalloc(SOME * size);
 	for (int k = 0; k < h->pieces.n; k++) {
-		int64_t n = part_elems(h, k), off = h->pieces.p[k].off + h->world->rank * n;
+		int64_t n = part_elems(h, k), off = h->pieces.p[k].off + h->group->rank * n;
 		for (int64_t i = 0, here; i < n; i += here) {
 			char *to = h->own + (size_t)(h->at[k] + i) * size;
 			here = n - i < SOME ? n - i : SOME;
@@ -85,27 +85,27 @@ static void load(struct shared *h, const struct ptable *t, const struct st_model
 	free(some);
 }
 
-size_t source_shared_bytes(const struct ptable *t, const struct comm *world, int dtype)
+size_t source_shared_bytes(const struct ptable *t, const struct comm *group, int dtype)
 {
 	struct pieces q;
 	int64_t n = 0;
-	pieces_new(&q, t, world->size);
+	pieces_new(&q, t, group->size);
 	for (int k = 0; k < q.n; k++)
 		n += q.p[k].n / q.parts;
 	pieces_free(&q);
 	return (size_t)n * dtype_size(dtype);
 }
 
-struct weight_source *source_shared_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct comm *world, struct err *e)
+struct weight_source *source_shared_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct comm *group, struct err *e)
 {
 	struct shared *h = xcalloc(1, sizeof *h);
 	char buf[32];
 	h->s = (struct weight_source){ .begin = shared_begin, .poll = shared_poll, .end = shared_end, .close = shared_close };
 	h->g = g;
-	h->world = world;
+	h->group = group;
 	h->dtype = dtype;
-	h->bytes = source_shared_bytes(t, world, dtype);
-	pieces_new(&h->pieces, t, world->size);
+	h->bytes = source_shared_bytes(t, group, dtype);
+	pieces_new(&h->pieces, t, group->size);
 	h->at = xcalloc((size_t)h->pieces.n + 1, sizeof *h->at);
 	for (int k = 0; k < h->pieces.n; k++)
 		h->at[k + 1] = h->at[k] + part_elems(h, k);

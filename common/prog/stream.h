@@ -44,11 +44,11 @@ struct weight_source {
 struct weight_source *source_files_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct err *e);
 /* Bytes of the host's memory that such a source takes with that engine: its buffers, and of the files what is being read */
 size_t source_files_bytes(const struct engine *g, int dtype);
-/* From the processes of a job, each of which keeps a part in device memory; all of them open it, and run the same programs. */
-struct weight_source *source_shared_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct comm *world,
+/* From the processes of a group, each of which keeps a part in device memory; all of them open it, and run the same programs. */
+struct weight_source *source_shared_new(const struct engine *g, const struct ptable *t, const char *dir, int dtype, struct comm *group,
 					struct err *e);
 /* Bytes of device memory for one's own part */
-size_t source_shared_bytes(const struct ptable *t, const struct comm *world, int dtype);
+size_t source_shared_bytes(const struct ptable *t, const struct comm *group, int dtype);
 static inline void source_close(struct weight_source *s)
 {
 	if (s)

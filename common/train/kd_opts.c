@@ -16,7 +16,8 @@ struct kd_opts kd = {
 
 static const struct opt opts[] = {
 	OPT_STR(0, "teacher", &kd.teacher, "DIR", "model to learn from; without it, conventional training on --loss ce"),
-	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|sharded|host", "where its weights are while it runs: all on each device; a part of each block on the device of each process; or in its files and the host's memory.  Then two blocks are on the device, the next one on its way while one computes; the same bits in less memory"),
+	OPT_CHOICE(0, "teacher-place", &kd.teacher_place, "resident|sharded|host", "where its weights are while it runs: all on each device; a part of each block on the device of each process of a node; or in its files and the host's memory.  Then two blocks are on the device, the next one on its way while one computes; the same bits in less memory"),
+	OPT_I64(0, "teacher-group", &kd.teacher_group, "N", "with --teacher-place sharded: every N neighbouring processes have a copy of the teacher between them; 0: those of each node", 0, 1 << 20),
 	OPT_CHOICE(0, "teacher-dtype", &kd.teacher_dtype, "same|fp8", "fp8: the matrices of the teacher's blocks and what they multiply in 8-bit floats (e4m3), each scaled by its largest magnitude; faster on GPUs of compute capability 8.9 and later, emulated on the CPU"),
 	OPT_STR(0, "cache-teacher", &kd.cache_out, "PATH", "write what --teacher says about --data and leave; goes on where it was stopped"),
 	OPT_CHOICE(0, "cache-what", &kd.cache_what, "best|hidden", "the best tokens (--top-k of them, 64 by default), or the last hidden states in bf16: all logits, 2 bytes a channel"),
@@ -188,6 +189,8 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	kd.place = kd_place(kd.teacher_place);
 	if (kd.place && (!kd.teacher || kd.cache.n || kd.correct_teacher > 0))
 		opt_die("--teacher-place %s is for a --teacher that runs and stays as it is%s", kd.teacher_place, kd.cache.n ? ": not with --teacher-cache" : kd.correct_teacher > 0 ? ": not with --correct-teacher" : "");
+	if (kd.teacher_group && kd.place != TEACHER_SHARDED)
+		opt_die("--teacher-group says who has the parts of --teacher-place sharded");
 	if (strcmp(kd.teacher_dtype, "same") && (!kd.teacher || kd.cache.n || kd.correct_teacher > 0))
 		opt_die("--teacher-dtype fp8 is for the forward pass of a --teacher that is not trained");
 	if (kd.steps && kd.tokens)

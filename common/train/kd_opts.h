@@ -16,7 +16,7 @@ extern struct kd_opts {
 	const char *teacher, *student, *cache_out, *cache_what, *cache_dtype, *weights, *documents, *response_from, *response_to, *mix, *mix_reference, *teacher_place;
 	struct opt_list data, valid, cache;
 	double mix_rate, mix_floor;
-	int64_t cache_part, seq, batch, micro;
+	int64_t cache_part, seq, batch, micro, teacher_group;
 	/* losses */
 	const char *loss, *tail, *weigh, *hidden, *alpha, *projection;
 	int64_t relation_heads;

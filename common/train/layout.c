@@ -13,15 +13,15 @@ static const double CONTEXT = 2.5e9;   /* CUDA context, library workspaces, frag
 
 const char *const need_word[] = { "student", "teacher", "activations", "head", "context" };
 
-/* Copies of the models: GPUs that share the batch; those within a node */
+/* Copies of the models: GPUs that share the batch; those that share a teacher */
 static double copies(const struct cluster *c)
 {
 	return (double)(c->world / (c->tp > 1 ? c->tp : 1));
 }
 
-static double copies_in_node(const struct cluster *c)
+static int64_t sharers(const struct cluster *c)
 {
-	double n = (double)(c->world < c->per_node ? c->world : c->per_node) / (double)(c->tp > 1 ? c->tp : 1);
+	int64_t group = c->group ? c->group : c->per_node, n = (c->world < group ? c->world : group) / (c->tp > 1 ? c->tp : 1);
 	return n > 1 ? n : 1;
 }
 
@@ -58,7 +58,7 @@ static double unsummed(const struct arch *a)
 
 static void memory_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n)
 {
-	double P = (double)arch_count(r->student), d = copies(c), node = copies_in_node(c);
+	double P = (double)arch_count(r->student), d = copies(c);
 	double grads = l->bf16_grads ? 2 : 4, moments = l->offload ? 0 : 12 / d;
 	double student[] = { 2 + grads + (l->offload ? 0 : 12), 2 + grads + moments, 2 + grads / d + moments, (2 + grads) / d + moments };
 	double passing[] = { 0, 0, grads * unsummed(r->student), 4 * block_params(r->student) };
@@ -67,7 +67,7 @@ static void memory_need(const struct layout *l, const struct cluster *c, const s
 		double Pt = (double)arch_count(r->teacher);
 		double V = (double)r->teacher->vocab * (double)r->teacher->hidden, block = block_params(r->teacher);
 		double here = 2 * (block + (V > block ? V : block)); /* two neighbouring pieces (stream.h) */
-		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / node + here : l->host_teacher ? here : 2 * Pt;
+		n->bytes[NEED_TEACHER] = l->sharded_teacher ? 2 * Pt / (double)sharers(c) + here : l->host_teacher ? here : 2 * Pt;
 		n->host += l->host_teacher ? 2 * Pt : 0;
 	}
 	n->bytes[NEED_ACTIVATIONS] = activations(r->student, l->recompute, (double)(r->micro * r->seq));
@@ -93,13 +93,12 @@ static void traffic_need(const struct layout *l, const struct cluster *c, const 
 {
 	double P = (double)arch_count(r->student), d = copies(c), share = (d - 1) / d, grads = (l->bf16_grads ? 2 : 4) * P;
 	double sent = l->zero == 3 ? k * (4 * P + grads) : l->zero == 2 ? k * grads + 2 * P : l->zero == 1 ? grads + 2 * P : 2 * grads;
-	double node = copies_in_node(c);
-	if (c->world > c->per_node)
-		n->sent_net = sent * share;
-	else
-		n->sent_node = sent * share;
+	double sharing = (double)sharers(c);
 	if (r->teacher && l->sharded_teacher)
-		n->sent_node += k * 2 * (double)arch_count(r->teacher) * (node - 1) / node;
+		*(c->group > c->per_node ? &n->teacher_net : &n->teacher_node) = k * 2 * (double)arch_count(r->teacher) * (sharing - 1) / sharing;
+	n->sent_node = n->teacher_node;
+	n->sent_net = n->teacher_net;
+	*(c->world > c->per_node ? &n->sent_net : &n->sent_node) += sent * share;
 	if (r->teacher && l->host_teacher)
 		n->traffic += k * 2 * (double)arch_count(r->teacher) / HOST_LINK;
 	*(c->tp > c->per_node ? &n->sent_net : &n->sent_node) += k * spread_traffic(l, c, r);
@@ -138,7 +137,7 @@ int layout_list(const struct cluster *c, const struct run_shape *r, struct layou
 				l.offload = c->world == 1 && r->teacher ? host / 2 : host;
 				if (copies(c) <= 1)
 					l.zero = 0;
-				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (copies_in_node(c) <= 1 && l.sharded_teacher))
+				if ((l.sharded_teacher && !r->teacher && !l.bf16_grads && l.zero == 1) || (sharers(c) == 1 && l.sharded_teacher))
 					continue;
 				l.sharded_teacher &= r->teacher != NULL;
 				out[n++] = l;
@@ -146,10 +145,13 @@ int layout_list(const struct cluster *c, const struct run_shape *r, struct layou
 	return n;
 }
 
-char *layout_words(const struct layout *l, const struct run_shape *r, char buf[160])
+char *layout_words(const struct layout *l, const struct cluster *c, const struct run_shape *r, char buf[160])
 {
 	static const char *const again[] = { "", ", norms and activations recomputed", ", full recomputation" };
-	snprintf(buf, 160, "ZeRO %d%s%s%s%s", l->zero, !r->teacher ? "" : l->sharded_teacher ? ", teacher sharded in the node" : l->host_teacher ? ", teacher on the host" : ", teacher whole",
+	char over[48] = ", teacher sharded in the node";
+	if (c->group)
+		snprintf(over, sizeof over, ", teacher sharded over %lld", (long long)sharers(c));
+	snprintf(buf, 160, "ZeRO %d%s%s%s%s", l->zero, !r->teacher ? "" : l->sharded_teacher ? over : l->host_teacher ? ", teacher on the host" : ", teacher whole",
 		 l->bf16_grads ? ", bf16 gradients" : "", again[l->recompute], l->offload ? ", optimizer on the host" : "");
 	return buf;
 }

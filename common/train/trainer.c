@@ -142,9 +142,12 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e)
 {
-	*t = (struct trainer){ .o = *o, .world = o->world, .dp = o->dp ? o->dp : o->world, .tp = o->tp };
+	*t = (struct trainer){ .o = *o, .world = o->world, .dp = o->dp ? o->dp : o->world, .tp = o->tp, .node = o->node };
 	if (!t->dp || t->dp->size == 1)
-		t->o.zero = 0, t->o.place = t->o.place == TEACHER_SHARDED ? TEACHER_RESIDENT : t->o.place;
+		t->o.zero = 0;
+	t->together = t->o.zero == 2 || o->place == TEACHER_SHARDED || t->tp;
+	if (o->place == TEACHER_SHARDED && (!t->node || t->node->size == 1))
+		t->o.place = TEACHER_RESIDENT;
 	if (tp_begin(t, student, teacher, e)) {
 		trainer_free(t);
 		return -1;
@@ -354,8 +357,7 @@ int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels
 	for (int64_t i = 0; i < all; i += n) {
 		if (!comm_mine(t->dp, i / n))
 			continue;
-		/* where a program has sums over processes, all of them run it or none does */
-		if (t->o.zero == 2 || t->o.place == TEACHER_SHARDED || t->tp ? comm_stop_requested(t->world) : stop_requested())
+		if (t->together ? comm_stop_requested(t->world) : stop_requested())
 			break;
 		pass_feed(t, s, ids + i, labels + i);
 		if (t->o.cached) {

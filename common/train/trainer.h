@@ -32,7 +32,7 @@
 #include "shard.h"
 #include "trained.h"
 
-/* Where the teacher's weights are: all of them on every device; a part of each block on each; in the files that they come from */
+/* Where the teacher's weights are: all of them on every device; a part of each block on each of a node; in the files that they come from */
 enum teacher_place { TEACHER_RESIDENT, TEACHER_SHARDED, TEACHER_HOST };
 struct trainer_spec {
 	struct objective loss;
@@ -57,6 +57,7 @@ struct trainer_spec {
 	struct comm *world;            /* all processes; NULL: alone */
 	struct comm *tp;               /* those that both models are spread over (split.h); NULL: every process has them whole */
 	struct comm *dp;               /* those that share the micro-batches of a step; NULL: all */
+	struct comm *node;             /* those that share a teacher between them (place); NULL: none */
 	int zero;                      /* what dp shares out: 1 weights and moments, 2 gradients too */
 	enum teacher_place place;
 	bool correct;                  /* the teacher will be trained too (correct.h) */
@@ -91,7 +92,8 @@ struct trainer {
 	struct split split, taught;    /* both models in their files and here */
 	const struct engine *g;
 	struct trainer *corrected;     /* whose weights the teacher's are (correct.h), NULL: the teacher stays as it is */
-	struct comm *world, *dp, *tp;  /* as in o */
+	struct comm *world, *dp, *tp, *node; /* as in o */
+	bool together;                 /* programs exchange, somewhere: all processes run one or none does */
 	int32_t *own_ids;              /* with tp [micro*seq]: ids that count from our first token, < 0 for others'; owned */
 	struct shard shard;            /* what of the trained this process keeps */
 	int *ticket;                   /* [shard.n]; owned */

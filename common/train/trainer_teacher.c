@@ -19,7 +19,7 @@ void teacher_record(const struct trainer *t, struct prog *p)
 	struct pieces q;
 	if (!streamed(t))
 		return;
-	pieces_new(&q, t->teacher, t->o.place == TEACHER_SHARDED ? t->world->size : 1);
+	pieces_new(&q, t->teacher, t->o.place == TEACHER_SHARDED ? t->node->size : 1);
 	prog_stream(p, SP_PARAM_T, &q);
 	pieces_free(&q);
 }
@@ -38,7 +38,7 @@ double teacher_held_bytes(const struct trainer *t, const struct engine *g)
 		return 0;
 	if (t->o.place == TEACHER_HOST)
 		return (double)source_files_bytes(g, t->o.dtype);
-	return (double)g->k->mem_bytes(source_shared_bytes(t->teacher, t->world, t->o.dtype));
+	return (double)g->k->mem_bytes(source_shared_bytes(t->teacher, t->node, t->o.dtype));
 }
 
 static int load_head(struct trainer *t, const char *dir, struct err *e)
@@ -61,7 +61,7 @@ int teacher_load(struct trainer *t, const char *dir, struct err *e)
 		return rc;
 	}
 	t->source = t->o.place == TEACHER_HOST ? source_files_new(t->g, t->teacher, dir, t->o.dtype, e) :
-						 source_shared_new(t->g, t->teacher, dir, t->o.dtype, t->world, e);
+						 source_shared_new(t->g, t->teacher, dir, t->o.dtype, t->node, e);
 	t->train.f.source = t->eval.f.source = t->source;
 	return t->source ? 0 : -1;
 }

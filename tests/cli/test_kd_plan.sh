@@ -23,6 +23,10 @@ $plan --gpu-mem 8G >"$t/out.txt" 2>"$t/err"
 same "none fits: 69" "$? $(grep -c 'none of them fits' "$t/out.txt")" "69 1"
 works "spread over eight" $plan --tp 8
 same "spread over eight: one copy, no ZeRO" "$(head -c 45 "$t/out.txt") $(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "Models spread over every 8 of 8 GPUs of 80 GB ZeRO 0, teacher whole"
+sh tests/dist/layouts.sh >"$t/table" && grep '^|' tests/results/layouts.md >"$t/committed"
+alike "the table of tests/results/layouts.md" "$t/table" "$t/committed"
+works "a teacher over two nodes" $plan --world 16 --teacher-group 16
+same "a teacher over two nodes: sent between them" "$(grep -c '^of that the teacher.s weights: 0 B in the node, 982 GiB between nodes$' "$t/out.txt") $(grep -c '^> .*teacher sharded over 16' "$t/out.txt")" "1 1"
 fails "spread over what does not divide" 2 "--tp 3: --world 8 is no multiple" $plan --tp 3
 fails "fewer kv-heads than that" 2 "--tp 16: the model has kv = 8, which is no multiple" $plan --world 16 --tp 16
 fails "it only plans" 2 "--world needs --dry-run" kd-train --world 8 --student "$t/8b"

@@ -177,11 +177,25 @@ static void groups(void **state)
 	}
 }
 
+/* These processes are all on one machine */
+static void nodes(void **state)
+{
+	struct comm node, three;
+	(void)state;
+	comm_split_nodes(&world, 0, &node);
+	assert_int_equal(node.size, world.size);
+	assert_int_equal(node.rank, world.rank);
+	comm_split_nodes(&world, 3, &three);
+	int left = world.size - world.rank / 3 * 3;
+	assert_int_equal(three.size, left < 3 ? left : 3);
+	assert_int_equal(three.rank, world.rank % 3);
+}
+
 int main(void)
 {
 	struct err e = { 0 };
 	const struct CMUnitTest tests[] = { cmocka_unit_test(scatter), cmocka_unit_test(gather), cmocka_unit_test(at_once),
-					    cmocka_unit_test(repeatable), cmocka_unit_test(on_gpus), cmocka_unit_test(groups) };
+					    cmocka_unit_test(repeatable), cmocka_unit_test(on_gpus), cmocka_unit_test(groups), cmocka_unit_test(nodes) };
 	prog_name = "test_comm";
 	if (comm_open(&world, &e))
 		die_err(&e);

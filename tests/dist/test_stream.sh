@@ -19,7 +19,8 @@ both() {
 	shift
 	rm -rf "$t/a" "$t/b"
 	works "$what, resident" "$@" -o "$t/a"
-	works "$what, $place" "$@" --teacher-place "$place" -o "$t/b"
+	# shellcheck disable=SC2086
+	works "$what, $place" "$@" --teacher-place $place -o "$t/b"
 	result "$t/a" >"$t/ra" && result "$t/b" >"$t/rb"
 	alike "$what, $place: the same bits" "$t/ra" "$t/rb"
 }
@@ -49,14 +50,24 @@ peak() {
 }
 case $B in */san) ;; *) peak resident env && peak host env ;; esac
 
-# ---- over several processes: each keeps a part of each block ----
+# ---- over the processes of a node: each keeps a part of each block; --teacher-group 2 stands for nodes of two ----
 . tests/dist/mpi.sh
 place=sharded
 both "2 processes" many 2 $kd --teacher "$t/w" --zero 2
 both "3 processes, tied" many 3 $kd --teacher "$t/m" --dtype f32
 both "2 processes, mixture against the teacher" many 2 $kd --teacher "$t/w" --mix dynamic --valid-every 2 --mix-reference teacher --data y="$t/v.tok" --valid y="$t/c.tok"
 both "2 processes on GPUs" many 2 env ADZE_LIB="$shim" FAKE_NCCL_DIR="$t" SHIM_GPUS=2 SHIM_GUARD=0 $kd --teacher "$t/w" --device cuda --batch 2 --steps 2 --seq 8 --valid-samples 2
+place="sharded --teacher-group 2"
+both "2 nodes of 2" many 4 $kd --teacher "$t/w" --batch 8 --zero 2 --valid-samples 3
+both "a node of 2 and one of 1" many 3 $kd --teacher "$t/m" --valid-samples 2
+both "2 nodes of 2 on GPUs" many 4 env ADZE_LIB="$shim" FAKE_NCCL_DIR="$t" SHIM_GPUS=4 SHIM_GUARD=0 $kd --teacher "$t/w" --device cuda --batch 4 --steps 1 --seq 8 --valid-samples 2
 place=host
 both "2 processes, from files" many 2 $kd --teacher "$t/m" --zero 1
 works "alone, sharded is resident" $kd --teacher "$t/m" --teacher-place sharded -o "$t/alone"
 case $B in */san) ;; *) peak sharded many 2 ;; esac
+# of_teacher N OPTION...: bytes that a process of N is to keep of it
+of_teacher() { many "$1" kd-train $small --batch 4 --steps 1 --teacher-place sharded --dry-run=json ${2:+"$2" "$3"} 2>"$t/err" | sed 's/.*"teacher weights":\([0-9]*\).*/\1/'; }
+two=$(of_teacher 2) four=$(of_teacher 4)
+same "2 nodes of 2 keep what one of 2 keeps" "$(of_teacher 4 --teacher-group 2)" "$two"
+if [ "${four:-0}" -gt 0 ] && [ "$four" -lt "$two" ]; then ok "one machine is one node"; else no "one machine is one node" "$four of 4, $two of 2"; fi
+fails "a group of nothing" 2 "--teacher-group says" $kd --teacher "$t/m" --teacher-group 2 -o "$t/bad"

@@ -37,7 +37,7 @@ static int models(void **state)
 
 static struct need at(int teacher, int student, int64_t world, struct layout l)
 {
-	struct cluster c = { world, 8, 80e9, 395.6e12, 370e9, 45e9, 1 };
+	struct cluster c = { world, 8, 80e9, 395.6e12, 370e9, 45e9, 1, 0 };
 	struct run_shape r = { teacher < 0 ? NULL : &model[teacher], &model[student], 4096, 1152, 2, 94e9 };
 	struct need n;
 	layout_need(&l, &c, &r, &n);
@@ -99,7 +99,7 @@ static void spread_over_eight(void **state)
 	for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
 		struct arch a = model[row[i].student];
 		assert_int_equal(arch_split(&a, 8, &e), 0);
-		struct cluster c = { row[i].world, 8, 80e9, 400e12, 370e9, 45e9, 8 };
+		struct cluster c = { row[i].world, 8, 80e9, 400e12, 370e9, 45e9, 8, 0 };
 		struct run_shape r = { NULL, &a, 4096, 1152, 2, 94e9 };
 		layout_need(&l, &c, &r, &n);
 		near(n.bytes[NEED_STUDENT] / 1e9, row[i].gb, 0.01);
@@ -109,7 +109,7 @@ static void spread_over_eight(void **state)
 	struct layout out[LAYOUTS_MAX];
 	arch_split(&a, 8, &e);
 	arch_split(&b, 8, &e);
-	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 8 };
+	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 8, 0 };
 	struct run_shape r = { &b, &a, 4096, 1152, 2, 94e9 };
 	layout_need(&l, &c, &r, &n);
 	double sums = 3072 * (4 * 32 + 2) + 4096 * (2 * 32 + 1), tokens = 1152 * 4096;
@@ -130,6 +130,17 @@ static void time_and_traffic(void **state)
 	near(at(N15, M8, 8, z1).step_flops, 80.9e9 * 1152 * 4096 / 8, 0.001);
 	/* gradients f32 .078 s and weights .039 s at 370 GB/s once a step; the teacher 72 times .074 s */
 	near(at(N15, M8, 8, z1).traffic, .078 + .039 + 72 * .074, 0.02);
+	/* the teacher stays in the node whatever the others do: k = 18, 7/8 of 2 bytes a parameter; over two nodes 15/16 between them */
+	struct need q = at(N15, M8, 32, z1);
+	near(q.teacher_node, 18 * 2 * 15.63e9 * 7 / 8, 0.01);
+	assert_true(q.sent_node == q.teacher_node && q.teacher_net == 0);
+	struct cluster two = { 32, 8, 80e9, 400e12, 370e9, 45e9, 1, 16 };
+	struct run_shape r = { &model[N15], &model[M8], 4096, 1152, 2, 94e9 };
+	double whole = q.bytes[NEED_TEACHER] - 2 * 15.63e9 / 8;
+	layout_need(&z1, &two, &r, &q);
+	near(q.teacher_net, 18 * 2 * 15.63e9 * 15 / 16, 0.01);
+	near(q.bytes[NEED_TEACHER], whole + 2 * 15.63e9 / 16, 0.01);
+	assert_true(q.sent_node == 0 && q.sent_net > q.teacher_net);
 	struct need alone = at(M8, M4, 1, (struct layout){ 0 });
 	assert_true(alone.sent_net == 0 && alone.sent_node == 0);
 }
@@ -137,7 +148,7 @@ static void time_and_traffic(void **state)
 static void proposed(void **state)
 {
 	(void)state;
-	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 1 };
+	struct cluster c = { 8, 8, 80e9, 400e12, 370e9, 45e9, 1, 0 };
 	struct run_shape r = { &model[M8], &model[M4], 4096, 1152, 2, 94e9 };
 	struct layout l[LAYOUTS_MAX];
 	struct need q;
@@ -163,7 +174,7 @@ static void proposed(void **state)
 	for (i = 0; i < n && (layout_need(&l[i], &c, &r, &q), q.sum > c.memory);)
 		i++;
 	assert_true(i < n && l[i].host_teacher && !l[i].offload); /* 15B whole and 4B's 75 GB are more than 100 GB */
-	assert_string_equal(layout_words(&(struct layout){ 2, true, true, RECOMPUTE_FULL, true, false }, &r, buf),
+	assert_string_equal(layout_words(&(struct layout){ 2, true, true, RECOMPUTE_FULL, true, false }, &c, &r, buf),
 			    "ZeRO 2, teacher sharded in the node, bf16 gradients, full recomputation, optimizer on the host");
 }
 

@@ -203,6 +203,20 @@ static int mpi_split(int color, int rank)
 	return w.groups++;
 }
 
+static int mpi_node(void)
+{
+	MPI_Comm node;
+	MPI_Request q;
+	int first = w.rank;
+	announce(0);
+	MPI_Ibarrier(MPI_COMM_WORLD, &q);
+	finish(&q, w.g);       /* what follows does not wait for anybody */
+	MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, w.rank, MPI_INFO_NULL, &node);
+	MPI_Bcast(&first, 1, MPI_INT, 0, node);
+	MPI_Comm_free(&node);
+	return first;
+}
+
 static const MPI_Datatype type[] = { [COMM_F64] = MPI_DOUBLE, [COMM_F32] = MPI_FLOAT, [COMM_I64] = MPI_INT64_T };
 
 static void mpi_sum(int group, void *x, int64_t n, int kind)
@@ -314,6 +328,6 @@ extern const int adze_comm_abi;
 const int adze_comm_abi = COMM_ABI;
 extern const struct comm_backend adze_comm;
 const struct comm_backend adze_comm = {
-	.name = "mpi", .open = mpi_open, .close = mpi_close, .split = mpi_split, .sum = mpi_sum, .max = mpi_max, .bcast = mpi_bcast,
+	.name = "mpi", .open = mpi_open, .close = mpi_close, .split = mpi_split, .node = mpi_node, .sum = mpi_sum, .max = mpi_max, .bcast = mpi_bcast,
 	.scatter_begin = mpi_scatter_begin, .gather_begin = mpi_gather_begin, .wait = mpi_wait, .progress = mpi_progress,
 };
