@@ -13,6 +13,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cpu.h"
+#include "cpu_tiles.h"
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
@@ -264,38 +265,6 @@ static struct prim *lookup(struct gemm_cache *g, const struct key *k)
 	}
 }
 
-/* How many parts of at most `most` n is cut into, and (*step) how long they are: a multiple of 64, the last one may be shorter */
-static int64_t cut(int64_t n, int64_t most, int64_t *step)
-{
-	int64_t parts = (n + most - 1) / most;
-	*step = ((n + parts - 1) / parts + 63) / 64 * 64;
-	return (n + *step - 1) / *step;
-}
-
-/*
- * Tiles of C [M,N], some for every thread, whole rows as long as that gives enough of them (each tile rearranges its part of B,
- * or of A where A is transposed: few rows of C would pay for that too often); one thread takes C whole
- */
-struct grid {
-	int64_t m, n;       /* tiles down, across */
-	int64_t dm, dn;     /* rows, columns of a tile */
-};
-static struct grid tiles(const struct product *q, int threads)
-{
-	enum { EACH = 6, MOST = 512, COLS = 256, F32_MOST = 1024 };
-	struct grid t = { 1, 1, q->M, q->N };
-	if (threads == 1)
-		return t;
-	int64_t least = q->A.trans ? 128 : 256, rows = q->M / (EACH * threads);
-	t.m = cut(q->M, rows < least ? least : rows > MOST ? MOST : rows, &t.dm);
-	int64_t cols = q->N * t.m / (EACH * threads);
-	if (q->A.dtype == DT_F32 && cols > F32_MOST)
-		cols = F32_MOST;
-	if (cols < q->N)
-		t.n = cut(q->N, cols < COLS ? COLS : cols, &t.dn);
-	return t;
-}
-
 /* Whether rearranging B once is paid for by the rows that meet it */
 static int packs(const struct product *q)
 {
@@ -364,7 +333,7 @@ static void one_tile(struct gemm_cache *g, const struct prim *p, const struct pr
 }
 
 /* Primitives of all tiles: p[last row of tiles][last column]; their scratch in *pad */
-static void look_up(struct gemm_cache *g, const struct product *q, const struct grid *t, struct key *k, struct prim *p[2][2], size_t *pad)
+static void look_up(struct gemm_cache *g, const struct product *q, const struct tiles *t, struct key *k, struct prim *p[2][2], size_t *pad)
 {
 	*pad = 0;
 	for (int i = 0; i < 4; i++) {
@@ -383,7 +352,7 @@ static void look_up(struct gemm_cache *g, const struct product *q, const struct 
 static void direct(struct dev *d, const struct product *q)
 {
 	struct gemm_cache *g = d->gemm;
-	struct grid t = tiles(q, d->threads);
+	struct tiles t = tiles_of(q->M, q->N, q->A.trans, q->A.dtype == DT_F32, d->threads);
 	struct prim *p[2][2];
 	size_t pad;
 	omp_set_num_threads(1); /* to oneDNN, here and in the threads below: a tile is one thread's, its scratch too */
