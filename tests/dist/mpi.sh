@@ -1,15 +1,7 @@
 # mpi.sh - several processes in a test script; source it after lib.sh.  Ends the script where mpirun cannot start any.
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh disable=SC2154,SC2034
-# In containers: root, more processes than cores, no reading of another process's memory.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
-export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false
-export OMPI_MCA_mpi_yield_when_idle=1
-shm=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-[ "${shm:-0}" -gt 500000 ] || export OMPI_MCA_btl_vader_backing_directory="$t"
-export OMP_NUM_THREADS=1
-# MPI keeps what it allocated in parts that are unloaded again, where no suppression by name finds them
-export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
+. tests/dist/openmpi.sh
 if ! mpirun -q -n 2 true >"$t/err" 2>&1; then
 	ok "mpi # skipped, mpirun cannot start two processes on this machine: $(grep . "$t/err" | head -n 1)"
 	exit 0

@@ -3,15 +3,12 @@
 # torchrun's manner and by mpirun; and the real library where it was built and no GPU is: one line, exit 69.
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
-export OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_plm_rsh_agent=/bin/false OMPI_MCA_mpi_yield_when_idle=1
-export OMP_NUM_THREADS=1 SHIM_GUARD=0 FAKE_NCCL_DIR="$t" ADZE_COMM_TIMEOUT=60
-export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
-unset MASTER_ADDR MASTER_PORT RANK WORLD_SIZE LOCAL_RANK
+. tests/dist/openmpi.sh
+export SHIM_GUARD=0 FAKE_NCCL_DIR="$t" ADZE_COMM_TIMEOUT=60
 lib=$t/lib
 mkdir "$lib" && for f in "$PWD/$B"/tests/cuda/adze-*.so "$PWD/$B"/lib/adze/adze-mpi.so "$PWD/$B"/lib/adze/adze-cpu.so; do [ -e "$f" ] && ln -s "$f" "$lib/"; done
 # free: sets $port to the next one that nobody listens at, below those that the system gives to anybody
-port=$((10000 + $$ % 20000))
+port=$((10000 + $$ * 37 % 20000)) # neighbours by process number are 37 apart
 free() {
 	port=$(python3 - $port <<'PY'
 import socket, sys
