@@ -116,12 +116,13 @@ struct adamw_args {
  *                      + coef[MSE] MSE + coef[COS] COS + coef[CE] CE
  * into dhs (=, or += with acc) and dWs (+=); either may be absent (frozen or evaluation only).
  * parts: several processes with rows of Ws, Wt and dWs each, and hs, ht and label alike.  Losses come out whole in each of
- * them, dhs as its summand.  Not with the best K. */
+ * them, dhs as its summand.  Not with the best K, nor in a captured call. */
 struct kd_parts {
 	int32_t rank, size;
 	int64_t rows;      /* of each part but the last, which has at least one and no more than that */
 	int64_t vocab;     /* of all */
-	/* x [size pieces of bytes], in the host's memory: piece `rank` is ours, the others become theirs */
+	/* x [size pieces of bytes], where the kernels' operands lie: piece `rank` is ours, the others become theirs.  After the
+	 * kernels called so far and before those that follow */
 	void (*gather)(void *arg, void *x, int64_t bytes);
 	void *arg;
 };
@@ -304,7 +305,7 @@ const struct kernels *kernels_open(const char *name, char why[256]);
 #define KERNELS_ABI_SYMBOL "adze_kernels_abi" /* const int */
 #define KERNELS_READY_SYMBOL "adze_kernels_ready" /* const kernels_ready; absent: always ready */
 typedef int (*kernels_ready)(char why[256]);  /* 0, or -1 with why[]: this machine lacks what the backend needs */
-enum { KERNELS_ABI = 15 };
+enum { KERNELS_ABI = 16 };
 
 static inline float bf16_to_f32(uint16_t b)
 {

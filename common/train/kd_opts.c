@@ -68,7 +68,7 @@ static const struct opt opts[] = {
 	OPT_STR(0, "no-decay", &kd.no_decay, "GLOB,...", "matrices without weight decay, by the names in the model's files (embed_tokens,lm_head); vectors never have it"),
 	OPT_CHOICE(0, "moments", &kd.moments, "f32|bf16|bf16-nearest", "arithmetic type in which AdamW's moments are kept; bf16 rounds at random, by seed, step and element, so that small changes add up"),
 	OPT_I64(0, "zero", &kd.zero, "0|1|2", "with several processes: 1 shares out master weights, moments and averaged weights, 2 the gradients too; the same training in less memory of each", 0, 2),
-	OPT_I64(0, "tp", &kd.tp, "N", "spread both models over every N of the processes, which must be a multiple of it (tensor parallel): heads, kv-heads, neurons and vocabulary, of which each has an N-th; the others have more of the batch", 1, 1024),
+	OPT_I64(0, "tp", &kd.tp, "N", "spread both models over every N of the processes, which must be a multiple of it (tensor parallel): heads, kv-heads, neurons and vocabulary, of which each has an N-th; the others have more of the batch; on GPUs by NCCL, a GPU each", 1, 1024),
 	OPT_F64(0, "ema", &kd.ema, "D", "keep a moving average of the weights, D * average + (1 - D) * weights after each step, and write it as student-ema; 0 for none", 0, 0.9999999),
 	OPT_I64(0, "max-skips", &kd.max_skips, "N", "end after so many steps in a row whose loss or gradient is not finite; such steps change nothing", 1, 1e9),
 	OPT_F64(0, "beta1", &kd.beta1, "X", "AdamW, first moment", 0, 0.999999),
@@ -147,7 +147,7 @@ static void validate_tp(void)
 	const struct { bool given; const char *word; } no[] = {
 		{ kd.cache.n > 0, "teacher-cache" }, { kd.best > 0, "top-k" }, { kd.hidden != NULL, "hidden-loss" }, { kd.lora.targets != NULL, "lora" },
 		{ kd.correct_teacher > 0, "correct-teacher" }, { strcmp(kd.teacher_place, "resident") != 0, "teacher-place" },
-		{ strcmp(kd.teacher_dtype, "same") != 0, "teacher-dtype" },
+		{ strcmp(kd.teacher_dtype, "same") != 0, "teacher-dtype" }, { kd.graph, "graph" },
 	};
 	for (size_t i = 0; i < sizeof no / sizeof *no; i++)
 		if (kd.tp > 1 && no[i].given)

@@ -211,8 +211,6 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad) && !t->world->gpu)
 		return err_set(e, EXIT_RESOURCE, "several processes add up gradients that lie on GPUs by NCCL: %s", t->world->why_no_gpu);
-	if (t->tp && !g->k->host(t->grad))
-		return err_set(e, EXIT_RESOURCE, "--tp: the output head of this device does not exchange with other processes; --device cpu does");
 	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->corrected)

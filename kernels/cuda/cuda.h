@@ -81,7 +81,7 @@ void cuda_guard(struct dev *, struct step_now *now, mat sums, uint32_t which);
 
 enum slot {
 	S_PART, S_ROWS, S_UNITS,                                                         /* other ops */
-	S_INDEX, S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_BEST, S_LOSS,               /* the head */
+	S_INDEX, S_LOGIT_S, S_LOGIT_T, S_DLOGIT, S_HEAD_S, S_BEST, S_LOSS, S_PARTS, /* the head */
 	S_GEMM_A, S_GEMM_B, S_GEMM_C, S_E4M3, S_SCALE, S_FEW_X, S_FEW_Y, S_WORK,                          /* products */
 	S_ATTN, S_TURNED, S_COUNT                                                        /* attention */
 };

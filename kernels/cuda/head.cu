@@ -13,6 +13,71 @@
 
 enum { LOGIT_BYTES = 512 << 20, GRAD_BYTES = 512 << 20, MAX_ROWS = 8192, INDEX_THREADS = 1024 };
 
+/* Losses with a full teacher into l[], gradient of the row into g */
+static __device__ void full_teacher(const row_args &r, int64_t n, softmax S, softmax T, float w, double *l)
+{
+	__shared__ float pad[Q_COUNT * 32];
+	float q[Q_COUNT] = {};
+	full_sums(q, r, n, S, T);
+	block_sum(q, pad);
+	full_losses(r, q, l);
+	if (r.g.p)
+		full_gradient(r, n, label_of(r, n), S, T, w, q);
+}
+
+/* Sum over the teacher's K of exp(logp - top), and top: -> log of the sum over K (and the rest with ghost) */
+static __device__ float teacher_mass(const row_args &r, int64_t n, int64_t count, float *pad)
+{
+	float top = -INFINITY, z[1] = { 0 };
+	for (int64_t i = 0; i < count; i++)
+		top = fmaxf(top, ld1(r.logp, n * (r.K + 1) + i));
+	for (int64_t i = threadIdx.x; i < count; i += blockDim.x)
+		z[0] += expf(ld1(r.logp, n * (r.K + 1) + i) - top);
+	block_sum(z, pad);
+	return top + logf(z[0]);
+}
+
+/* The teacher's best K.  The student's logits of the K go to r.best, and -inf into their place, so that the rest is
+ * what is left of the row. */
+static __device__ void best_k(const row_args &r, int64_t n, softmax S, double *l)
+{
+	__shared__ float pad[64];
+	float *s = (float *)r.s + n * r.V, *in = r.best + n * r.K, itau = 1.0f / r.a.tau, q[1] = { 0 };
+	const int32_t *ids = r.ids + n * r.K;
+	bool ghost = r.a.tail == TAIL_GHOST && r.K < r.V, renorm = r.a.tail == TAIL_RENORM;
+	float lt = teacher_mass(r, n, r.K + ghost, pad), c = r.a.coef[LOSS_KL] * r.a.tau, cce = r.a.coef[LOSS_CE];
+	for (int64_t i = threadIdx.x; i < r.K; i += blockDim.x) {
+		in[i] = s[ids[i]];
+		s[ids[i]] = -INFINITY;
+	}
+	__syncthreads();
+	softmax R = row_softmax(s, r.V, itau, pad), In = row_softmax(in, r.K, itau, pad);
+	float top = renorm ? In.top : S.top, lz = renorm ? In.lz : S.lz;      /* log ps = (x - top)/tau - lz */
+	float lrest = (R.top - top) * itau + R.lz - lz;                       /* log of the student's rest */
+	float last = ghost ? ld1(r.logp, n * (r.K + 1) + r.K) - lt : -INFINITY, pt = ghost ? expf(last) : 0.0f;
+	if (threadIdx.x == 0 && pt > 0)
+		q[0] = pt * (last - lrest);
+	for (int64_t v = threadIdx.x; r.g.p && v < r.V; v += blockDim.x) {
+		float x = s[v], g = 0;
+		if (x == -INFINITY)
+			continue;
+		if (!renorm)
+			g = c * (expf((x - top) * itau - lz) - (pt > 0 ? pt * expf((x - R.top) * itau - R.lz) : 0.0f));
+		g += cce * (expf(x - S.top - S.lz1) - (v == r.label[n] ? 1.0f : 0.0f));
+		st1(r.g, n * r.V + v, g);
+	}
+	for (int64_t i = threadIdx.x; i < r.K; i += blockDim.x) {
+		float lpt = ld1(r.logp, n * (r.K + 1) + i) - lt, lps = (in[i] - top) * itau - lz, p = expf(lpt);
+		if (p > 0)
+			q[0] += p * (lpt - lps);
+		if (r.g.p)
+			st1(r.g, n * r.V + ids[i],
+			    c * (expf(lps) - p) + cce * (expf(in[i] - S.top - S.lz1) - (ids[i] == r.label[n] ? 1.0f : 0.0f)));
+	}
+	block_sum(q, pad);
+	l[LOSS_KL] = q[0];
+}
+
 static __global__ void kd_row_k(row_args r)
 {
 	if (r.a.live)
@@ -24,21 +89,16 @@ static __global__ void kd_row_k(row_args r)
 	float itau = 1.0f / r.a.tau, w = 1;
 	double l[LOSS_KINDS] = {};
 	if (r.label[n] < 0) {
-		for (int64_t v = threadIdx.x; r.g.p && v < r.V; v += blockDim.x)
-			st1(r.g, n * r.V + v, 0);
-		if (threadIdx.x < LOSS_KINDS)
-			r.loss[n * LOSS_KINDS + threadIdx.x] = 0;
+		empty_row(r, n);
 		return;
 	}
 	softmax S = row_softmax(r.s + n * r.V, r.V, itau, pad);
 	float ce = S.top + S.lz1 - r.s[n * r.V + r.label[n]];
 	__syncthreads();               /* best_k overwrites logits */
 	if (r.t) {
-		const float *c = r.a.coef;
 		softmax T = row_softmax(r.t + n * r.V, r.V, itau, pad);
-		if (r.a.wsl)
-			w = 1 - expf(-ce / fmaxf(T.top + T.lz1 - r.t[n * r.V + r.label[n]], 1e-8f));
-		if (c[LOSS_RKL] == 0 && c[LOSS_JSD] == 0 && c[LOSS_TVD] == 0 && c[LOSS_MSE] == 0 && c[LOSS_COS] == 0)
+		w = trust(r, ce, T.top + T.lz1 - r.t[n * r.V + r.label[n]]);
+		if (only_kl(r.a.coef))
 			plain_teacher(r, n, S, T, w, l);
 		else
 			full_teacher(r, n, S, T, w, l);
@@ -47,9 +107,7 @@ static __global__ void kd_row_k(row_args r)
 	} else {
 		no_teacher(r, n, S);
 	}
-	if (threadIdx.x == 0)
-		for (int k = 0; k < LOSS_KINDS; k++)
-			r.loss[n * LOSS_KINDS + k] = k == LOSS_CE ? ce : k < LOSS_CE || r.a.coef[k] != 0 ? w * l[k] : 0;
+	put_losses(r, n, ce, w, l);
 }
 
 /* index = the rows with a label >= 0, in order, then count [1] behind the N; one block */
@@ -153,7 +211,10 @@ static void chunk_losses(struct dev *d, row_args q, mat hs, mat Ws, mat ht, mat 
 		r.loss = q.loss + at * LOSS_KINDS;
 		if (q.g.p)
 			r.g.p = (char *)q.g.p + (size_t)(r0 * V) * dtype_size(q.g.dtype);
-		LAUNCH(d, kd_row_k, (unsigned)m, ROW_THREADS, 0, r);
+		if (q.a.parts)
+			rows_of_parts(d, r, m, few);
+		else
+			LAUNCH(d, kd_row_k, (unsigned)m, ROW_THREADS, 0, r);
 	}
 }
 
@@ -163,12 +224,15 @@ void cuda_kd_head(struct dev *d, mat sums, mat dhs, mat dWs, mat hs, mat Ws, mat
 	int64_t V = Ws.rows, N = hs.rows, K = ht.p && ht.dtype == DT_I32 ? ht.cols : 0;
 	bool teacher = ht.p && !K, grad = dhs.p || dWs.p;
 	int type = hs.dtype == DT_BF16 && Ws.dtype == DT_BF16 ? DT_BF16 : DT_F32;
-	int64_t top = N < MAX_ROWS ? N : (int64_t)MAX_ROWS, chunk = rows_in(V * (int64_t)dtype_size(type), GRAD_BYTES, top);
-	int64_t few = rows_in(V * (teacher ? 8 : 4), LOGIT_BYTES, chunk);
+	int64_t most = a->parts ? a->parts->rows : V; /* of parts, all cut alike */
+	int64_t top = N < MAX_ROWS ? N : (int64_t)MAX_ROWS, chunk = rows_in(most * (int64_t)dtype_size(type), GRAD_BYTES, top);
+	int64_t few = rows_in(most * (teacher ? 8 : 4), LOGIT_BYTES, chunk);
 	if (!N)
 		return;
 	row_args q = {};
 	q.V = V, q.K = K, q.a = *a;
+	q.first = a->parts ? a->parts->rank * a->parts->rows : 0;
+	q.vocab = a->parts ? a->parts->vocab : V;
 	q.s = (float *)scratch(d, S_LOGIT_S, (size_t)(few * V) * sizeof(float));
 	q.t = teacher ? (float *)scratch(d, S_LOGIT_T, (size_t)(few * V) * sizeof(float)) : NULL;
 	q.best = K ? (float *)scratch(d, S_BEST, (size_t)(few * K) * sizeof(float)) : NULL;

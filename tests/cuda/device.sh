@@ -8,7 +8,7 @@
 #   pack    what these need, built here, into DIR with the libraries that a GPU's machine may lack; there, from this tree's root:
 #           B=DIR PYTHON=python3 sh tests/cuda/device.sh bench
 #
-# PART="a b": only these parts (test: ops graph programs sanitizer demo; bench: step peers stats kernels), each at most LIMIT seconds; results of
+# PART="a b": only these parts (test: ops graph programs several sanitizer demo; bench: step peers stats kernels), each at most LIMIT seconds; results of
 # one day add up in one file.  PEAK: FLOP/s of the GPU, bf16, dense (989e12: H100).  SIZE=tiny tries the script itself.
 # SPDX-License-Identifier: Apache-2.0
 set -u
@@ -18,7 +18,7 @@ shift
 if [ "$mode" = pack ]; then
 	set -e
 	mkdir -p "$1/so" "$1/lib/adze" "$1/bin"
-	for p in "$B"/bin/* "$B/lib/adze/adze-cuda.so" "$B/tests/kernels/test_ops" "$B/tests/cuda/test_graph" "$B/tests/train/test_batches"; do
+	for p in "$B"/bin/* "$B/lib/adze/adze-cuda.so" "$B/tests/kernels/test_ops" "$B/tests/kernels/test_parts" "$B/tests/cuda/test_graph" "$B/tests/train/test_batches"; do
 		mkdir -p "$1/$(dirname "${p#"$B"/}")"
 		cp "$p" "$1/${p#"$B"/}"
 		strip "$1/${p#"$B"/}"
@@ -64,8 +64,12 @@ if [ "$mode" = test ]; then
 	say "| part | | time | last line |"
 	say "|---|---|---:|---|"
 	part ops "op list against the reference" "$B/tests/kernels/test_ops" cuda_kernels
+	part ops "head in parts, by turns on one GPU" "$B/tests/kernels/test_parts" on_cuda
 	part graph "captured steps" "$B/tests/cuda/test_graph"
 	part programs "whole programs" sh tests/run.sh tests/cli/test_device.sh
+	if [ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')" -ge 2 ] && command -v mpirun >/dev/null 2>&1; then
+		part several "models spread over GPUs (--tp)" sh tests/run.sh tests/dist/test_tp_cuda.sh
+	fi
 	for tool in memcheck racecheck synccheck; do
 		if command -v compute-sanitizer >/dev/null 2>&1; then
 			part sanitizer "compute-sanitizer $tool, op list" env ADZE_TEST_MOST=17 compute-sanitizer --tool $tool --error-exitcode 1 \

@@ -24,9 +24,30 @@ lost() {
 }
 # curve RUN: every loss, norm and held-out loss
 curve() { grep -o '"\(loss\|grad_norm\|valid/[a-z/]*\)":[^,}]*' "$1/metrics.jsonl"; }
-# near NAME RUN RUN: the same curves to 1e-5
+# near NAME RUN RUN: the same curves to 1e-5 ($tolerance)
 near() {
 	curve "$2" >"$t/c1" && curve "$3" >"$t/c2"
-	why=$(paste -d: "$t/c1" "$t/c2" | awk -F: '{ d = $2 - $4; m = $2 < 0 ? -$2 : $2; if ($1 != $3 || (d < 0 ? -d : d) > 1e-5 * (m + 1e-3)) { print; exit } } END { if (NR < 8) print NR " values" }')
+	why=$(paste -d: "$t/c1" "$t/c2" | awk -F: '{ d = $2 - $4; m = $2 < 0 ? -$2 : $2; if ($1 != $3 || (d < 0 ? -d : d) > '"${tolerance:-1e-5}"' * (m + 1e-3)) { print; exit } } END { if (NR < 8) print NR " values" }')
 	same "$1" "$why" ""
+}
+# students NAME RUN RUN: the same weights to 1e-5 ($tolerance)
+students() {
+	same "$1" "$(python3 - "$2/student/model.safetensors" "$3/student/model.safetensors" "${tolerance:-1e-5}" <<'PY'
+import array, json, struct, sys
+def load(path):
+    with open(path, 'rb') as f:
+        head = json.loads(f.read(struct.unpack('<Q', f.read(8))[0]))
+        body = f.read()
+    return {k: array.array('f', body[v['data_offsets'][0]:v['data_offsets'][1]]) for k, v in head.items() if k != '__metadata__'}
+a, b = load(sys.argv[1]), load(sys.argv[2])
+assert a.keys() == b.keys() and all(len(a[k]) == len(b[k]) for k in a)
+worst = max((abs(x - y), k) for k in a for x, y in zip(a[k], b[k]))
+print('' if 0 <= worst[0] < float(sys.argv[3]) else worst)
+PY
+)" ""
+}
+# equal NAME ALONE RUN: both
+equal() {
+	near "$1: the same losses and norms" "$2" "$3"
+	students "$1: the same student" "$2" "$3"
 }

@@ -15,28 +15,6 @@ calib-sample -q -t "$t/m" --documents paragraph --samples 3 --seq 16 README.md -
 kd="kd-train --data $t/c.tok --valid $t/v.tok --micro 1 --steps 4 --batch 4 --lr 3e-3 --save-dtype f32 --threads 1 -q"
 llama="$kd --teacher $t/m --student $t/s --dtype f32"
 
-# students NAME RUN RUN: the same weights to 1e-5
-students() {
-	same "$1" "$(python3 - "$2/student/model.safetensors" "$3/student/model.safetensors" <<'PY'
-import array, json, struct, sys
-def load(path):
-    with open(path, 'rb') as f:
-        head = json.loads(f.read(struct.unpack('<Q', f.read(8))[0]))
-        body = f.read()
-    return {k: array.array('f', body[v['data_offsets'][0]:v['data_offsets'][1]]) for k, v in head.items() if k != '__metadata__'}
-a, b = load(sys.argv[1]), load(sys.argv[2])
-assert a.keys() == b.keys() and all(len(a[k]) == len(b[k]) for k in a)
-worst = max((abs(x - y), k) for k in a for x, y in zip(a[k], b[k]))
-print('' if 0 <= worst[0] < 1e-5 else worst)
-PY
-)" ""
-}
-# equal NAME ALONE RUN
-equal() {
-	near "$1: the same losses and norms" "$2" "$3"
-	students "$1: the same student" "$2" "$3"
-}
-
 # ---- 1, 2, 4 ----
 $llama -o "$t/k1" || exit 1
 for n in 2 4; do

@@ -54,6 +54,9 @@ struct backend {
 
 int add_operand(struct job *j, struct operand o);
 struct backend backend_open(const char *name, int threads); /* fails the test when it cannot be had */
+/* The CUDA kernels: on the GPU where ADZE_CUDA_LIB names the folder of the real backend (make test DEVICE=cuda), else on the
+ * host (tests/cuda/shim) */
+struct backend backend_open_cuda(void);
 void backend_close(struct backend *b);
 /* Runs the job (and bwd if any) with dtype for ANY.  bump/by: add `by` to element `at` of operand bump (-1: none). */
 struct result job_run(const struct backend *b, const struct job *j, int dtype, int bump, int64_t at, double by);

@@ -12,7 +12,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 static const int64_t sizes[] = { 1, 3, 17, 63, 65, 200 };
@@ -52,29 +51,11 @@ static void cpu_v1(void **state) { (void)state; cpu_with("v1", 5, 2); }
 static void cpu_v3(void **state) { (void)state; cpu_with("v3", 5, 5); }
 static void cpu_v4(void **state) { (void)state; cpu_with("v4", 5, 2); }
 
-/* The CUDA kernels: on the GPU where ADZE_CUDA_LIB names the folder of the real backend (make test DEVICE=cuda), else on the
- * host, see tests/cuda/shim; there threads of a block run in another order every other launch. */
-static struct backend cuda_open(void)
-{
-	const char *real = getenv("ADZE_CUDA_LIB");
-	char exe[4096];
-	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-	assert_true(n > 0);
-	exe[n] = 0;
-	char *slash = strrchr(exe, '/');       /* build/tests/kernels/test_ops -> build/tests/cuda */
-	assert_true(slash != NULL);
-	strcpy(slash - strlen("kernels"), "cuda");
-	setenv("ADZE_LIB", real && *real ? real : exe, 1);
-	setenv("SHIM_GUARD", "0", 1);          /* the many small launches need not close memory each time */
-	struct backend b = backend_open("cuda", 0);
-	unsetenv("ADZE_LIB");
-	return b;
-}
-
+/* On the shim threads of a block run in another order every other launch. */
 static void cuda_kernels(void **state)
 {
 	(void)state;
-	struct backend b = cuda_open();
+	struct backend b = backend_open_cuda();
 	const char *only = getenv("ADZE_TEST_OP"); /* a row's name: that one alone */
 	const char *most = getenv("ADZE_TEST_MOST");
 	int64_t largest = most ? atoi(most) : INT64_MAX;

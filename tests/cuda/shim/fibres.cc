@@ -209,6 +209,7 @@ static void run_block()
 	left = n;
 	idle = 0;
 	barrier_count = 0;
+	launcher.stack = NULL;         /* another thread of the program may launch each time */
 	enter(step > 0 ? 0 : n - 1);
 	change(&launcher, &thread_of[self]);
 }
