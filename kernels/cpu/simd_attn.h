@@ -215,9 +215,10 @@ static size_t ATTN(fwd_bytes)(const struct attn_call *c)
 static void ATTN(softmax)(EL *P, const float *S, float *m, float *l, float *alpha, int64_t N, float scale)
 {
 	for (int64_t n = 0; n < N; n += W) {
-		vf old = ldf(m + n, W), top = old, sum = { 0 };
-		for (int64_t j = 0; j < KEY_BLOCK; j++)
-			top = vmax(top, ldf(S + j * N + n, W) * scale);
+		vf old = ldf(m + n, W), most = ldf(S + n, W), sum = { 0 };
+		for (int64_t j = 1; j < KEY_BLOCK; j++)
+			most = vmax(most, ldf(S + j * N + n, W));
+		vf top = vmax(old, most * scale); /* scale > 0 */
 		vf al = vexp(old - top);
 		for (int64_t j = 0; j < KEY_BLOCK; j += PAIR) {
 			vf a = vexp(vfma(ldf(S + j * N + n, W), vset(scale), -top));

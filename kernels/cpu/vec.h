@@ -47,6 +47,7 @@ INLINE int lanes(int64_t left)
 INLINE vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf vsqrt(vf a) { return _mm512_sqrt_ps(a); }
 INLINE vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); }
 INLINE float vsum(vf a) { return _mm512_reduce_add_ps(a); }
 INLINE float vtop(vf a) { return _mm512_reduce_max_ps(a); }
 INLINE __mmask16 vlive(int n) { return (__mmask16)((1u << n) - 1u); }
@@ -151,9 +152,8 @@ INLINE void sth(uint16_t *p, vf x, int n)
 /* lanes of bf16 pairs: a in the low half, b in the high half */
 INLINE vu vpair(vf a, vf b)
 {
-	__m512i lo = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
-	__m512i hi = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
-	return (vu)_mm512_or_si512(lo, _mm512_slli_epi32(hi, 16));
+	static const uint16_t turns[32] = { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 };
+	return (vu)_mm512_permutexvar_epi16(_mm512_loadu_si512(turns), (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 #endif
 
@@ -170,14 +170,19 @@ INLINE void vst(void *p, int dt, int64_t i, vf x, int n)
 		stf((float *)p + i, x, n);
 }
 
-/* e^x to 2 ulp; 0 below -87.3 (and at -inf), e^88.3 above */
+/* e^x to 2 ulp; at most e^88.3; 0 below -104 (and at -inf), where there is no instruction that scales from -87.3 on; NaN stays */
 INLINE vf vexp(vf x)
 {
+	vf big = vset(12582912.0f);
+#if W == 16
+	vf t = vmin(vset(88.3f), vmax(vset(-110.0f), x)); /* in this order NaN gets through */
+	vf k = vfma(t, vset(1.44269504f), big) - big;
+#else
 	vi low = x < -87.3f;
-	vf t = vsel(x > 88.3f, vset(88.3f), vsel(low, vset(0), x));
-	vf big = vset(12582912.0f), k = vfma(t, vset(1.44269504f), big);
+	vf t = vsel(x > 88.3f, vset(88.3f), vsel(low, vset(0), x)), k = vfma(t, vset(1.44269504f), big);
 	vi e = (vi)k - (vi)big;
 	k -= big;
+#endif
 	vf r = vfma(k, vset(-0.693359375f), t);
 	r = vfma(k, vset(2.12194440e-4f), r);
 	vf y = vset(1.9875691500e-4f);
@@ -187,7 +192,11 @@ INLINE vf vexp(vf x)
 	y = vfma(y, r, vset(1.6666665459e-1f));
 	y = vfma(y, r, vset(5.0000001201e-1f));
 	y = vfma(y * r, r, r) + 1.0f;
+#if W == 16
+	return _mm512_scalef_ps(y, k);
+#else
 	return (vf)(~low & (vi)(y * (vf)((e + 127) << 23)));
+#endif
 }
 
 /* natural logarithm of a positive normal number, to 2 ulp; exactly 0 at 1 */
