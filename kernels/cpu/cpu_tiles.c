@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cpu_tiles.h"
+#include <stdbool.h>
 
 /* How many parts of at most `most` n is cut into, and (*step) how long they are: a multiple of 64, the last one may be shorter */
 static int64_t cut(int64_t n, int64_t most, int64_t *step)
@@ -43,8 +44,9 @@ struct tiles tiles_of(int64_t M, int64_t N, int trans, int f32, int threads)
 	struct tiles t = { 1, 1, M, N };
 	if (threads == 1)
 		return t;
-	int64_t least = trans ? 128 : 256, rows = M / (EACH * threads);
-	t.m = level(M, least, rows < least ? least : rows > MOST ? MOST : rows, threads, &t.dm);
+	int64_t least = trans ? 128 : 256, rows = M / (EACH * threads), most = rows < least ? least : rows > MOST ? MOST : rows;
+	bool across = f32 && N > F32_MOST; /* which is enough tiles: one more or less hardly matters */
+	t.m = across ? cut(M, most, &t.dm) : level(M, least, most, threads, &t.dm);
 	int64_t cols = N * t.m / (EACH * threads);
 	if (f32 && cols > F32_MOST)
 		cols = F32_MOST;
