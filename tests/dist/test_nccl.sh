@@ -51,9 +51,9 @@ $stats --device ref -o "$t/one" && $kd --device ref -o "$t/k1" || exit 1
 if like_torchrun 2 $stats --device cuda -o "$t/two" && artdiff -t 1e-4 "$t/one" "$t/two" >"$t/diff"; then ok "torchrun's variables, the same sums"
 else no "torchrun's variables, the same sums" "$(cat "$t"/err.? "$t/diff" | head -n 3)"; fi
 losses() { grep -o '"\(loss\|grad_norm\)":[^,}]*' "$1/metrics.jsonl"; }
-# near NAME RUN: the losses and gradient norms of one process
+# near NAME RUN [ALONE]: the losses and gradient norms of one process
 near() {
-	losses "$t/k1" >"$t/c1" && losses "$2" >"$t/c2"
+	losses "${3:-$t/k1}" >"$t/c1" && losses "$2" >"$t/c2"
 	why=$(paste -d: "$t/c1" "$t/c2" 2>/dev/null | awk -F: '{ d = $2 - $4; if ($1 != $3 || (d < 0 ? -d : d) > 2e-4 * ($2 + 1e-3)) { print; exit } } END { if (NR < 6) print NR " values" }')
 	same "$1" "$why" ""
 }
@@ -65,6 +65,10 @@ for z in 1 2; do
 	SHIM_GUARD=1 like_torchrun 2 $kd --device cuda --zero $z -o "$t/z$z" || no "--zero $z" "$(cat "$t"/err.? | head -n 3)"
 	near "--zero $z, sums in parts and gathering of the GPUs' memory" "$t/z$z"
 done
+mkmodel -q --layers 1 --hidden 16 --ffn 24 --heads 2 --kv-heads 2 --vocab 64 --seed 3 --std 0.2 -o "$t/even"
+$kd --student "$t/even" --device ref -o "$t/e1" || exit 1
+like_torchrun 2 $kd --student "$t/even" --device cuda --tp 2 -o "$t/e2" || no "--tp 2" "$(cat "$t"/err.? | head -n 3)"
+near "--tp 2, all exchanges by NCCL" "$t/e2" "$t/e1"
 if like_torchrun 3 "$PWD/$B/tests/dist/test_comm"; then ok "sums in parts and gathering, of the host's memory and the GPUs'"
 else no "sums in parts and gathering, of the host's memory and the GPUs'" "$(cat "$t"/out.? "$t"/err.? | grep -v OK | head -n 3)"; fi
 if [ -e "$lib/adze-mpi.so" ] && mpirun -q -n 2 true 2>"$t/err"; then
