@@ -104,6 +104,8 @@ int art_seek_record(struct art_r *r, int64_t i, struct err *e);
 int art_seek_end(struct art_r *r, struct err *e);                                 /* the next art_next() reads the trailer: art_digest() is what it claims */
 int64_t art_record_number(const struct art_r *r);                                 /* of the record last given by art_next */
 
+int64_t art_bytes_read(const struct art_r *r);                                    /* of the file, so far */
+
 /* XXH3-128 helpers */
 void digest_hex(const void *p, size_t n, char out[33]);
 int digest_file(const char *path, char out[33], struct err *e);

@@ -43,6 +43,7 @@ struct art_r {
 	int64_t records;                 /* records given out, or number of the next one after a seek */
 	bool done, sought, aligned;
 	bool want_index, have_index, index_ok;
+	int64_t bytes;                   /* read from the file */
 	XXH3_state_t *hash, *frame_hash;
 	struct art_entry *index;         /* loaded by art_record_count and art_seek_record */
 	int64_t index_n;
@@ -66,6 +67,7 @@ static int refill(struct art_r *r, struct err *e)
 			return err_sys(e, "%s: cannot read", r->name);
 		r->eof = k == 0;
 		r->ilen += (size_t)k;
+		r->bytes += k;
 		if (k > 0)
 			break;
 	}
@@ -391,6 +393,7 @@ int art_version(const struct art_r *r) { return r->version; }
 const char *art_name(const struct art_r *r) { return r->name; }
 const msgpack_object *art_header(const struct art_r *r) { return &r->head.data; }
 const msgpack_object *art_meta(const struct art_r *r) { return obj_get(&r->head.data, "meta"); }
+int64_t art_bytes_read(const struct art_r *r) { return r->bytes; }
 int64_t art_record_number(const struct art_r *r) { return r->records - 1; }
 
 const char *art_digest(const struct art_r *r)
@@ -429,6 +432,7 @@ static int load_index(struct art_r *r, struct err *e)
 		free(p);
 		return no_index(r, "its index is damaged", e);
 	}
+	r->bytes += (int64_t)(sizeof foot + n * 16);
 	struct art_entry *x = xcalloc(n, sizeof *x);
 	bool ok = true;
 	for (uint64_t i = 0; i < n; i++) {

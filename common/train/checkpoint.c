@@ -7,7 +7,7 @@
  * Records: "settings" (u8, JSON text), "counters" (i64), of several domains "mix.taken" (i64) and "mix.weights" (f64), "best" (f64: step and
  * loss) where the best model is kept, then
  * for every parameter P in table order w.P, m.P, v.P (with a moving average e.P) in
- * chunks of at most CHUNK elements.
+ * chunks of at most CHUNK elements.  The header lists the chunks, so that a process can read those alone that it keeps a part of.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK ((int64_t)1 << 20)
+#define CHUNK ((int64_t)1 << 18) /* f32: a frame of the file, the least that can be read of it */
 
 /* The last is there with a moving average only. */
 int ckpt_arrays(const struct trainer *t)
@@ -114,25 +114,74 @@ static int put_own(struct art_w *w, const struct trainer *t, const struct param 
 	return rc;
 }
 
+/* Which chunk is next, in the order of the file: elements from `at` on of what is kept of parameter i's array a */
+struct cursor {
+	int i, a;
+	int64_t at;
+};
+struct chunk {
+	const struct param *p;
+	int a;
+	struct piece q;
+};
+
 /* What this process keeps; what all of tp have, their first */
+static bool next_chunk(const struct trainer *t, struct cursor *k, struct chunk *c)
+{
+	while (k->i < t->n_param) {
+		const struct param *p = t->param[k->i];
+		bool ours = !t->tp || !t->tp->rank || row_split(p->row);
+		struct piece q = ours ? shard_part(&t->shard, p->off, p->rows * p->cols) : (struct piece){ .n = 0 };
+		if (k->at < q.n) {
+			*c = (struct chunk){ p, k->a, piece_cut(q, q.off + k->at, CHUNK) };
+			k->at += CHUNK;
+			return true;
+		}
+		k->at = 0;
+		if (!q.n || ++k->a == ckpt_arrays(t)) {
+			k->a = 0;
+			k->i++;
+		}
+	}
+	return false;
+}
+
 static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 {
 	float *host = xmalloc((size_t)CHUNK * sizeof *host);
+	struct cursor k = { .i = 0 };
+	struct chunk c;
 	int rc = 0;
-	for (int i = 0; i < t->n_param && !rc; i++) {
-		const struct param *p = t->param[i];
-		struct piece q = shard_part(&t->shard, p->off, p->rows * p->cols);
-		if (t->tp && t->tp->rank && !row_split(p->row))
-			continue;
-		for (int a = 0; a < ckpt_arrays(t) && !rc; a++)
-			for (int64_t at = 0; at < q.n && !rc; at += CHUNK) {
-				struct piece c = piece_cut(q, q.off + at, CHUNK);
-				t->g->k->download(t->g->d, host, ckpt_place(t, a, &c), ckpt_bytes(t, a, c.n));
-				rc = put_own(w, t, p, a, c.off - p->off, c.n, host, e);
-			}
+	while (!rc && next_chunk(t, &k, &c)) {
+		t->g->k->download(t->g->d, host, ckpt_place(t, c.a, &c.q), ckpt_bytes(t, c.a, c.q.n));
+		rc = put_own(w, t, c.p, c.a, c.q.off - c.p->off, c.q.n, host, e);
 	}
 	free(host);
 	return rc;
+}
+
+/* NAME:RECORDS:FIRST:END of every chunk: between which elements of the whole its records are */
+static char *contents_new(const struct trainer *t)
+{
+	char *text = NULL, *blank = "";
+	size_t size;
+	struct cursor k = { .i = 0 };
+	struct chunk c;
+	FILE *f = open_memstream(&text, &size);
+	if (!f)
+		die(EXIT_RESOURCE, "out of memory");
+	while (next_chunk(t, &k, &c)) {
+		int64_t first = 0, there = 0, records = 0, at = c.q.off - c.p->off;
+		for (int64_t n = 0, run = 0; n < c.q.n; n += run, there += run, records++) {
+			run = split_out(&t->split, trainer_number(t, c.p), at + n, c.q.n - n, &there);
+			first = n ? first : there;
+		}
+		fprintf(f, "%s%c.%s:%lld:%lld:%lld", blank, ckpt_letter[c.a], c.p->name, (long long)records, (long long)first, (long long)there);
+		blank = " ";
+	}
+	if (fclose(f))
+		die(EXIT_RESOURCE, "out of memory");
+	return text;
 }
 
 static int put_mix(struct art_w *w, const struct mix *m, struct err *e)
@@ -152,15 +201,13 @@ static int put_best(struct art_w *w, const struct progress_state *s, struct err 
 size_t checkpoint_buffer_bytes(const struct trainer *t)
 {
 	size_t chunk = 0, waiting = 0, most = 0;
-	for (int i = 0; i < t->n_param; i++) {
-		int64_t n = shard_part(&t->shard, t->param[i]->off, t->param[i]->rows * t->param[i]->cols).n;
-		for (int a = 0; a < ckpt_arrays(t); a++)
-			for (int64_t at = 0; at < n; at += CHUNK) {
-				size_t k = ckpt_bytes(t, a, n - at < CHUNK ? n - at : CHUNK);
-				chunk = k > chunk ? k : chunk;
-				waiting = (waiting >= ART_FRAME ? 0 : waiting) + k;
-				most = waiting > most ? waiting : most;
-			}
+	struct cursor at = { .i = 0 };
+	struct chunk c;
+	while (next_chunk(t, &at, &c)) {
+		size_t k = ckpt_bytes(t, c.a, c.q.n);
+		chunk = k > chunk ? k : chunk;
+		waiting = (waiting >= ART_FRAME ? 0 : waiting) + k;
+		most = waiting > most ? waiting : most;
 	}
 	return chunk + 2 * most;
 }
@@ -204,6 +251,9 @@ static int write_state(const char *dir, const char *name, const struct trainer *
 		art_meta_int(w, "part", part);
 		art_meta_int(w, "files", files);
 	}
+	char *contents = contents_new(t);
+	art_meta_str(w, "contents", contents);
+	free(contents);
 	if ((!part && put_once(w, t, s, settings, e)) || put_arrays(w, t, e)) {
 		art_abort(w);
 		return -1;

@@ -21,6 +21,7 @@ struct progress_state {
 	struct trainer *teacher;       /* a teacher that is trained too, or NULL: the file teacher beside state */
 	int64_t best_step;             /* 0: none */
 	double best_loss;              /* held out, the lowest so far: saved where there is one */
+	int64_t read;                  /* bytes of its files that this process read to load it */
 	struct mix *mix;               /* saved and restored where it has several domains */
 };
 /* Writes step-N, each process what it keeps into a file of its own (all of them come; where all keep everything, the first alone), and removes all but the `keep` newest. */

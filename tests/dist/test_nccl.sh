@@ -69,6 +69,8 @@ mkmodel -q --layers 1 --hidden 16 --ffn 24 --heads 2 --kv-heads 2 --vocab 64 --s
 $kd --student "$t/even" --device ref -o "$t/e1" || exit 1
 like_torchrun 2 $kd --student "$t/even" --device cuda --tp 2 -o "$t/e2" || no "--tp 2" "$(cat "$t"/err.? | head -n 3)"
 near "--tp 2, all exchanges by NCCL" "$t/e2" "$t/e1"
+like_torchrun 2 $kd --device cuda --teacher-place sharded -o "$t/s2" || no "a teacher in parts" "$(cat "$t"/err.? | head -n 3)"
+near "a teacher in parts over those that share a machine" "$t/s2"
 if like_torchrun 3 "$PWD/$B/tests/dist/test_comm"; then ok "sums in parts and gathering, of the host's memory and the GPUs'"
 else no "sums in parts and gathering, of the host's memory and the GPUs'" "$(cat "$t"/out.? "$t"/err.? | grep -v OK | head -n 3)"; fi
 if [ -e "$lib/adze-mpi.so" ] && mpirun -q -n 2 true 2>"$t/err"; then

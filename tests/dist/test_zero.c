@@ -3,15 +3,17 @@
  *
  * Every element of weights, moments and average is given a value that follows from its name and place.  A first process or
  * job saves them; each that comes after loads them, looks at what it keeps, wipes it, and saves again for the next.  Alone
- * here; test_zero.sh does it with 4, 2, 3 and 1 processes, ZERO = 0, 1, 2, over one directory DIR.
+ * here; test_zero.sh does it with 4, 2, 3 and 1 processes, ZERO = 0, 1, 2, over one directory DIR.  A large state (1) is in
+ * many frames: there each process is to read its share of the files and what else is in the frames at its ends.
  *
- *	test_zero [DIR ZERO f32|bf16]
+ *	test_zero [DIR ZERO f32|bf16 LARGE]
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "../../common/base/log.h"
 #include "../../common/base/opt.h"
 #include "../../common/base/outfile.h"
+#include "../../common/io/artifact.h"
 #include "../../common/train/checkpoint_parts.h"
 #include "../train/aux_tiny.h"
 #include <setjmp.h>
@@ -20,22 +22,28 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct comm world;
 static const char *dir, *dtype = "bf16";
 static char own_dir[] = "/tmp/test_zero.XXXXXX";
-static int zero;
+static int zero, large;
 
-static const struct tiny shape = { "llama", 1, 3, 24, 40, 3, 1, 8, 61, 0 };
+static const struct tiny shape[] = { { "llama", 1, 3, 24, 40, 3, 1, 8, 61, 0 }, { "llama", 1, 1, 512, 2048, 8, 8, 64, 61, 0 } };
 
-/* Element i of array a of parameter p: exact in bf16 */
-static float value(const struct param *p, int a, int64_t i)
+static uint32_t key(const struct param *p, int a)
 {
 	uint32_t h = 17 + (uint32_t)a;
 	for (const char *s = p->name; *s; s++)
 		h = h * 31 + (uint32_t)*s;
-	return (float)((h + (uint64_t)i) % 251);
+	return h;
+}
+
+/* Element i of an array, exact in bf16 */
+static float value(uint32_t h, int64_t i)
+{
+	return (float)((h + (uint64_t)i * (uint64_t)i % 65521) % 251);
 }
 
 static bool both_w_and_whole(const struct trainer *t, int a)
@@ -55,8 +63,9 @@ static int64_t each(struct trainer *t, bool fill, float scale)
 			if (!q.n)
 				continue;
 			char *x = ckpt_place(t, a, &q);
+			uint32_t h = key(p, a);
 			for (int64_t k = 0; k < q.n; k++) {
-				float v = scale * value(p, a, q.off - p->off + k);
+				float v = scale * value(h, q.off - p->off + k);
 				uint16_t low = f32_to_bf16(v);
 				void *at = x + ckpt_bytes(t, a, k);
 				if (fill)
@@ -68,6 +77,20 @@ static int64_t each(struct trainer *t, bool fill, float scale)
 	return wrong;
 }
 
+/* Bytes of the files of a checkpoint */
+static int64_t on_disk(int64_t step)
+{
+	int64_t sum = 0;
+	struct stat st;
+	for (int part = 0; part < 16; part++) {
+		char *d = xasprintf("%s/ckpt/step-%lld", dir, (long long)step), *path = ckpt_file_new(d, "state", part);
+		sum += stat(path, &st) ? 0 : (int64_t)st.st_size;
+		free(path);
+		free(d);
+	}
+	return sum;
+}
+
 static void handed_on(void **state)
 {
 	struct err e = { 0 };
@@ -76,9 +99,9 @@ static void handed_on(void **state)
 	struct rundir d = { .path = xstrdup(dir), .lock = -1, .metrics = -1, .follows = world.rank > 0 };
 	struct progress_state s = { .seed = 1 };
 	struct trainer_spec o = { .loss = { .weight[LOSS_CE] = 1, .tau = 1, .beta = 0.5 }, .seq = 4, .micro = 1, .batch = world.size, .dtype = dtype_parse(dtype),
-				  .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .low_moments = true, .ema = 0.9, .world = &world, .zero = zero };
+				  .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .low_moments = true, .ema = large ? 0 : 0.9, .world = &world, .zero = zero };
 	(void)state;
-	struct arch a = tiny_arch(&shape);
+	struct arch a = tiny_arch(&shape[large]);
 	g.k = &kernels_ref;
 	g.d = g.k->dev_open(1);
 	if (trainer_plan(&t, ptable_new(&a), NULL, &o, &e) || trainer_alloc(&t, &g, &e))
@@ -86,6 +109,8 @@ static void handed_on(void **state)
 	if (checkpoint_load(&d, &t, &s, "{}", &e))
 		fail_msg("%s", e.msg);
 	if (s.step) {
+		int64_t all = on_disk(s.step), frames = 2 * ckpt_arrays(&t) * (int64_t)ART_FRAME; /* at both ends of a slice of each array */
+		assert_true(s.read > 0 && (!large || s.read < (zero ? all / world.size : all) + frames + (1 << 20)));
 		assert_int_equal(each(&t, false, 1), 0);
 		assert_int_equal(s.tokens, 1000);
 		assert_int_equal(t.updates, 77);
@@ -150,17 +175,18 @@ int main(int argc, char **argv)
 	struct err e = { 0 };
 	const struct CMUnitTest tests[] = { cmocka_unit_test(slices), cmocka_unit_test(handed_on) };
 	prog_name = "test_zero";
-	dir = argc == 4 ? argv[1] : mkdtemp(own_dir);
-	int64_t z = 0;
-	if (!dir || (argc == 4 && parse_i64(argv[2], &z)))
+	dir = argc == 5 ? argv[1] : mkdtemp(own_dir);
+	int64_t z = 0, l = 0;
+	if (!dir || (argc == 5 && (parse_i64(argv[2], &z) || parse_i64(argv[4], &l))))
 		return EXIT_USAGE;
 	zero = (int)z;
-	dtype = argc == 4 ? argv[3] : dtype;
+	large = l != 0;
+	dtype = argc == 5 ? argv[3] : dtype;
 	if (comm_open(&world, &e))
 		die_err(&e);
 	int rc = cmocka_run_group_tests(tests, NULL, NULL);
 	comm_close(&world);
-	if (argc != 4)
+	if (argc != 5)
 		remove_tree(dir, &e);
 	return rc;
 }

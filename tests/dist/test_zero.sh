@@ -5,10 +5,11 @@
 . tests/dist/mpi.sh
 works "exchanges in parts" many 3 "$B/tests/dist/test_comm"
 # processes and --zero: each loads what the one before saved, looks at every element, and saves
-for job in "4 2" "2 1" "3 2" "1 0"; do
+for job in "4 2 0" "2 1 0" "3 2 0" "1 0 0" "4 2 1" "2 1 1" "3 2 1"; do
 	# shellcheck disable=SC2086
 	set -- $job
-	works "a checkpoint goes on to $1 processes, zero $2, bit for bit" many "$1" "$B/tests/dist/test_zero" "$t" "$2" bf16
+	[ "$job" != "4 2 1" ] || rm -r "$t/ckpt"
+	works "a checkpoint goes on to $1 processes, zero $2, bit for bit$([ "$3" = 0 ] || echo "; each reads its share")" many "$1" "$B/tests/dist/test_zero" "$t" "$2" "$([ "$job" = "2 1 1" ] && echo f32 || echo bf16)" "$3"
 done
 same "each wrote its part" "$(ls "$t/ckpt/step-3" | tr '\n' ' ')" "state state.1 state.2 "
 rm -r "$t/ckpt"
