@@ -12,43 +12,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int write_model(const struct session *s, enum weights_of of, const char *out, struct err *e)
+/* The weights of t in a directory, by the first process; takes the notes */
+static int write_dir(const struct session *s, const struct trainer *t, enum weights_of of, const char *from, const char *out, const char *title,
+		     char *notes, struct err *e)
 {
-	const struct trainer *t = s->t;
+	int rc = 0;
 	if (s->dir->follows) {
 		trainer_serve(t);
-		return 0;
+	} else {
+		char *path = xstrdup(from);
+		struct model_card card = { .title = title, .origin = basename(path), .commands = opt_record_line(), .notes = notes };
+		rc = trainer_export(t, of, from, out, kd_save_dtype(t->student->arch.dtype), &card, e);
+		free(path);
 	}
-	char *from = xstrdup(kd.student), *notes, flops[32], loss[48] = "";
-	if (s->at.step == s->rate.steps)
-		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
-	notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s",
-			  kd.teacher || kd.cache.n ? "Distilled" : "Trained", (long long)s->at.step, (long long)kd.batch,
-			  (long long)s->mix->seq, fmt_count(flops, (double)s->at.tokens * account_flops_sum(s->t)),
-			  s->t->teacher ? ", the teacher's forward pass included" : "", loss);
-	struct model_card card = { .title = kd.teacher || kd.cache.n ? "Distilled student" : "Trained model", .origin = basename(from),
-				   .commands = opt_record_line(), .notes = notes };
-	int rc = trainer_export(t, of, kd.student, out, kd_save_dtype(t->student->arch.dtype), &card, e);
-	free(from);
 	free(notes);
 	return rc;
 }
 
+static int write_model(const struct session *s, enum weights_of of, const char *out, struct err *e)
+{
+	bool distilled = kd.teacher || kd.cache.n;
+	char flops[32], loss[48] = "";
+	if (s->at.step == s->rate.steps)
+		snprintf(loss, sizeof loss, " Loss of the last step %.4f.", s->last.loss);
+	char *notes = xasprintf("%s for %lld steps of %lld sequences of %lld tokens (%s training FLOPs%s).%s", distilled ? "Distilled" : "Trained",
+				(long long)s->at.step, (long long)kd.batch, (long long)s->mix->seq,
+				fmt_count(flops, (double)s->at.tokens * account_flops_sum(s->t)), s->t->teacher ? ", the teacher's forward pass included" : "", loss);
+	return write_dir(s, s->t, of, kd.student, out, distilled ? "Distilled student" : "Trained model", notes, e);
+}
+
 static int write_teacher(const struct session *s, const char *out, struct err *e)
 {
-	if (s->dir->follows) {
-		trainer_serve(&s->teacher->t);
-		return 0;
-	}
-	char *from = xstrdup(kd.teacher);
 	char *notes = xasprintf("Trained on the data of a student's distillation for %lld steps of %lld sequences of %lld tokens.",
 				(long long)s->at.step, (long long)kd.batch, (long long)s->mix->seq);
-	struct model_card card = { .title = "Corrected teacher", .origin = basename(from), .commands = opt_record_line(), .notes = notes };
-	const struct trainer *t = &s->teacher->t;
-	int rc = trainer_export(t, OF_STUDENT, kd.teacher, out, kd_save_dtype(t->student->arch.dtype), &card, e);
-	free(from);
-	free(notes);
-	return rc;
+	return write_dir(s, &s->teacher->t, OF_STUDENT, kd.teacher, out, "Corrected teacher", notes, e);
 }
 
 static int write_adapter(const struct session *s, const char *out, struct err *e)

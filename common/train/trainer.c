@@ -139,6 +139,20 @@ static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 	return prog_plan(p, e);
 }
 
+/* Both models, here */
+static int agree(const struct trainer *t, struct err *e)
+{
+	if (!t->teacher)
+		return 0;
+	if (!t->o.vocab && t->teacher->arch.vocab != t->student->arch.vocab)
+		return err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
+			       (long long)t->taught.whole->arch.vocab, (long long)t->split.whole->arch.vocab);
+	if (t->o.cached_width && t->o.cached_width != t->teacher->arch.hidden)
+		return err_set(e, EXIT_DATA, "the cached hidden states have %lld channels, the teacher %lld", (long long)t->o.cached_width,
+			       (long long)t->teacher->arch.hidden);
+	return 0;
+}
+
 int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teacher, const struct trainer_spec *o,
 		 struct err *e)
 {
@@ -148,26 +162,10 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 	t->together = t->o.zero == 2 || o->place == TEACHER_SHARDED || t->tp;
 	if (o->place == TEACHER_SHARDED && (!t->node || t->node->size == 1))
 		t->o.place = TEACHER_RESIDENT;
-	if (tp_begin(t, student, teacher, e)) {
-		trainer_free(t);
-		return -1;
-	}
 	if (o->micro < 1 || o->batch % o->micro)
 		BUG("micro-batch of %lld in a batch of %lld", (long long)o->micro, (long long)o->batch);
-	if (!o->vocab && teacher && t->teacher->arch.vocab != t->student->arch.vocab) {
-		err_set(e, EXIT_DATA, "the teacher's vocabulary has %lld tokens, the student's %lld: distillation on logits needs the same",
-			(long long)teacher->arch.vocab, (long long)student->arch.vocab);
-		trainer_free(t);
-		return -1;
-	}
-	if (o->cached_width && o->cached_width != teacher->arch.hidden) {
-		err_set(e, EXIT_DATA, "the cached hidden states have %lld channels, the teacher %lld", (long long)o->cached_width,
-			(long long)teacher->arch.hidden);
-		trainer_free(t);
-		return -1;
-	}
 	t->starts = xcalloc((size_t)(o->micro * o->seq), sizeof *t->starts);
-	if (trainer_layout(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
+	if (tp_begin(t, student, teacher, e) || agree(t, e) || trainer_layout(t, e) || record(t, &t->train, 1, e) || record(t, &t->eval, 0, e)) {
 		trainer_free(t);
 		return -1;
 	}
