@@ -154,16 +154,20 @@ struct kernels {
 	void *(*host)(void *p);
 	void (*upload)(struct dev *, void *dst, const void *host, size_t bytes);
 	void (*download)(struct dev *, void *host, const void *src, size_t bytes);
-	/* Bytes that come beside the kernels, for a backend with memory of its own (else NULL, all of them).
-	 * pinned       [bytes] of the host's memory that copies are made from, or NULL; with `old`, which it returned, frees that
-	 * bring_order  what is brought from here on comes after the kernels called so far; join: kernels called from here on come after
-	 *              what was brought so far
+	/* Bytes that come and go beside the kernels, both ways at a time, for a backend with memory of its own (else NULL, all of them).
+	 * pinned       [bytes] of the host's memory for such copies, or NULL; with `old`, which it returned, frees that
+	 * bring_order  what is brought from here on comes after the kernels called and what was taken so far; join: kernels called
+	 *              from here on come after what was brought so far
 	 * bring        begins a copy to dst and returns its number, 1 and up
-	 * brought      is copy n done, and its source free again?  wait: it is when this returns */
+	 * brought      is copy n done, and its source free again?  wait: it is when this returns
+	 * take         begins a copy from device memory, after the kernels called so far
+	 * taken        all of these are done when this returns */
 	void *(*pinned)(struct dev *, void *old, size_t bytes);
 	void (*bring_order)(struct dev *, int join);
 	int64_t (*bring)(struct dev *, void *dst, const void *pinned, size_t bytes);
 	int (*brought)(struct dev *, int64_t n, int wait);
+	void (*take)(struct dev *, void *pinned, const void *src, size_t bytes);
+	void (*taken)(struct dev *);
 	void (*weights_changed)(struct dev *); /* every packed copy of a stable operand is stale from now on */
 	/* bytes that the backend itself holds now (packed weights, scratch); while planning: would hold */
 	size_t (*held_bytes)(const struct dev *, enum held part);

@@ -12,7 +12,7 @@
 
 /* The ops of struct kernels, in its order: a backend that lacks one is refused by its name.  A `?` marks what may lack. */
 static const char *const op_name[] = {
-	"dev_open", "dev_close", "mem_alloc", "mem_free", "mem_bytes", "host", "upload", "download", "pinned?", "bring_order?", "bring?", "brought?", "weights_changed", "held_bytes", "plan?", "capture?", "replay?", "drop?", "embed", "embed_dw",
+	"dev_open", "dev_close", "mem_alloc", "mem_free", "mem_bytes", "host", "upload", "download", "pinned?", "bring_order?", "bring?", "brought?", "take?", "taken?", "weights_changed", "held_bytes", "plan?", "capture?", "replay?", "drop?", "embed", "embed_dw",
 	"norm", "norm_bwd", "qknorm", "qknorm_bwd", "linear", "quantise", "e4m3", "linear_dx", "linear_dw", "attn", "attn_bwd", "attn_tree?", "attn_kv", "act", "act_dx", "add",
 	"copy", "scale", "zero", "add_cols", "take_cols", "mask", "mask_dz", "stat_width", "stat_contrib", "stat_cos", "kd_head", "logprob", "topk", "mse", "cosine", "relation", "adamw",
 	"sumsq", "guard"

@@ -428,7 +428,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .dp = &r.dp,
-				     .tp = kd.tp > 1 ? &r.tp : NULL, .node = &r.node, .zero = (int)kd.zero,
+				     .tp = kd.tp > 1 ? &r.tp : NULL, .node = &r.node, .zero = (int)kd.zero, .offload = !strcmp(kd.optimizer_place, "host"),
 				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph,
 				     .teacher_e4m3 = !strcmp(kd.teacher_dtype, "fp8") };
 	if (kd.hidden) {

@@ -34,6 +34,27 @@ static double small_bytes(const struct engine *g, const struct prog *p)
 	return n;
 }
 
+/* States of the optimizer on the device, each by itself or all in pieces */
+static double state(const struct trainer *t, const struct engine *g, enum state a)
+{
+	bool streamed = states_cut(t, g).bytes && !(a == STATE_W && t->o.dtype == DT_F32);
+	size_t bytes = streamed ? 0 : state_bytes(t, a);
+	return bytes ? arena(g, 1, (double)bytes) : 0;
+}
+
+static double moments(const struct trainer *t, const struct engine *g)
+{
+	struct offload cut = states_cut(t, g);
+	return state(t, g, STATE_M) + state(t, g, STATE_V) + (cut.bytes ? arena(g, 1, 2 * (double)cut.bytes) : 0);
+}
+
+/* And on the host */
+static double held(const struct trainer *t, const struct engine *g)
+{
+	struct offload cut = states_cut(t, g);
+	return (double)cut.pieces * (double)cut.bytes;
+}
+
 static double gradients(const struct trainer *t, const struct engine *g)
 {
 	double pool = (double)trainer_pool_bytes(t);
@@ -61,19 +82,20 @@ void account_memory(const struct trainer *t, const struct engine *g, struct memo
 {
 	double buffers = (double)checkpoint_buffer_bytes(t);
 	*m = (struct memory){ .n = 0 };
-	add(m, "student weights", arena(g, 1, (double)trainer_master_bytes(t)) + (t->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)t->elems) : 0));
+	add(m, "student weights", state(t, g, STATE_W) + (t->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)t->elems) : 0));
+	m->moved = held(t, g);
 	if (t->corrected) {
 		const struct trainer *c = t->corrected;
 		buffers = fmax(buffers, (double)checkpoint_buffer_bytes(c)); /* one file after the other */
-		double all = (double)trainer_master_bytes(c), moments = (double)trainer_moment_bytes(c);
-		add(m, "teacher weights", arena(g, 1, all) + (c->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)c->elems) : 0));
-		add(m, "teacher's training", arena(g, 2, moments) + gradients(c, g) + arena(g, 1, (double)trainer_act_bytes(c)) +
+		add(m, "teacher weights", state(c, g, STATE_W) + (c->o.dtype == DT_BF16 ? arena(g, 1, 2 * (double)c->elems) : 0));
+		m->moved += held(c, g);
+		add(m, "teacher's training", moments(c, g) + gradients(c, g) + arena(g, 1, (double)trainer_act_bytes(c)) +
 		    small_bytes(g, c->train.p) + small_bytes(g, c->eval.p));
 	} else if (t->teacher)
 		add(m, "teacher weights", arena(g, 1, (double)trainer_teacher_bytes(t)) + teacher_held_bytes(t, g));
-	add(m, "optimizer", arena(g, 2, (double)trainer_moment_bytes(t)));
-	if (t->o.ema > 0)
-		add(m, "averaged weights", arena(g, 1, (double)trainer_average_bytes(t)));
+	add(m, "optimizer", moments(t, g));
+	add(m, "optimizer on the host", m->moved);
+	add(m, "averaged weights", state(t, g, STATE_E));
 	add(m, "gradients", gradients(t, g));
 	add(m, "activations", arena(g, 1, (double)trainer_act_bytes(t)));
 	add(m, "inputs and constants", small_bytes(g, t->train.p) + small_bytes(g, t->eval.p));
@@ -162,6 +184,8 @@ static void print_json(FILE *f, const struct trainer *t, const struct memory *m,
 		fprintf(f, "\"%s\":%.0f,", m->row[i].word, m->row[i].bytes);
 	fprintf(f, "\"sum\":%.0f},\"peak_bytes\":%.0f,\"room_bytes\":%.0f,\"fits\":%s,", m->sum, m->peak, m->room,
 		m->peak <= m->room ? "true" : "false");
+	if (m->moved > 0)
+		fprintf(f, "\"update_moves_bytes\":%.0f,", m->moved);
 	fprintf(f, "\"flops_per_token\":%.9g,\"teacher_flops_per_token\":%.9g,\"tokens\":%.0f,\"flops\":%.9g,\"peak_flop_per_s\":%.4g}\n",
 		per.teacher + per.student, per.teacher, tokens, (per.teacher + per.student) * tokens, peak);
 }
@@ -179,6 +203,8 @@ void account_print(FILE *f, const struct trainer *t, const struct memory *m, int
 		(long long)t->o.micro, (long long)t->o.seq);
 	for (int i = 0; i < m->n; i++)
 		fprintf(f, "%-22s %s\n", m->row[i].word, fmt_bytes(a, m->row[i].bytes));
+	if (m->moved > 0)
+		fprintf(f, "%-22s %s to the device and back in every step\n", "update", fmt_bytes(a, m->moved));
 	fprintf(f, "%-22s %s: %s in %s\n", "peak", fmt_bytes(a, m->peak), m->peak <= m->room ? "fits" : "does not fit",
 		fmt_bytes(b, m->room));
 	fprintf(f, "%-22s %s FLOP a token (%s of them the teacher's), %s in all for %.0f tokens\n", "compute",

@@ -22,6 +22,7 @@ struct memory {
 	struct mem_row row[MEM_ROWS];
 	int n;
 	double sum;                    /* of the rows */
+	double moved;                  /* bytes of the optimizer that a step brings to the device, and takes from it */
 	double peak;                   /* predicted, of the resident memory */
 	double room;                   /* what the process has now and may still take */
 };

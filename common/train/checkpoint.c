@@ -24,25 +24,17 @@
 /* The last is there with a moving average only. */
 int ckpt_arrays(const struct trainer *t)
 {
-	return t->o.ema > 0 ? CKPT_ARRAYS : CKPT_ARRAYS - 1;
+	return t->o.ema > 0 ? STATES : STATES - 1;
 }
 
 bool ckpt_low(const struct trainer *t, int a)
 {
-	return t->o.low_moments && (ckpt_letter[a] == 'm' || ckpt_letter[a] == 'v');
+	return state_type(t, (enum state)a) == DT_BF16;
 }
 
 size_t ckpt_bytes(const struct trainer *t, int a, int64_t n)
 {
-	return (size_t)n * (ckpt_low(t, a) ? 2 : 4);
-}
-
-void *ckpt_place(const struct trainer *t, int a, const struct piece *q)
-{
-	if (ckpt_letter[a] == 'w')
-		return t->w + (t->wb ? q->at : q->off);
-	char *base = ckpt_letter[a] == 'm' ? t->m : ckpt_letter[a] == 'v' ? t->v : (void *)t->ema;
-	return base + ckpt_bytes(t, a, q->at);
+	return (size_t)n * dtype_size(state_type(t, (enum state)a));
 }
 
 char *ckpt_path_new(const struct rundir *d, int64_t step)
@@ -153,7 +145,7 @@ static int put_arrays(struct art_w *w, const struct trainer *t, struct err *e)
 	struct chunk c;
 	int rc = 0;
 	while (!rc && next_chunk(t, &k, &c)) {
-		t->g->k->download(t->g->d, host, ckpt_place(t, c.a, &c.q), ckpt_bytes(t, c.a, c.q.n));
+		state_get(t, (enum state)c.a, &c.q, host);
 		rc = put_own(w, t, c.p, c.a, c.q.off - c.p->off, c.q.n, host, e);
 	}
 	free(host);

@@ -7,14 +7,13 @@
 #define ADZE_CHECKPOINT_PARTS_H
 #include "checkpoint.h"
 
-enum { CKPT_ARRAYS = 4, CKPT_COUNTERS = 5, CKPT_FILES_MAX = 1 << 16 };
+enum { CKPT_COUNTERS = 5, CKPT_FILES_MAX = 1 << 16 };
 /* Arrays of a trainer, first letters of their names in a checkpoint: w, m, v, and with a moving average e */
-static const char ckpt_letter[CKPT_ARRAYS] = { 'w', 'm', 'v', 'e' };
+static const char ckpt_letter[STATES] = { 'w', 'm', 'v', 'e' };
 int ckpt_arrays(const struct trainer *t);
 /* Kept in bf16? */
 bool ckpt_low(const struct trainer *t, int a);
-/* Where array a has the elements of q; their bytes */
-void *ckpt_place(const struct trainer *t, int a, const struct piece *q);
+/* Of n elements */
 size_t ckpt_bytes(const struct trainer *t, int a, int64_t n);
 /* Steps with a checkpoint, newest first; its directory; file of part k of state or teacher in a directory */
 int64_t *ckpt_list_new(const struct rundir *d, int *n);

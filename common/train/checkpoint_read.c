@@ -80,7 +80,7 @@ static int64_t keep(struct reader *q, struct range r, const char *data)
 		kept += c.n;
 		if (!c.n || !data)
 			continue;
-		t->g->k->upload(t->g->d, ckpt_place(t, r.a, &c), data + ckpt_bytes(t, r.a, there - r.at + c.off - p->off - own), ckpt_bytes(t, r.a, c.n));
+		state_put(q->t, (enum state)r.a, &c, data + ckpt_bytes(t, r.a, there - r.at + c.off - p->off - own));
 		remember(q, (struct range){ r.i, r.a, c.off - p->off, c.n });
 	}
 	return kept;

@@ -83,7 +83,7 @@ int kd_export_results(const struct session *s, struct err *e)
 	int rc = kd.lora_adapter ? write_adapter(s, path[0], e) : 0;
 	if (!rc)
 		rc = write_model(s, OF_STUDENT, path[1], e);
-	if (!rc && s->t->ema)
+	if (!rc && s->t->o.ema > 0)
 		rc = write_model(s, OF_AVERAGE, path[2], e);
 	if (!rc && s->teacher)
 		rc = write_teacher(s, path[3], e);

@@ -11,7 +11,7 @@ struct kd_opts kd = {
 	.teacher_dtype = "same", .documents = "joined", .mix = "fixed", .mix_rate = 1, .mix_floor = 1e-4, .cache_what = "best", .cache_dtype = "f16", .batch = 8, .tail = "ghost", .weigh = "none", .alpha = "dynamic", .projection = "shared",
 	.moments = "f32", .max_skips = 10, .tp = 1, .tau = 1, .beta = 0.5, .schedule = "cosine", .lr = 1e-4, .min_lr = 1e-5, .wsd = 0.2, .clip = 1, .decay = 0.1,
 	.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .warmup = -1, .save_dtype = "stored", .save_every = 100, .keep = 2,
-	.log_every = 1, .per_node = 8, .recompute_word = "selective", .teacher_place = "resident", .lora = { NULL, 16, 32 },
+	.log_every = 1, .per_node = 8, .recompute_word = "selective", .teacher_place = "resident", .optimizer_place = "device", .lora = { NULL, 16, 32 },
 };
 
 static const struct opt opts[] = {
@@ -69,6 +69,7 @@ static const struct opt opts[] = {
 	OPT_CHOICE(0, "moments", &kd.moments, "f32|bf16|bf16-nearest", "arithmetic type in which AdamW's moments are kept; bf16 rounds at random, by seed, step and element, so that small changes add up"),
 	OPT_I64(0, "zero", &kd.zero, "0|1|2", "with several processes: 1 shares out master weights, moments and averaged weights, 2 the gradients too; the same training in less memory of each", 0, 2),
 	OPT_I64(0, "tp", &kd.tp, "N", "spread both models over every N of the processes, which must be a multiple of it (tensor parallel): heads, kv-heads, neurons and vocabulary, of which each has an N-th; the others have more of the batch; on GPUs by NCCL, a GPU each", 1, 1024),
+	OPT_CHOICE(0, "optimizer-place", &kd.optimizer_place, "device|host", "where master weights, moments and averaged weights are: on the device, or in the host's memory, from which every update has them come and go in pieces (two of at most 16 MiB are on the device), the next one on its way while one is updated; the same bits.  On the CPU both are the same memory"),
 	OPT_F64(0, "ema", &kd.ema, "D", "keep a moving average of the weights, D * average + (1 - D) * weights after each step, and write it as student-ema; 0 for none", 0, 0.9999999),
 	OPT_I64(0, "max-skips", &kd.max_skips, "N", "end after so many steps in a row whose loss or gradient is not finite; such steps change nothing", 1, 1e9),
 	OPT_F64(0, "beta1", &kd.beta1, "X", "AdamW, first moment", 0, 0.999999),
@@ -86,7 +87,7 @@ static const struct opt opts[] = {
 	OPT_I64(0, "valid-samples", &kd.valid_samples, "N", "sequences of --valid to use, 0 for all", 0, 1e12),
 	OPT_CHOICE(0, "save-dtype", &kd.save_dtype, "stored|bf16|f16|f32", "of the result; stored is the student's own"),
 	OPT_OPTVAL(0, "recompute", &kd.recompute_word, "none|selective|full", "what the backward pass computes again to save memory: nothing, each block's norms and activation functions (saves about a third of the activations for hardly any time), or all of it (full, also without a word); the same bits"),
-	OPT_FLAG(0, "graph", &kd.graph, "on a GPU: capture a micro-batch and the update as CUDA graphs and replay them, which saves the time of thousands of launches; the same bits"),
+	OPT_FLAG(0, "graph", &kd.graph, "on a GPU: capture a micro-batch and the update (with --optimizer-place host the micro-batch alone) as CUDA graphs and replay them, which saves the time of thousands of launches; the same bits"),
 	OPT_F64(0, "peak-flops", &kd.peak, "X", "FLOP/s of the machine, for peak_share in the metrics; 0 measures a matrix product", 0, 1e20),
 	OPT_FLAG(0, "explain", &kd.explain, "print the training program and exit"),
 	OPT_I64(0, "world", &kd.world, "N", "with --dry-run: how it would lie on N GPUs, from the models' config.json alone", 1, 1 << 20),

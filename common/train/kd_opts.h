@@ -13,7 +13,7 @@
 
 extern struct kd_opts {
 	/* models, data */
-	const char *teacher, *student, *cache_out, *cache_what, *cache_dtype, *weights, *documents, *response_from, *response_to, *mix, *mix_reference, *teacher_place;
+	const char *teacher, *student, *cache_out, *cache_what, *cache_dtype, *weights, *documents, *response_from, *response_to, *mix, *mix_reference, *teacher_place, *optimizer_place;
 	struct opt_list data, valid, cache;
 	double mix_rate, mix_floor;
 	int64_t cache_part, seq, batch, micro, teacher_group;

@@ -4,11 +4,12 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "layout.h"
+#include "states.h"
 #include <stdio.h>
 #include <string.h>
 
 enum { HEAD_ROWS = 512 };              /* tokens of a chunk of the head: two f32 tiles of logits */
-static const double HOST_LINK = 50e9;  /* bytes a second from the host's memory: PCIe 5 */
+static const double HOST_LINK = 50e9;  /* bytes a second from the host's memory, and as many to it: PCIe 5 */
 static const double CONTEXT = 2.5e9;   /* CUDA context, library workspaces, fragments */
 
 const char *const need_word[] = { "student", "teacher", "activations", "head", "context" };
@@ -62,7 +63,7 @@ static void memory_need(const struct layout *l, const struct cluster *c, const s
 	double grads = l->bf16_grads ? 2 : 4, moments = l->offload ? 0 : 12 / d;
 	double student[] = { 2 + grads + (l->offload ? 0 : 12), 2 + grads + moments, 2 + grads / d + moments, (2 + grads) / d + moments };
 	double passing[] = { 0, 0, grads * unsummed(r->student), 4 * block_params(r->student) };
-	n->bytes[NEED_STUDENT] = student[l->zero] * P + passing[l->zero];
+	n->bytes[NEED_STUDENT] = student[l->zero] * P + passing[l->zero] + (l->offload ? 2 * 12.0 * STATE_PIECE : 0);
 	if (r->teacher) {
 		double Pt = (double)arch_count(r->teacher);
 		double V = (double)r->teacher->vocab * (double)r->teacher->hidden, block = block_params(r->teacher);
@@ -88,7 +89,8 @@ static double spread_traffic(const struct layout *l, const struct cluster *c, co
 	return tokens * (2 * (t - 1) / t * 4 * values + (t - 1) * 18 * 8);
 }
 
-/* What a GPU sends in a step of k micro-batches: gradients in, weights out, the teacher gathered block by block */
+/* What a GPU sends in a step of k micro-batches: gradients in, weights out, the teacher gathered block by block; what it has from
+ * the host: the teacher in each, states once, which go back as well (both ways at a time) */
 static void traffic_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, double k, struct need *n)
 {
 	double P = (double)arch_count(r->student), d = copies(c), share = (d - 1) / d, grads = (l->bf16_grads ? 2 : 4) * P;
@@ -99,8 +101,9 @@ static void traffic_need(const struct layout *l, const struct cluster *c, const 
 	n->sent_node = n->teacher_node;
 	n->sent_net = n->teacher_net;
 	*(c->world > c->per_node ? &n->sent_net : &n->sent_node) += sent * share;
-	if (r->teacher && l->host_teacher)
-		n->traffic += k * 2 * (double)arch_count(r->teacher) / HOST_LINK;
+	n->to_host = l->offload ? 12 * P / d : 0;
+	n->from_host = n->to_host + (r->teacher && l->host_teacher ? k * 2 * (double)arch_count(r->teacher) : 0);
+	n->traffic += n->from_host / HOST_LINK;
 	*(c->tp > c->per_node ? &n->sent_net : &n->sent_node) += k * spread_traffic(l, c, r);
 	n->traffic += n->sent_node / c->link_node + n->sent_net / c->link_net;
 }
@@ -116,7 +119,7 @@ void layout_need(const struct layout *l, const struct cluster *c, const struct r
 	traffic_need(l, c, r, k, n);
 	n->step_flops = token * tokens / copies(c);
 	n->seconds = n->step_flops / c->flops;
-	n->days = r->tokens / tokens * n->seconds / 86400;
+	n->days = r->tokens / tokens * (n->seconds + n->to_host / HOST_LINK) / 86400;
 }
 
 int layout_list(const struct cluster *c, const struct run_shape *r, struct layout out[], int room)

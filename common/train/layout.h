@@ -6,7 +6,8 @@
  *
  *	student   18 P replicated; sharded over d: (6 + 12/d) P, (2 + 16/d) P, 18 P/d + two gathered blocks   (ZeRO 1, 2, 3)
  *	          ZeRO 2 also holds gradients that are not complete or under way (prog_overlap): the output matrix's and a block's,
- *	          or two blocks', and a tied matrix's all along; with bf16 gradients 2 P less; the optimizer on the host: 12 P/d go there
+ *	          or two blocks', and a tied matrix's all along; with bf16 gradients 2 P less; the optimizer on the host: 12 P/d go there, and
+ *	          come and go once a step, behind the last micro-batch; two pieces of them are on the GPU (states.h)
  *	teacher   2 Pt whole, 2 Pt / GPUs of a node (or of --teacher-group) + two neighbouring pieces (2 bytes a parameter of a block and of the
  *		  output matrix, or of two blocks: stream.h), those two alone (on the host), or nothing (cached)
  *	step      (2 Pt + 6 P) FLOPs a token, 8 P with full recomputation
@@ -48,9 +49,10 @@ struct need {
 	double host;                   /* of the host's memory, a GPU */
 	double sent_node, sent_net;    /* bytes sent, a step and GPU: within the node, between nodes */
 	double teacher_node, teacher_net; /* of these a sharded teacher's weights */
+	double from_host, to_host;     /* bytes over PCIe, a step and GPU */
 	double step_flops, seconds;    /* of one GPU: a step; compute alone */
 	double traffic;                /* seconds of the traffic if nothing hides it */
-	double days;                   /* of the training: compute, traffic hidden */
+	double days;                   /* of the training: compute and what states on the host take, other traffic hidden */
 };
 extern const char *const need_word[];
 void layout_need(const struct layout *l, const struct cluster *c, const struct run_shape *r, struct need *n);

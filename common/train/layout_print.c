@@ -28,9 +28,9 @@ static void print_json(FILE *f, const struct layout *l, int n, int fit, const st
 		fprintf(f, "%s{\"layout\":\"%s\",\"bytes\":{", i ? "," : "", layout_words(&l[i], c, r, words));
 		for (int k = 0; k < NEED_KINDS; k++)
 			fprintf(f, "\"%s\":%.0f,", need_word[k], q.bytes[k]);
-		fprintf(f, "\"sum\":%.0f},\"host\":%.0f,\"sent_node\":%.0f,\"sent_net\":%.0f,\"teacher_node\":%.0f,\"teacher_net\":%.0f,\"step_flops\":%.9g,\"step_seconds\":%.6g,"
+		fprintf(f, "\"sum\":%.0f},\"host\":%.0f,\"sent_node\":%.0f,\"sent_net\":%.0f,\"teacher_node\":%.0f,\"teacher_net\":%.0f,\"from_host\":%.0f,\"to_host\":%.0f,\"step_flops\":%.9g,\"step_seconds\":%.6g,"
 			   "\"traffic_seconds\":%.6g,\"days\":%.6g}",
-			q.sum, q.host, q.sent_node, q.sent_net, q.teacher_node, q.teacher_net, q.step_flops, q.seconds, q.traffic, q.days);
+			q.sum, q.host, q.sent_node, q.sent_net, q.teacher_node, q.teacher_net, q.from_host, q.to_host, q.step_flops, q.seconds, q.traffic, q.days);
 	}
 	fprintf(f, "]}\n");
 }
@@ -53,7 +53,10 @@ static void print_chosen(FILE *f, const struct layout *l, const struct cluster *
 	layout_need(l, c, r, &q);
 	fprintf(f, "\n%s FLOP a step and GPU: %.2f s at %s FLOP/s; it sends %s in the node", fmt_count(a, q.step_flops), q.seconds,
 		fmt_count(b, c->flops), fmt_bytes(d, q.sent_node));
-	fprintf(f, " and %s between nodes: %.2f s, hidden as far as it can be\n", fmt_bytes(d, q.sent_net), q.traffic);
+	fprintf(f, " and %s between nodes", fmt_bytes(d, q.sent_net));
+	if (q.from_host > 0)
+		fprintf(f, ", has %s from the host's memory and sends %s there", fmt_bytes(a, q.from_host), fmt_bytes(b, q.to_host));
+	fprintf(f, ": %.2f s, hidden as far as it can be\n", q.traffic);
 	if (q.teacher_node + q.teacher_net > 0)
 		fprintf(f, "of that the teacher's weights: %s in the node, %s between nodes\n", fmt_bytes(a, q.teacher_node), fmt_bytes(b, q.teacher_net));
 	fprintf(f, "%s tokens: %.1f days\n", fmt_count(a, r->tokens), q.days);

@@ -174,7 +174,7 @@ int trainer_plan(struct trainer *t, struct ptable *student, struct ptable *teach
 
 /* ---- memory ---- */
 
-static int get(const struct trainer *t, void *slot, size_t bytes, const char *what, struct err *e)
+int trainer_memory(struct trainer *t, void *slot, size_t bytes, const char *what, struct err *e)
 {
 	char buf[32];
 	void *p = t->g->k->mem_alloc(t->g->d, bytes);
@@ -198,31 +198,28 @@ static void attach(struct trainer *t, struct pass *s, int grads)
 int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 {
 	t->g = g;
-	if (get(t, &t->w, trainer_master_bytes(t), "master weights", e) || get(t, &t->m, trainer_moment_bytes(t), "first moments", e) ||
-	    get(t, &t->v, trainer_moment_bytes(t), "second moments", e) || get(t, &t->grad, trainer_grad_bytes(t), "gradients", e))
+	if (states_alloc(t, e) || trainer_memory(t, &t->grad, trainer_grad_bytes(t), "gradients", e))
 		return -1;
-	if (get(t, &t->now, sizeof *t->now, "the update", e))
+	if (trainer_memory(t, &t->now, sizeof *t->now, "the update", e))
 		return -1;
-	if (t->o.zero == 2 && get(t, &t->pool, trainer_pool_bytes(t), "gradients under way", e))
-		return -1;
-	if (t->o.ema > 0 && get(t, &t->ema, trainer_average_bytes(t), "averaged weights", e))
+	if (t->o.zero == 2 && trainer_memory(t, &t->pool, trainer_pool_bytes(t), "gradients under way", e))
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad) && !t->world->gpu)
 		return err_set(e, EXIT_RESOURCE, "several processes add up gradients that lie on GPUs by NCCL: %s", t->world->why_no_gpu);
-	if (t->o.dtype == DT_BF16 && get(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
+	if (t->o.dtype == DT_BF16 && trainer_memory(t, &t->wb, (size_t)t->elems * 2, "bf16 weights", e))
 		return -1;
 	if (t->corrected)
 		t->tw = t->corrected->wb ? (void *)t->corrected->wb : t->corrected->w;
-	else if (t->teacher && get(t, &t->tw, trainer_teacher_bytes(t), "teacher weights", e))
+	else if (t->teacher && trainer_memory(t, &t->tw, trainer_teacher_bytes(t), "teacher weights", e))
 		return -1;
-	if (get(t, &t->act, trainer_act_bytes(t), "activations", e) ||
+	if (trainer_memory(t, &t->act, trainer_act_bytes(t), "activations", e) ||
 	    frame_new_in(&t->train.f, g, t->train.p, t->act, e) || frame_new_in(&t->eval.f, g, t->eval.p, t->act, e))
 		return -1;
 	if (t->o.teacher_e4m3 && !g->k->e4m3(g->d))
 		return err_set(e, EXIT_RESOURCE, "--teacher-dtype fp8: this GPU has no products of 8-bit floats (compute capability 8.9 or later has)");
 	if (t->o.graph && !g->k->capture)
 		return err_set(e, EXIT_RESOURCE, "--graph: the %s backend cannot replay a step", g->k->name);
-	if (t->o.graph && get(t, &t->train.f.live, sizeof t->train.p->coef, "weights of the losses", e))
+	if (t->o.graph && trainer_memory(t, &t->train.f.live, sizeof t->train.p->coef, "weights of the losses", e))
 		return -1;
 	attach(t, &t->train, 1);
 	attach(t, &t->eval, 0);
@@ -232,8 +229,7 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 void trainer_free(struct trainer *t)
 {
 	const struct { void *p; size_t bytes; } own[] = {
-		{ t->w, trainer_master_bytes(t) }, { t->m, trainer_moment_bytes(t) }, { t->v, trainer_moment_bytes(t) }, { t->grad, trainer_grad_bytes(t) },
-		{ t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->ema, trainer_average_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
+		{ t->grad, trainer_grad_bytes(t) }, { t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->wb, (size_t)t->elems * 2 },
 		{ t->corrected ? NULL : t->tw, t->tw ? trainer_teacher_bytes(t) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 		{ t->now, sizeof *t->now }, { t->train.f.live, sizeof t->train.p->coef },
@@ -243,6 +239,7 @@ void trainer_free(struct trainer *t)
 		if (recorded[i]->graph)
 			t->g->k->drop(t->g->d, recorded[i]->graph);
 	source_close(t->source);
+	states_free(t);
 	for (size_t i = 0; i < sizeof own / sizeof *own; i++)
 		if (own[i].p)
 			t->g->k->mem_free(t->g->d, own[i].p, own[i].bytes);

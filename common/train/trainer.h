@@ -3,7 +3,7 @@
  *
  *	struct trainer t;
  *	trainer_plan(&t, student, teacher, &spec, e);      records and lays out both programs; memory is known from here
- *	trainer_alloc(&t, &engine, e);                     fill t.w (and t.tw), then trainer_sync(&t)
+ *	trainer_alloc(&t, &engine, e);                     trainer_load, or trainer_put, then trainer_sync(&t)
  *	trainer_step(&t, ids, labels, lr, &r);             forward, backward, clip, AdamW
  *
  * The training program holds the teacher's forward pass (no gradients), the student's forward pass, the chunked head
@@ -30,6 +30,7 @@
 #include "lora.h"
 #include "losses.h"
 #include "shard.h"
+#include "states.h"
 #include "trained.h"
 
 /* Where the teacher's weights are: all of them on every device; a part of each block on each of a node; in the files that they come from */
@@ -59,6 +60,7 @@ struct trainer_spec {
 	struct comm *dp;               /* those that share the micro-batches of a step; NULL: all */
 	struct comm *node;             /* those that share a teacher between them (place); NULL: none */
 	int zero;                      /* what dp shares out: 1 weights and moments, 2 gradients too */
+	bool offload;                  /* master weights, moments and average in the host's memory (states.h) */
 	enum teacher_place place;
 	bool correct;                  /* the teacher will be trained too (correct.h) */
 	bool teacher_e4m3;             /* the teacher's blocks in 8 bits */
@@ -107,11 +109,12 @@ struct trainer {
 	const struct param **param;    /* all that is trained, in the order of the arenas; owned */
 	int n_param;
 	int64_t trained, elems;        /* elements: of the trained, which come first; with the frozen (trained.h) */
-	float *w;                      /* device: elems, with wb shard.kept */
+	float *w;                      /* device: elems, with wb shard.kept; NULL, as m, v and ema, where off has it */
 	void *m, *v;                   /* device, shard.kept: f32, or bf16 with low_moments */
 	float *grad;                   /* device: trained, with zero 2 shard.kept */
 	float *pool;                   /* device: buckets of gradients under way, with zero 2 */
 	float *ema;                    /* device, shard.kept; NULL: none */
+	struct offload off;
 	uint16_t *wb;                  /* device, elems: bf16 weights, the trained a copy of w; NULL with f32 arithmetic */
 	int32_t *starts;               /* host, [micro*seq] */
 	void *tw;                      /* device, teacher->elems of dtype, or the pieces that are there (stream.h) */
@@ -140,18 +143,15 @@ struct step_result {
 	int skipped;
 };
 
-/* Of m, of v */
-static inline int trainer_moment_type(const struct trainer *t) { return t->o.low_moments ? DT_BF16 : DT_F32; }
-static inline size_t trainer_moment_bytes(const struct trainer *t)
-{
-	return (size_t)t->shard.kept * dtype_size(trainer_moment_type(t));
-}
-/* Of w; of ema; of grad; of pool; of act */
-static inline size_t trainer_master_bytes(const struct trainer *t)
-{
-	return (size_t)(t->o.dtype == DT_BF16 ? t->shard.kept : t->elems) * 4;
-}
-static inline size_t trainer_average_bytes(const struct trainer *t) { return t->o.ema > 0 ? (size_t)t->shard.kept * 4 : 0; }
+/* States of the optimizer (trainer_states.c): their type; bytes of one in all, of w also where it is what computes, 0: there is none;
+ * how they are cut with that engine, without memory (bytes 0: they lie on the device) */
+int state_type(const struct trainer *t, enum state a);
+size_t state_bytes(const struct trainer *t, enum state a);
+struct offload states_cut(const struct trainer *t, const struct engine *g);
+/* Elements of q that are kept here, between steps; of w with f32 arithmetic by q.off, else by q.at */
+void state_get(const struct trainer *t, enum state a, const struct piece *q, void *out);
+void state_put(struct trainer *t, enum state a, const struct piece *q, const void *in);
+/* Of grad; of pool; of act */
 static inline size_t trainer_grad_bytes(const struct trainer *t) { return (size_t)(t->o.zero == 2 ? t->shard.kept : t->trained) * 4; }
 static inline size_t trainer_pool_bytes(const struct trainer *t) { return t->o.zero == 2 ? (size_t)t->train.p->bytes[SP_GRAD] : 0; }
 static inline size_t trainer_act_bytes(const struct trainer *t)

@@ -36,7 +36,7 @@ static int load_student(void *arg, const struct param *p, const struct st_model 
 	struct trainer *t = arg;
 	if (t->wb && !trainer_trains(t, p))
 		return engine_read(t->g, t->student, p, m, t->wb + p->off, DT_BF16, e);
-	if (t->wb && !t->shard.whole) {
+	if (!t->w || (t->wb && !t->shard.whole)) {
 		load_part(t, p, m);
 		return 0;
 	}

@@ -8,7 +8,7 @@
  * Captured (spec.graph), a micro-batch and an update are two graphs: the first time they run as they are, which makes the
  * backend's scratch and plans, the second time they are captured, then replayed.  What differs from step to step lies in device
  * memory: tokens, the losses' weights (frame.live), step_now.  Where the backend's scratch has moved since, they are captured
- * again.
+ * again.  An update whose states come from the host (states.h) is walked: copies beside the kernels are no part of a graph.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -58,7 +58,10 @@ int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labe
 	if (trainer_enqueue(t, ids, labels, r, &q))
 		return 1;
 	trainer_tell(t, lr, 0);
-	trainer_play(t, &t->update, walk_update);
+	if (t->off.held)
+		walk_update(t);
+	else
+		trainer_play(t, &t->update, walk_update);
 	if (t->meanwhile)
 		t->meanwhile(t->meanwhile_arg);
 	trainer_results(t, r, &q);

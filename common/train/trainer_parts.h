@@ -19,6 +19,19 @@ void trainer_tell(struct trainer *t, double lr, double sumsq);
 void trainer_squares(const struct trainer *t);
 void trainer_update(struct trainer *t);
 
+/* Device memory into a pointer */
+int trainer_memory(struct trainer *t, void *slot, size_t bytes, const char *what, struct err *e);
+/* States of the optimizer: memory for them; is it the host's with that engine? */
+int states_alloc(struct trainer *t, struct err *e);
+void states_free(struct trainer *t);
+bool states_streamed(const struct trainer *t, const struct engine *g);
+/* In turns for k = 0, 1, ... t->off.pieces - 1: kernels called from here on find piece k, up to states_go; what of q is in it;
+ * the place of that (absent: no such state) */
+void states_come(struct trainer *t, int64_t k);
+void states_go(struct trainer *t);
+struct piece states_part(const struct trainer *t, const struct piece *q);
+mat state_mat(const struct trainer *t, enum state a, const struct piece *q);
+
 /* Hidden losses of one step, as sums over rows */
 struct inner {
 	double seen[MAX_PAIRS];        /* what the programs' sums were before this micro-batch */

@@ -21,21 +21,9 @@ static mat flat(float *p, int64_t n)
 	return (mat){ p, 1, n, DT_F32, 0 };
 }
 
-/* First element of a piece in an array that is shared out, or whole */
-static float *master(const struct trainer *t, const struct piece *q)
-{
-	return t->w + (t->wb ? q->at : q->off);
-}
-
 float *trainer_gradient(const struct trainer *t, const struct piece *q)
 {
 	return t->grad + (t->o.zero == 2 ? q->at : q->off);
-}
-
-static mat moment(const struct trainer *t, void *p, const struct piece *q)
-{
-	int type = trainer_moment_type(t);
-	return (mat){ (char *)p + (size_t)q->at * dtype_size(type), 1, q->n, type, 0 };
 }
 
 static mat low(const struct trainer *t, const struct piece *q)
@@ -59,25 +47,43 @@ static void gather_end(struct trainer *t)
 	t->g->k->weights_changed(t->g->d);
 }
 
-void trainer_sync(struct trainer *t)
+/* Once over all that is kept, each part lying in one bucket; a bucket is gathered while the next is worked on */
+static void each_part(struct trainer *t, void (*work)(struct trainer *, const struct piece *))
 {
-	for (int i = 0; i < t->shard.n; i++) {
-		struct piece q = shard_kept(&t->shard, i);
-		mat w = flat(master(t, &q), q.n);
-		if (t->ema && !t->updates) /* the average starts where the weights do */
-			t->g->k->copy(t->g->d, flat(t->ema + q.at, q.n), w);
-		if (t->wb)
-			t->g->k->copy(t->g->d, low(t, &q), w);
-		gather_begin(t, i);
+	for (int64_t k = 0; k < t->off.pieces; k++) {
+		states_come(t, k);
+		for (int i = 0; i < t->shard.n; i++) {
+			struct piece all = shard_kept(&t->shard, i), q = states_part(t, &all);
+			if (!q.n)
+				continue;
+			work(t, &q);
+			if (q.off + q.n == all.off + all.n)
+				gather_begin(t, i);
+		}
+		states_go(t);
 	}
 	gather_end(t);
+}
+
+static void derive(struct trainer *t, const struct piece *q)
+{
+	mat w = state_mat(t, STATE_W, q);
+	if (t->o.ema > 0 && !t->updates) /* the average starts where the weights do */
+		t->g->k->copy(t->g->d, state_mat(t, STATE_E, q), w);
+	if (t->wb)
+		t->g->k->copy(t->g->d, low(t, q), w);
+}
+
+void trainer_sync(struct trainer *t)
+{
+	each_part(t, derive);
 }
 
 void trainer_put(struct trainer *t, int64_t off, int64_t n, const float *host)
 {
 	struct piece q = t->wb ? shard_part(&t->shard, off, n) : (struct piece){ .off = off, .n = n };
 	if (q.n)
-		t->g->k->upload(t->g->d, master(t, &q), host + (q.off - off), (size_t)q.n * sizeof *host);
+		state_put(t, STATE_W, &q, host + (q.off - off));
 }
 
 /* ---- the step ---- */
@@ -143,23 +149,23 @@ void trainer_tell(struct trainer *t, double lr, double sumsq)
 	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
 }
 
-void trainer_update(struct trainer *t)
+static void update(struct trainer *t, const struct piece *part)
 {
 	struct adamw_args a = adamw_args(t);
-	for (int i = 0; i < t->shard.n; i++) {
-		struct piece all = shard_kept(&t->shard, i);
-		for (int k = 0; k < t->n_span; k++) {
-			struct piece q = piece_cut(all, t->span[k].off, t->span[k].n);
-			if (!q.n)
-				continue;
-			a.weight_decay = t->span[k].decay ? (float)t->o.weight_decay : 0;
-			a.first = q.index;
-			t->g->k->adamw(t->g->d, flat(master(t, &q), q.n), moment(t, t->m, &q), moment(t, t->v, &q), flat(trainer_gradient(t, &q), q.n),
-				       low(t, &q), t->ema ? flat(t->ema + q.at, q.n) : (mat){ 0 }, &a);
-		}
-		gather_begin(t, i); /* while the next is updated */
+	for (int k = 0; k < t->n_span; k++) {
+		struct piece q = piece_cut(*part, t->span[k].off, t->span[k].n);
+		if (!q.n)
+			continue;
+		a.weight_decay = t->span[k].decay ? (float)t->o.weight_decay : 0;
+		a.first = q.index;
+		t->g->k->adamw(t->g->d, state_mat(t, STATE_W, &q), state_mat(t, STATE_M, &q), state_mat(t, STATE_V, &q), flat(trainer_gradient(t, &q), q.n),
+			       low(t, &q), state_mat(t, STATE_E, &q), &a);
 	}
-	gather_end(t);
+}
+
+void trainer_update(struct trainer *t)
+{
+	each_part(t, update);
 }
 
 /* ---- what process 0 writes ---- */
@@ -180,10 +186,9 @@ static void answer(const struct trainer *t, int64_t asked)
 {
 	struct piece q = shard_slice(&t->shard, (int)(asked / 2));
 	const struct bucket *b = &t->shard.b[asked / 2];
-	const float *from = asked % 2 ? t->ema + q.at : master(t, &q);
 	struct lent *l = t->lent;
 	l->x = xrealloc(l->x, (size_t)(b->each * t->shard.size), sizeof *l->x);
-	t->g->k->download(t->g->d, l->x + t->shard.rank * b->each, from, (size_t)q.n * sizeof *l->x);
+	state_get(t, asked % 2 ? STATE_E : STATE_W, &q, l->x + t->shard.rank * b->each);
 	comm_wait(t->dp, comm_gather_begin(t->dp, l->x, b->each * (int64_t)sizeof *l->x));
 	l->request = asked;
 }
@@ -193,7 +198,7 @@ void trainer_get(const struct trainer *t, enum weights_of of, int64_t off, int64
 	size_t bytes = (size_t)n * sizeof *out;
 	if (!lends(t, of)) {
 		struct piece q = of == OF_AVERAGE || t->wb ? shard_part(&t->shard, off, n) : (struct piece){ .off = off, .n = n };
-		t->g->k->download(t->g->d, out, of == OF_AVERAGE ? t->ema + q.at : master(t, &q), bytes);
+		state_get(t, of == OF_AVERAGE ? STATE_E : STATE_W, &q, out);
 		return;
 	}
 	int64_t asked = request(shard_bucket(&t->shard, off), of);

@@ -1,11 +1,11 @@
 /*
- * bring.cu - bytes that come beside the kernels: from pinned memory by a stream of their own, straight to their place
+ * bring.cu - bytes that come and go beside the kernels: between pinned memory and their place by streams of their own, one each way
  *
  * Unlike uploads (stage.cu), whose last step waits its turn among the kernels, a copy here runs while kernels do; the caller says
  * between which kernels the place is free.
  *
- *	order   recorded in the kernels' stream: what is brought behind it waits for the kernels before it
- *	come    one for each of the last copies
+ *	order   recorded in one of the streams: another waits for what is before it
+ *	come    one for each of the last copies that bring
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -15,7 +15,7 @@
 enum { LAST = 16 };
 
 struct bring {
-	cudaStream_t stream;
+	cudaStream_t stream, back; /* of what is brought; of what is taken */
 	cudaEvent_t order, come[LAST];
 	int64_t n;                 /* copies so far */
 };
@@ -29,6 +29,7 @@ static struct bring *bring_of(struct dev *d)
 	if (!b)
 		cuda_check(cudaErrorMemoryAllocation, "bring");
 	CUDA(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+	CUDA(cudaStreamCreateWithFlags(&b->back, cudaStreamNonBlocking));
 	CUDA(cudaEventCreateWithFlags(&b->order, cudaEventDisableTiming));
 	for (int i = 0; i < LAST; i++)
 		CUDA(cudaEventCreateWithFlags(&b->come[i], cudaEventDisableTiming));
@@ -41,7 +42,9 @@ void bring_close(struct dev *d)
 	if (!b)
 		return;
 	CUDA(cudaStreamSynchronize(b->stream));
+	CUDA(cudaStreamSynchronize(b->back));
 	CUDA(cudaStreamDestroy(b->stream));
+	CUDA(cudaStreamDestroy(b->back));
 	CUDA(cudaEventDestroy(b->order));
 	for (int i = 0; i < LAST; i++)
 		CUDA(cudaEventDestroy(b->come[i]));
@@ -54,6 +57,7 @@ void *cuda_pinned(struct dev *d, void *old, size_t bytes)
 	void *p = NULL;
 	if (old) {
 		CUDA(cudaStreamSynchronize(bring_of(d)->stream));
+		cuda_taken(d);
 		CUDA(cudaFreeHost(old));
 	} else if (cudaMallocHost(&p, bytes) != cudaSuccess) {
 		(void)cudaGetLastError();
@@ -62,11 +66,22 @@ void *cuda_pinned(struct dev *d, void *old, size_t bytes)
 	return p;
 }
 
+/* `later` goes on when what is in `first` so far is done */
+static void behind(struct bring *b, cudaStream_t later, cudaStream_t first)
+{
+	CUDA(cudaEventRecord(b->order, first));
+	CUDA(cudaStreamWaitEvent(later, b->order, 0));
+}
+
 void cuda_bring_order(struct dev *d, int join)
 {
 	struct bring *b = bring_of(d);
-	CUDA(cudaEventRecord(b->order, join ? b->stream : d->stream));
-	CUDA(cudaStreamWaitEvent(join ? d->stream : b->stream, b->order, 0));
+	if (join) {
+		behind(b, d->stream, b->stream);
+		return;
+	}
+	behind(b, b->stream, d->stream);
+	behind(b, b->stream, b->back);
 }
 
 int64_t cuda_bring(struct dev *d, void *dst, const void *pinned, size_t bytes)
@@ -89,4 +104,16 @@ int cuda_brought(struct dev *d, int64_t n, int wait)
 	if (s != cudaErrorNotReady)
 		CUDA(s);
 	return s == cudaSuccess;
+}
+
+void cuda_take(struct dev *d, void *pinned, const void *src, size_t bytes)
+{
+	struct bring *b = bring_of(d);
+	behind(b, b->back, d->stream);
+	CUDA(cudaMemcpyAsync(pinned, src, bytes, cudaMemcpyDeviceToHost, b->back));
+}
+
+void cuda_taken(struct dev *d)
+{
+	CUDA(cudaStreamSynchronize(bring_of(d)->back));
 }

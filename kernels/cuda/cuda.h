@@ -27,6 +27,8 @@ void *cuda_pinned(struct dev *, void *old, size_t bytes);
 void cuda_bring_order(struct dev *, int join);
 int64_t cuda_bring(struct dev *, void *dst, const void *pinned, size_t bytes);
 int cuda_brought(struct dev *, int64_t n, int wait);
+void cuda_take(struct dev *, void *pinned, const void *src, size_t bytes);
+void cuda_taken(struct dev *);
 void cuda_weights_changed(struct dev *);
 size_t cuda_held_bytes(const struct dev *, enum held part);
 void cuda_plan(struct dev *, int on);

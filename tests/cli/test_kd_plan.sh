@@ -12,6 +12,7 @@ nemotron() {
 }
 nemotron "$t/15b" 6144 24576 48
 nemotron "$t/8b" 4096 16384 48
+nemotron "$t/4b" 3072 9216 24
 plan="kd-train --dry-run --world 8 --gpu-mem 80G --teacher $t/15b --student $t/8b --seq 4096 --batch 1152 --tokens 94e9"
 works "15B to 8B on eight GPUs" $plan
 same "the first that fits is marked" "$(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/')" "ZeRO 3, teacher sharded in the node"
@@ -19,6 +20,8 @@ same "and told" "$(grep -c '^94.0B tokens: 27.5 days$' "$t/out.txt")" 1
 works "as JSON" sh -c "$(echo "$plan" | sed 's/--dry-run/--dry-run=json/') | python3 -c 'import json,sys; d=json.load(sys.stdin); l=d[\"layouts\"][d[\"fits\"]]; assert l[\"bytes\"][\"sum\"] <= d[\"gpu_mem\"] < d[\"layouts\"][d[\"fits\"]-1][\"bytes\"][\"sum\"]'"
 works "a cached teacher takes no memory" $plan --teacher-cache x
 same "a cached teacher takes no memory: none" "$(grep '^>' "$t/out.txt" | awk '{ print $4 }') $(grep -c 'teacher ' "$t/out.txt")" "0.0 1"
+works "8B to 4B on one GPU" $plan --world 1 --teacher "$t/8b" --student "$t/4b"
+same "8B to 4B on one GPU: the optimizer to the host, both ways once a step" "$(grep '^>' "$t/out.txt" | sed 's/.*ZeRO/ZeRO/') $(grep -c "has 46.8 GiB from the host's memory and sends 46.8 GiB there: 1.01 s" "$t/out.txt")" "ZeRO 0, teacher whole, optimizer on the host 1"
 $plan --gpu-mem 8G >"$t/out.txt" 2>"$t/err"
 same "none fits: 69" "$? $(grep -c 'none of them fits' "$t/out.txt")" "69 1"
 works "spread over eight" $plan --tp 8

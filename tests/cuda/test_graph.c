@@ -1,10 +1,10 @@
 /*
- * test_graph.c - a captured step is the step: the same bits replayed as walked, on the CUDA kernels (the shim's, or with
- * ADZE_CUDA_LIB a GPU's)
+ * test_graph.c - a captured step is the step, and so is one whose states come from the host: the same bits replayed as walked, streamed
+ * as resident, on the CUDA kernels (the shim's, or with ADZE_CUDA_LIB a GPU's)
  *
  * Seven steps of gradient accumulation with another rate, other tokens and another number of labels each; in the second and
  * the fifth a token whose embedding is NaN in the teacher, so that the step is skipped; before the fifth the backend's scratch
- * moves.  Losses, norms, weights and moments are compared byte by byte.
+ * moves.  Losses, norms, weights and moments are compared byte by byte, and what was asked for of device memory.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,6 +23,7 @@ static const struct tiny small = { "llama", 1, 1, 12, 20, 4, 2, 4, V, 1 }, large
 static struct kernels counted;
 static const struct kernels *real;
 static int captures, replays;
+static size_t device;
 
 static void *capture(struct dev *d, int on)
 {
@@ -37,10 +38,17 @@ static int replay(struct dev *d, void *captured)
 	return rc;
 }
 
+static void *mem_alloc(struct dev *d, size_t bytes)
+{
+	device += bytes;
+	return real->mem_alloc(d, bytes);
+}
+
 struct outcome {
 	struct step_result step[STEPS];
 	char *state;               /* weights, moments, averages; owned */
-	size_t bytes;
+	size_t bytes, weights;     /* of those; of the first */
+	size_t device, piece;      /* of device memory in all; of a piece of states on the host */
 };
 
 /* Values for device memory in a table's layout */
@@ -57,11 +65,25 @@ static void fill(const struct engine *g, const struct ptable *t, void *dst, int 
 	free(host);
 }
 
-static void keep(struct outcome *o, const struct engine *g, const void *p, size_t bytes)
+static void fill_student(struct trainer *t, uint64_t seed)
 {
-	o->state = xrealloc(o->state, o->bytes + bytes, 1);
-	g->k->download(g->d, o->state + o->bytes, p, bytes);
-	o->bytes += bytes;
+	float *host = xcalloc((size_t)t->student->elems, sizeof *host);
+	tiny_fill(t->student, host, DT_F32, seed);
+	for (int i = 0; i < t->student->n; i++)
+		trainer_put(t, t->student->p[i].off, t->student->p[i].rows * t->student->p[i].cols, host + t->student->p[i].off);
+	free(host);
+}
+
+static void keep(struct outcome *o, const struct trainer *t)
+{
+	for (int a = 0; a < STATES; a++) {
+		size_t bytes = state_bytes(t, (enum state)a);
+		struct piece all = { .n = (int64_t)(bytes / dtype_size(state_type(t, (enum state)a))) };
+		o->state = xrealloc(o->state, o->bytes + bytes, 1);
+		if (bytes)
+			state_get(t, (enum state)a, &all, o->state + o->bytes);
+		o->bytes += bytes;
+	}
 }
 
 static void batch(int32_t *ids, int32_t *labels, int step)
@@ -88,12 +110,14 @@ static struct outcome run(struct trainer_spec o)
 	counted.capture = capture;
 	counted.replay = replay;
 	g.k = &counted;
+	counted.mem_alloc = mem_alloc;
+	device = 0;
 	captures = replays = 0;
 	if (trainer_plan(&t, ptable_new(&s), ptable_new(&q), &o, &e) || trainer_alloc(&t, &g, &e))
 		fail_msg("%s", e.msg);
 	arch_free(&s);
 	arch_free(&q);
-	fill(&g, t.student, t.w, DT_F32, 51, false);
+	fill_student(&t, 51);
 	fill(&g, t.teacher, t.tw, o.dtype, 52, true);
 	trainer_projections(&t, NULL, 3);
 	trainer_sync(&t);
@@ -106,16 +130,30 @@ static struct outcome run(struct trainer_spec o)
 		batch(ids, labels, i);
 		assert_int_equal(trainer_step(&t, ids, labels, 1e-3 * (i + 1), &out.step[i]), 0);
 	}
-	keep(&out, &g, t.w, trainer_master_bytes(&t));
-	keep(&out, &g, t.m, trainer_moment_bytes(&t));
-	keep(&out, &g, t.v, trainer_moment_bytes(&t));
-	if (t.ema)
-		keep(&out, &g, t.ema, trainer_average_bytes(&t));
+	keep(&out, &t);
+	out.device = device;
+	out.weights = state_bytes(&t, STATE_W);
+	out.piece = t.off.bytes;
+	if (o.offload)
+		assert_in_range(t.off.pieces, 4, STATE_PIECES);
 	assert_int_equal(t.updates, STEPS - 2);
 	real->mem_free(g.d, wide, 9 << 20);
 	trainer_free(&t);
 	engine_close(&g);
 	return out;
+}
+
+static void alike(struct outcome a, struct outcome b)
+{
+	for (int i = 0; i < STEPS; i++) {
+		assert_int_equal(a.step[i].skipped, i == 1 || i == 4);
+		assert_int_equal(b.step[i].skipped, a.step[i].skipped);
+		assert_memory_equal(&a.step[i].grad_norm, &b.step[i].grad_norm, sizeof(double));
+		assert_memory_equal(&a.step[i].loss, &b.step[i].loss, sizeof(double));
+	}
+	assert_true(a.step[0].grad_norm > 0 && isfinite(a.step[6].loss));
+	assert_int_equal(a.bytes, b.bytes);
+	assert_memory_equal(a.state, b.state, a.bytes);
 }
 
 static void same(const struct trainer_spec *o)
@@ -128,17 +166,19 @@ static void same(const struct trainer_spec *o)
 	/* per micro-batch and update: once as it is, captured, and again after scratch had moved */
 	assert_int_equal(captures, 4);
 	assert_int_equal(replays, STEPS * (BATCH / 2 + 1) - 2);
-	for (int i = 0; i < STEPS; i++) {
-		assert_int_equal(a.step[i].skipped, i == 1 || i == 4);
-		assert_int_equal(b.step[i].skipped, a.step[i].skipped);
-		assert_memory_equal(&a.step[i].grad_norm, &b.step[i].grad_norm, sizeof(double));
-		assert_memory_equal(&a.step[i].loss, &b.step[i].loss, sizeof(double));
-	}
-	assert_true(a.step[0].grad_norm > 0 && isfinite(a.step[6].loss));
-	assert_int_equal(a.bytes, b.bytes);
-	assert_memory_equal(a.state, b.state, a.bytes);
+	alike(a, b);
+	graph.offload = true;
+	struct outcome c = run(graph);
+	/* the micro-batch alone */
+	assert_int_equal(captures, 2);
+	assert_int_equal(replays, STEPS * (BATCH / 2) - 1);
+	alike(a, c);
+	size_t stay = o->dtype == DT_F32 ? a.weights : 0; /* what computes */
+	assert_int_equal(c.device, b.device - (b.bytes - stay) + 2 * c.piece);
+	assert_true(2 * c.piece < (b.bytes - stay) / 2);
 	free(a.state);
 	free(b.state);
+	free(c.state);
 }
 
 static struct trainer_spec spec(int dtype)

@@ -51,7 +51,7 @@ static bool both_w_and_whole(const struct trainer *t, int a)
 	return ckpt_letter[a] == 'w' && !t->wb;
 }
 
-/* Runs over all that this process keeps; wrong elements, or with `fill` none */
+/* Runs over all that this process keeps; how many elements are wrong; with `fill` they become right */
 static int64_t each(struct trainer *t, bool fill, float scale)
 {
 	int64_t wrong = 0;
@@ -62,17 +62,19 @@ static int64_t each(struct trainer *t, bool fill, float scale)
 			struct piece q = both_w_and_whole(t, a) ? (struct piece){ .off = p->off, .n = n } : shard_part(&t->shard, p->off, n);
 			if (!q.n)
 				continue;
-			char *x = ckpt_place(t, a, &q);
+			char *x = xcalloc(ckpt_bytes(t, a, q.n), 1);
+			state_get(t, (enum state)a, &q, x);
 			uint32_t h = key(p, a);
 			for (int64_t k = 0; k < q.n; k++) {
 				float v = scale * value(h, q.off - p->off + k);
 				uint16_t low = f32_to_bf16(v);
 				void *at = x + ckpt_bytes(t, a, k);
-				if (fill)
-					memcpy(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1));
-				else
-					wrong += memcmp(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1)) != 0;
+				wrong += memcmp(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1)) != 0;
+				memcpy(at, ckpt_low(t, a) ? (void *)&low : &v, ckpt_bytes(t, a, 1));
 			}
+			if (fill)
+				state_put(t, (enum state)a, &q, x);
+			free(x);
 		}
 	return wrong;
 }

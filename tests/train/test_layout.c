@@ -71,7 +71,13 @@ static void memory(void **state)
 	near(host.bytes[NEED_TEACHER] / 1e9, 2 * (1.573 + 0.390), 0.01);
 	near(host.host / 1e9, 31.3, 0.01);
 	near(host.traffic, 576 * 31.3 / 50, 0.01);
-	near(at(M8, M4, 1, (struct layout){ .offload = true }).host / 1e9, 50, 0.01);
+	struct need off = at(M8, M4, 1, (struct layout){ .offload = true }), on = at(M8, M4, 1, (struct layout){ 0 });
+	near(off.host / 1e9, 50, 0.01);
+	near(off.to_host, off.host, 1e-9); /* once a step, both ways at a time, with nothing to hide it */
+	near(off.from_host, off.host, 1e-9);
+	near(off.traffic, 50 / 50.0, 0.01);
+	near(off.days - on.days, 94e9 / (1152 * 4096) * off.host / 50e9 / 86400, 1e-6);
+	near(on.sum - off.sum, off.host - 25.2e6, 0.001);
 	near(at(L70, S35, 8, (struct layout){ .zero = 3, .offload = true }).host / 1e9, 52, 0.01);
 }
 
