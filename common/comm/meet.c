@@ -24,13 +24,6 @@
 enum { HELLO = 32, ANSWER = 8, WAITING = 64 };
 #define SILENCE 5.0                    /* seconds that a guest may take to say who it is */
 
-static double seconds(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int env_number(const char *name, int64_t lo, int64_t hi, int *out, struct err *e)
 {
 	const char *s = getenv(name);
@@ -80,7 +73,7 @@ static int move(int fd, void *p, size_t n, int out, double end)
 {
 	for (char *at = p; n;) {
 		struct pollfd q = { fd, out ? POLLOUT : POLLIN, 0 };
-		double left = end - seconds();
+		double left = end - now_seconds();
 		if (left <= 0 || poll(&q, 1, left > 1 ? 1000 : (int)(1000 * left) + 1) < 0)
 			return -1;
 		if (!q.revents)
@@ -185,7 +178,7 @@ static void let_in(struct host *h, int listener)
 	}
 	if (h->at_door[oldest].fd >= 0)
 		turn_away(h, &h->at_door[oldest]);
-	h->at_door[oldest] = (struct guest){ .fd = fd, .since = seconds() };
+	h->at_door[oldest] = (struct guest){ .fd = fd, .since = now_seconds() };
 }
 
 static void name_missing(const struct host *h, char why[256])
@@ -202,10 +195,10 @@ static void name_missing(const struct host *h, char why[256])
 
 static int receive_all(struct host *h, int listener, char why[256])
 {
-	double end = seconds() + h->m->timeout;
+	double end = now_seconds() + h->m->timeout;
 	while (h->came < h->m->size - 1) {
 		struct pollfd q[WAITING + 1] = { { listener, POLLIN, 0 } };
-		double now = seconds();
+		double now = now_seconds();
 		if (now > end) {
 			name_missing(h, why);
 			return -1;
@@ -241,7 +234,7 @@ static int give(const struct meet *m, void *p, int64_t bytes, char why[256])
 		h.at_door[i].fd = -1;
 	rc = receive_all(&h, listener, why);
 	for (int r = 1; r < m->size && !rc; r++)
-		if (move(h.fd[r], "adzegave", ANSWER, 1, seconds() + SILENCE) || move(h.fd[r], p, (size_t)bytes, 1, seconds() + SILENCE)) {
+		if (move(h.fd[r], "adzegave", ANSWER, 1, now_seconds() + SILENCE) || move(h.fd[r], p, (size_t)bytes, 1, now_seconds() + SILENCE)) {
 			snprintf(why, 256, "process %d came and left again", r);
 			rc = -1;
 		}
@@ -273,7 +266,7 @@ static int connect_to(const struct meet *m, double end, const char **why)
 			bad = errno;
 		if (bad == EINPROGRESS) {
 			struct pollfd q = { fd, POLLOUT, 0 };
-			double left = end - seconds();
+			double left = end - now_seconds();
 			if (poll(&q, 1, left < 0 ? 0 : left > 10 ? 10000 : (int)(1000 * left)) <= 0 ||
 			    getsockopt(fd, SOL_SOCKET, SO_ERROR, &bad, &n))
 				bad = ETIMEDOUT;
@@ -292,13 +285,13 @@ static int connect_to(const struct meet *m, double end, const char **why)
 
 static int take(const struct meet *m, void *p, int64_t bytes, char why[256])
 {
-	double end = seconds() + m->timeout + SILENCE;         /* process 0 first, which can name who is missing */
+	double end = now_seconds() + m->timeout + SILENCE;         /* process 0 first, which can name who is missing */
 	unsigned char said[HELLO];
 	char answer[ANSWER];
 	const char *reason = "";
 	int fd;
 	while ((fd = connect_to(m, end, &reason)) < 0) {
-		if (seconds() > end) {
+		if (now_seconds() > end) {
 			snprintf(why, 256, "process 0 cannot be reached at %.100s port %d: %s", m->host, m->port, reason);
 			return -1;
 		}

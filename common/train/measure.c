@@ -44,15 +44,10 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 			    struct step_result *r, struct err *e)
 {
 	struct objective ce = { .tau = 1, .beta = 0.5, .weight[LOSS_CE] = 1 };
-	struct build build = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-			       .blk1 = t->teacher->arch.layers, .e4m3 = t->o.teacher_e4m3 };
 	int64_t rows = t->o.micro * t->o.seq;
-	struct pass s = { .p = prog_new(t->o.micro, t->o.seq) };
-	pass_inputs(t, &s);
-	build.start = s.start;
-	s.p->tp = t->tp;
-	s.p->vocab = t->o.vocab;
-	objective_head(&ce, &s.p->head);
+	struct pass s = { 0 };
+	pass_begin(t, &s, &ce);
+	struct build build = teacher_build(t, &s);
 	val h = p_forward(s.p, &build, s.tok, NONE);
 	s.sums = p_kd_head(s.p, h, p_head_weight(s.p, &build), NONE, NONE, s.label);
 	pass_weights(&s, &ce, 1);

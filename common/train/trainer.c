@@ -60,9 +60,13 @@ static void record_hidden(const struct trainer *t, struct pass *s, const struct 
 	}
 }
 
-void pass_inputs(const struct trainer *t, struct pass *s)
+void pass_begin(const struct trainer *t, struct pass *s, const struct objective *o)
 {
 	int64_t n = t->o.micro * t->o.seq;
+	s->p = prog_new(t->o.micro, t->o.seq);
+	s->p->tp = t->tp;
+	s->p->vocab = t->o.vocab;
+	objective_head(o, &s->p->head);
 	s->tok = p_input(s->p, "tokens", n, 1, DT_I32);
 	s->label = p_input(s->p, "labels", n, 1, DT_I32);
 	if (t->o.apart)
@@ -82,8 +86,9 @@ void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, cons
 
 static void record_teacher(const struct trainer *t, struct pass *s, const struct probe *probe, int n, val *ht, val *Wt)
 {
-	struct build b = { .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.",
-			   .blk1 = t->teacher->arch.layers, .probe = probe, .n_probe = n, .start = s->start, .e4m3 = t->o.teacher_e4m3 };
+	struct build b = teacher_build(t, s);
+	b.probe = probe;
+	b.n_probe = n;
 	int64_t best = t->o.loss.best, V = t->o.vocab ? t->o.vocab : t->teacher->arch.vocab;
 	if (t->o.cached_width)
 		*ht = s->hidden = p_input(s->p, "t.hidden", t->o.micro * t->o.seq, t->o.cached_width, DT_BF16);
@@ -107,15 +112,12 @@ static void sum_in_buckets(const struct trainer *t, struct prog *p)
 static int record(struct trainer *t, struct pass *s, int train, struct err *e)
 {
 	int64_t n = t->o.micro * t->o.seq;
-	struct prog *p = s->p = prog_new(t->o.micro, t->o.seq);
 	struct probe probe[2][MAX_PAIRS];
 	int hidden = train && t->o.hidden.n, ns = hidden ? hidden_probes(&t->o.hidden, false, probe[0]) : 0;
 	int nt = hidden ? hidden_probes(&t->o.hidden, true, probe[1]) : 0;
 	val ht = NONE, Wt = NONE;
-	pass_inputs(t, s);
-	p->tp = t->tp;
-	p->vocab = t->o.vocab;
-	objective_head(&t->o.loss, &p->head);
+	pass_begin(t, s, &t->o.loss);
+	struct prog *p = s->p;
 	if (trainer_runs_teacher(t) || (t->teacher && train))
 		record_teacher(t, s, probe[1], nt, &ht, &Wt);
 	if (train && t->o.cached) {

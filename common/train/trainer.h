@@ -163,6 +163,7 @@ static inline size_t trainer_act_bytes(const struct trainer *t)
 size_t trainer_teacher_bytes(const struct trainer *t);
 /* A teacher that does not lie whole on the device: its program fetches weights (trainer_teacher.c) */
 void teacher_record(const struct trainer *t, struct prog *p);
+struct build teacher_build(const struct trainer *t, const struct pass *s); /* the teacher as recorded in a program */
 int teacher_load(struct trainer *t, const char *dir, struct err *e);
 /* What is held besides tw, on that engine: one's own part, buffers on the way */
 double teacher_held_bytes(const struct trainer *t, const struct engine *g);
@@ -214,7 +215,8 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 			    struct step_result *r, struct err *e);
 /* Feeds a micro-batch: ids, labels [micro*seq], and what follows from the ids */
 void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, const int32_t *labels);
-void pass_inputs(const struct trainer *t, struct pass *s); /* records them */
+/* A program that computes that loss; records these inputs */
+void pass_begin(const struct trainer *t, struct pass *s, const struct objective *o);
 /* Weights of the losses for gradients that are means over so many labels; means of what has been summed up since */
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
 void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);

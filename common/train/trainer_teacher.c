@@ -14,6 +14,12 @@ static bool streamed(const struct trainer *t)
 	return t->teacher && t->o.place != TEACHER_RESIDENT;
 }
 
+struct build teacher_build(const struct trainer *t, const struct pass *s)
+{
+	return (struct build){ .t = t->teacher, .dtype = t->o.dtype, .space = SP_PARAM_T, .prefix = "t.", .blk1 = t->teacher->arch.layers,
+			       .start = s->start, .e4m3 = t->o.teacher_e4m3 };
+}
+
 void teacher_record(const struct trainer *t, struct prog *p)
 {
 	struct pieces q;
