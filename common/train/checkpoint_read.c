@@ -252,7 +252,7 @@ static struct listed *contents_new(struct reader *q, int64_t *n, int64_t *before
 		return NULL;
 	char *text = xasprintf("%.*s", (int)list->via.str.size, list->via.str.ptr), *rest = NULL;
 	struct listed *l = xcalloc(strlen(text) / 9 + 1, sizeof *l); /* w.P:1:0:1 */
-	for (char *word = strtok_r(text, " ", &rest); word && *n >= 0; word = strtok_r(NULL, " ", &rest)) {
+	for (char *word = strtok_r(text, " ", &rest); word && *n >= 0 && *before >= 0; word = strtok_r(NULL, " ", &rest)) {
 		int rc = read_word(q, word, &l[*n], e);
 		*before -= rc ? 0 : l[*n].records;
 		*n = rc ? -1 : *n + 1;

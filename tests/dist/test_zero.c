@@ -93,21 +93,70 @@ static int64_t on_disk(int64_t step)
 	return sum;
 }
 
+static void open_trainer(struct trainer *t, struct engine *g)
+{
+	struct err e = { 0 };
+	struct trainer_spec o = { .loss = { .weight[LOSS_CE] = 1, .tau = 1, .beta = 0.5 }, .seq = 4, .micro = 1, .batch = world.size, .dtype = dtype_parse(dtype),
+				  .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .low_moments = true, .ema = large ? 0 : 0.9, .world = &world, .zero = zero };
+	struct arch a = tiny_arch(&shape[large]);
+	*g = (struct engine){ .k = &kernels_ref, .d = kernels_ref.dev_open(1) };
+	if (trainer_plan(t, ptable_new(&a), NULL, &o, &e) || trainer_alloc(t, g, &e))
+		fail_msg("%s", e.msg);
+}
+
+/* Lists of chunks that no writer makes, or of chunks that are not there: one line that says so */
+static void listed(void **state)
+{
+	static const struct { const char *contents, *why; } list[] = {
+		{ "settings", "impossible value" }, { "w.embed", "impossible value" }, { "w.embed:1:0", "impossible value" }, { "w.embed:1:0:1x", "impossible value" },
+		{ "w.embed:0:0:1", "impossible value" }, { "w.embed:-1:0:1", "impossible value" }, { "w.embed:1:-1:1", "impossible value" },
+		{ "w.embed:1:5:5", "impossible value" }, { "w.embed:99999999999999999999:0:1", "impossible value" },
+		{ "w.embed:1:0:9223372036854775807", "too many in 'w.embed'" }, { "w.none:1:0:1", "no 'w.none'" }, { "x.embed:1:0:1", "no 'x.embed'" },
+		{ "w.embed:1:0:1 w.embed:1:1:2", "more records than there are" }, { "w.embed:1:0:1", "missing 'counters'" }, { "", "missing 'counters'" },
+	};
+	struct err e = { 0 };
+	struct engine g;
+	struct trainer t;
+	struct rundir d = { .path = xasprintf("%s/listed", dir), .lock = -1, .metrics = -1 };
+	(void)state;
+	if (world.size > 1)
+		return;
+	open_trainer(&t, &g);
+	char *ckpt = xasprintf("%s/ckpt/step-1", d.path), *path = ckpt_file_new(ckpt, "state", 0);
+	assert_int_equal(mkdir_p(ckpt, &e), 0);
+	for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+		struct progress_state s = { .seed = 1 };
+		struct prov prov = { .seed = 1 };
+		int64_t two = 2;
+		struct art_w *w = art_create(path, "checkpoint", 1, &prov, true, &e);
+		art_meta_int(w, "step", 1);
+		art_meta_str(w, "contents", list[i].contents);
+		art_map(w, 4);
+		art_key(w, "name"), art_str(w, "settings");
+		art_key(w, "offset"), art_int(w, 0);
+		art_key(w, "count"), art_int(w, two);
+		art_key(w, "data"), art_array(w, ART_U8, 1, &two, "{}");
+		assert_true(!art_end_record(w, &e) && !art_commit(w, &e));
+		assert_int_equal(checkpoint_load(&d, &t, &s, "{}", &e), -1);
+		if (e.code != EXIT_DATA || !strstr(e.msg, list[i].why))
+			fail_msg("%s: %s", list[i].contents, e.msg);
+	}
+	free(path);
+	free(ckpt);
+	free(d.path);
+	trainer_free(&t);
+	g.k->dev_close(g.d);
+}
+
 static void handed_on(void **state)
 {
 	struct err e = { 0 };
-	struct engine g = { 0 };
+	struct engine g;
 	struct trainer t;
 	struct rundir d = { .path = xstrdup(dir), .lock = -1, .metrics = -1, .follows = world.rank > 0 };
 	struct progress_state s = { .seed = 1 };
-	struct trainer_spec o = { .loss = { .weight[LOSS_CE] = 1, .tau = 1, .beta = 0.5 }, .seq = 4, .micro = 1, .batch = world.size, .dtype = dtype_parse(dtype),
-				  .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .low_moments = true, .ema = large ? 0 : 0.9, .world = &world, .zero = zero };
 	(void)state;
-	struct arch a = tiny_arch(&shape[large]);
-	g.k = &kernels_ref;
-	g.d = g.k->dev_open(1);
-	if (trainer_plan(&t, ptable_new(&a), NULL, &o, &e) || trainer_alloc(&t, &g, &e))
-		fail_msg("%s", e.msg);
+	open_trainer(&t, &g);
 	if (checkpoint_load(&d, &t, &s, "{}", &e))
 		fail_msg("%s", e.msg);
 	if (s.step) {
@@ -175,7 +224,7 @@ static void slices(void **state)
 int main(int argc, char **argv)
 {
 	struct err e = { 0 };
-	const struct CMUnitTest tests[] = { cmocka_unit_test(slices), cmocka_unit_test(handed_on) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(slices), cmocka_unit_test(listed), cmocka_unit_test(handed_on) };
 	prog_name = "test_zero";
 	dir = argc == 5 ? argv[1] : mkdtemp(own_dir);
 	int64_t z = 0, l = 0;
