@@ -65,7 +65,7 @@ if [ "$mode" = test ]; then
 	say "|---|---|---:|---|"
 	part ops "op list against the reference" "$B/tests/kernels/test_ops" cuda_kernels
 	part ops "head in parts, by turns on one GPU" "$B/tests/kernels/test_parts" on_cuda
-	part graph "captured steps" "$B/tests/cuda/test_graph"
+	part graph "captured steps, states from the host" "$B/tests/cuda/test_graph"
 	part programs "whole programs" sh tests/run.sh tests/cli/test_device.sh
 	if [ "$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')" -ge 2 ] && command -v mpirun >/dev/null 2>&1; then
 		part several "models spread over GPUs (--tp)" sh tests/run.sh tests/dist/test_tp_cuda.sh
@@ -156,6 +156,7 @@ if wants step; then
 	ours "" --recompute=none
 	ours ", --graph" --recompute=none --graph
 	ours ", --graph, selective recomputation" --graph
+	ours ", --optimizer-place host" --recompute=none --optimizer-place host
 fi
 if ! wants peers; then
 	:
