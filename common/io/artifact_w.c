@@ -1,8 +1,8 @@
 /*
  * artifact_w.c - the writing half of the container
  *
- * Records collect in one msgpack buffer; when it passes ART_FRAME it becomes one LZ4 frame.  Frames start at object
- * boundaries, so that the index can name the first record of each.  Every record is measured and checked against its
+ * Records collect in one msgpack buffer; when it passes ART_FRAME it becomes one LZ4 frame, which another thread compresses and
+ * writes while the next one collects.  Frames start at object boundaries, so that the index can name the first record of each.  Every record is measured and checked against its
  * kind's table before it counts: a mistake of ours is found by the writer, not by the next stage.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -14,6 +14,7 @@
 #include "../base/opt.h"
 #include "../base/outfile.h"
 #include <lz4frame.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #define XXH_INLINE_ALL
@@ -29,10 +30,16 @@ struct art_w {
 	const char *kind;
 	int version;
 	const struct prov *prov;
-	struct bytes buf, meta;      /* records not yet written; packed pairs of the header's meta map */
+	struct bytes buf, meta;      /* records of the next frame; packed pairs of the header's meta map */
+	struct bytes frame;          /* records of the frame that is being written */
+	int64_t frame_first;         /* the first of them */
+	pthread_t writer;            /* of frame, if busy; its end: rc, why */
+	bool busy;
+	int rc;
+	struct err why;
 	msgpack_packer pk, meta_pk;  /* into buf, into meta */
 	int meta_n;
-	bool started;                /* the header is in buf or written */
+	bool started, headed;        /* the header is in buf or written; is written */
 	size_t record;               /* where the open record starts in buf */
 	int64_t records, frame_record;
 	uint64_t offset;             /* bytes written */
@@ -85,27 +92,61 @@ struct art_w *art_create(const char *path, const char *kind, int version, const 
 
 /* ---- frames ---- */
 
-/* Everything in buf becomes one frame, listed in the index. */
-static int write_frame(struct art_w *w, struct err *e)
+/* Compresses and writes frame, and lists it in the index. */
+static void *write_out(void *arg)
 {
+	struct art_w *w = arg;
 	LZ4F_preferences_t prefs = { .frameInfo = { .blockSizeID = LZ4F_max256KB, .blockMode = LZ4F_blockLinked,
-						    .blockChecksumFlag = LZ4F_blockChecksumEnabled, .contentSize = w->buf.n },
+						    .blockChecksumFlag = LZ4F_blockChecksumEnabled, .contentSize = w->frame.n },
 				     .autoFlush = 1 };
-	if (!w->buf.n)
-		return 0;
 	w->packed.n = 0;
-	grow(&w->packed, LZ4F_compressFrameBound(w->buf.n, &prefs));
-	size_t n = LZ4F_compressFrame(w->packed.p, w->packed.cap, w->buf.p, w->buf.n, &prefs);
-	if (LZ4F_isError(n))
-		return err_set(e, EXIT_FAIL, "%s: compression failed: %s", outfile_name(w->out), LZ4F_getErrorName(n));
+	grow(&w->packed, LZ4F_compressFrameBound(w->frame.n, &prefs));
+	size_t n = LZ4F_compressFrame(w->packed.p, w->packed.cap, w->frame.p, w->frame.n, &prefs);
+	if (LZ4F_isError(n)) {
+		w->rc = err_set(&w->why, EXIT_FAIL, "%s: compression failed: %s", outfile_name(w->out), LZ4F_getErrorName(n));
+		return NULL;
+	}
 	grow(&w->index, 16);
 	put_le(w->index.p + w->index.n, w->offset, 8);
-	put_le(w->index.p + w->index.n + 8, (uint64_t)w->frame_record, 8);
+	put_le(w->index.p + w->index.n + 8, (uint64_t)w->frame_first, 8);
 	w->index.n += 16;
-	w->frame_record = w->records;
 	w->offset += n;
-	w->buf.n = w->record = 0;
-	return outfile_write(w->out, w->packed.p, n, e);
+	w->rc = outfile_write(w->out, w->packed.p, n, &w->why);
+	return NULL;
+}
+
+/* The end of the frame that is being written */
+static int settle(struct art_w *w, struct err *e)
+{
+	if (w->busy)
+		pthread_join(w->writer, NULL);
+	w->busy = false;
+	if (w->rc && e)
+		*e = w->why;
+	return w->rc;
+}
+
+/* Everything in buf becomes one frame.  A small one is written at once, as the last ones are; so is a large one, of which there
+ * shall not be two in memory. */
+static int write_frame(struct art_w *w, struct err *e)
+{
+	if (settle(w, e))
+		return -1;
+	if (!w->buf.n)
+		return 0;
+	struct bytes empty = w->frame;
+	empty.n = 0;
+	w->frame = w->buf;
+	w->buf = empty;
+	w->frame_first = w->frame_record;
+	w->frame_record = w->records;
+	w->record = 0;
+	bool apart = w->frame.n >= ART_FRAME && w->frame.n <= 4 * ART_FRAME && (com.threads ? com.threads : cpu_count()) > 1;
+	w->busy = apart && !pthread_create(&w->writer, NULL, write_out, w);
+	if (w->busy)
+		return 0;
+	write_out(w);
+	return settle(w, e);
 }
 
 static int write_index(struct art_w *w, struct err *e)
@@ -303,6 +344,7 @@ static int flush_header(struct art_w *w, size_t end, struct err *e)
 		XXH3_128bits_update(w->hash, w->buf.p, w->buf.n);
 		rc = write_frame(w, e);
 		outfile_fd(w->out);
+		w->headed = !rc;
 	}
 	if (!rc && rest)
 		to_bytes(&w->buf, (char *)tail, rest);
@@ -313,7 +355,7 @@ static int flush_header(struct art_w *w, size_t end, struct err *e)
 int art_end_record(struct art_w *w, struct err *e)
 {
 	start(w);
-	if (w->offset == 0 && flush_header(w, w->record, e))
+	if (!w->headed && flush_header(w, w->record, e))
 		return -1;
 	if (check_packed(w, w->record, false, e))
 		return -1;
@@ -328,6 +370,7 @@ static void release(struct art_w *w)
 	XXH3_freeState(w->hash);
 	free((char *)w->kind);
 	free(w->buf.p);
+	free(w->frame.p);
 	free(w->meta.p);
 	free(w->index.p);
 	free(w->packed.p);
@@ -340,7 +383,7 @@ int art_commit(struct art_w *w, struct err *e)
 	start(w);
 	if (w->buf.n != w->record)
 		BUG("commit of a %s artifact inside a record", w->kind);
-	int rc = w->offset == 0 ? flush_header(w, w->record, e) : 0;
+	int rc = !w->headed ? flush_header(w, w->record, e) : 0;
 	if (!rc)
 		rc = write_frame(w, e);
 	if (!rc) {
@@ -367,6 +410,7 @@ void art_abort(struct art_w *w)
 {
 	if (!w)
 		return;
+	settle(w, NULL);
 	outfile_abort(w->out);
 	release(w);
 }
