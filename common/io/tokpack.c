@@ -14,7 +14,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { BATCH_BYTES = 1 << 20, BATCH_DOCS = 1 << 14, MAX_THREADS = 256 };
+enum { BATCH_FIRST = 1 << 18, BATCH_BYTES = 1 << 22, BATCH_DOCS = 1 << 14, MAX_THREADS = 256 };
 
 struct job {                   /* one document: text, then where its ids are */
 	size_t lo, n;
@@ -39,6 +39,7 @@ struct packer {
 	const struct tokenizer *t;
 	struct pack_how how;
 	struct batch b[2], *fill, *run; /* being read, being tokenized */
+	size_t most;               /* bytes of the batch being read: few at first, so that the helpers begin soon */
 	pthread_t helper[MAX_THREADS];
 	int helpers;
 	atomic_int next;           /* document of run to be taken next */
@@ -54,6 +55,7 @@ struct packer *packer_new(const struct tokenizer *t, const struct pack_how *how)
 	p->how = *how;
 	p->fill = &p->b[0];
 	p->run = &p->b[1];
+	p->most = BATCH_FIRST;
 	if (p->how.threads < 1)
 		p->how.threads = cpu_count();
 	if (p->how.threads > MAX_THREADS)
@@ -252,7 +254,7 @@ static int finish(struct packer *p, struct stream *s, struct err *e)
 static void batch_add(struct batch *b, const char *text, size_t n)
 {
 	if (b->text_n + n > b->text_cap) {
-		b->text_cap = b->text_n + n + BATCH_BYTES;
+		b->text_cap = 2 * b->text_cap + n + BATCH_FIRST;
 		b->text = xrealloc(b->text, b->text_cap, 1);
 	}
 	if (b->jobs == b->jobs_cap) {
@@ -273,17 +275,19 @@ static bool have_enough(const struct packer *p, const struct stream *s)
 /* One batch of wanted documents.  1: there may be more, 0: the corpus has ended */
 static int read_batch(struct packer *p, struct stream *s, struct corpus *c, struct err *e)
 {
-	/* a reader that may stop early looks often, the batch size matters to nothing else */
-	size_t most = p->how.enough ? 1 << 18 : BATCH_BYTES, n;
+	size_t n;
 	const char *text;
 	int rc;
 	while ((rc = corpus_next(c, &text, &n, e)) == 1) {
 		if (!wanted(p, s, text, n))
 			continue;
 		batch_add(p->fill, text, n);
-		if (p->fill->text_n >= most || p->fill->jobs >= BATCH_DOCS)
+		if (p->fill->text_n >= p->most || p->fill->jobs >= BATCH_DOCS)
 			break;
 	}
+	/* a reader that may stop early looks often; to all else the size of a batch is speed alone: threads wait at its end */
+	if (!p->how.enough && p->most < BATCH_BYTES)
+		p->most *= 2;
 	return rc;
 }
 
