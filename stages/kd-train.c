@@ -428,7 +428,7 @@ int main(int argc, char **argv)
 				     .eps = kd.eps, .weight_decay = kd.decay, .no_decay = kd.no_decay,
 				     .low_moments = strcmp(kd.moments, "f32") != 0, .nearest = !strcmp(kd.moments, "bf16-nearest"),
 				     .seed = (uint64_t)com.seed, .ema = kd.ema, .world = &r.world, .dp = &r.dp,
-				     .tp = kd.tp > 1 ? &r.tp : NULL, .node = &r.node, .zero = (int)kd.zero, .offload = !strcmp(kd.optimizer_place, "host"),
+				     .tp = kd.tp > 1 ? &r.tp : NULL, .node = &r.node, .zero = (int)kd.zero, .pairs = kd.deterministic, .offload = !strcmp(kd.optimizer_place, "host"),
 				     .place = (enum teacher_place)kd.place, .correct = kd.correct_teacher > 0, .graph = kd.graph,
 				     .teacher_e4m3 = !strcmp(kd.teacher_dtype, "fp8") };
 	if (kd.hidden) {
@@ -442,6 +442,8 @@ int main(int argc, char **argv)
 	if (kd.batch % (spec.micro * r.dp.size))
 		opt_die("%d processes cannot share a --batch of %lld in --micro %lld alike", r.dp.size, (long long)kd.batch,
 			(long long)spec.micro);
+	if (spec.pairs && (r.dp.size & (r.dp.size - 1)))
+		opt_die("--deterministic adds up in pairs: 1, 2, 4, 8 ... processes, not %d", r.dp.size);
 	if (trainer_plan(&r.t, student, teacher, &spec, &e))
 		die_err(&e);
 	r.correct.rate = r.rate;

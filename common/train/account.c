@@ -57,8 +57,8 @@ static double held(const struct trainer *t, const struct engine *g)
 
 static double gradients(const struct trainer *t, const struct engine *g)
 {
-	double pool = (double)trainer_pool_bytes(t);
-	return arena(g, 1, (double)trainer_grad_bytes(t)) + (pool > 0 ? arena(g, 1, pool) : 0);
+	double pool = (double)trainer_pool_bytes(t), pairs = (double)trainer_pairs_bytes(t);
+	return arena(g, 1, (double)trainer_grad_bytes(t)) + (pool > 0 ? arena(g, 1, pool) : 0) + (pairs > 0 ? arena(g, 1, pairs) : 0);
 }
 
 /* Scratch of all programs, one at a time; the backend's rows stay apart */

@@ -68,6 +68,7 @@ static const struct opt opts[] = {
 	OPT_STR(0, "no-decay", &kd.no_decay, "GLOB,...", "matrices without weight decay, by the names in the model's files (embed_tokens,lm_head); vectors never have it"),
 	OPT_CHOICE(0, "moments", &kd.moments, "f32|bf16|bf16-nearest", "arithmetic type in which AdamW's moments are kept; bf16 rounds at random, by seed, step and element, so that small changes add up"),
 	OPT_I64(0, "zero", &kd.zero, "0|1|2", "with several processes: 1 shares out master weights, moments and averaged weights, 2 the gradients too; the same training in less memory of each", 0, 2),
+	OPT_FLAG(0, "deterministic", &kd.deterministic, "add up what the micro-batches of a step give in an order that does not depend on the number of processes: the same bits on 1, 2, 4, 8 ...; costs a copy of the gradients each time that the micro-batches of a process double"),
 	OPT_I64(0, "tp", &kd.tp, "N", "spread both models over every N of the processes, which must be a multiple of it (tensor parallel): heads, kv-heads, neurons and vocabulary, of which each has an N-th; the others have more of the batch; on GPUs by NCCL, a GPU each", 1, 1024),
 	OPT_CHOICE(0, "optimizer-place", &kd.optimizer_place, "device|host", "where master weights, moments and averaged weights are: on the device, or in the host's memory, from which every update has them come and go in pieces (two of at most 16 MiB are on the device), the next one on its way while one is updated; the same bits.  On the CPU both are the same memory"),
 	OPT_F64(0, "ema", &kd.ema, "D", "keep a moving average of the weights, D * average + (1 - D) * weights after each step, and write it as student-ema; 0 for none", 0, 0.9999999),
@@ -203,6 +204,10 @@ void kd_validate(struct objective *loss, double *max_seconds)
 	kd.recompute = kd_recompute(kd.recompute_word);
 	if (kd.graph && kd.hidden && !strcmp(kd.alpha, "dynamic"))
 		opt_die("--graph replays a step without the host, which --hidden-alpha dynamic needs: say fixed");
+	if (kd.deterministic && (kd.zero == 2 || kd.tp > 1))
+		opt_die("--deterministic and --%s exclude each other: parts of a gradient are added up where they arise", kd.tp > 1 ? "tp" : "zero 2");
+	if (kd.deterministic && !kd.micro)
+		opt_die("--deterministic needs --micro: what is added up must not depend on the number of processes");
 	if (kd.graph && kd.zero == 2)
 		opt_die("--graph and --zero 2 exclude each other: sums over processes cannot be replayed");
 	if (kd.place && strcmp(kd.teacher_dtype, "same"))

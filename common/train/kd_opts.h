@@ -37,7 +37,7 @@ extern struct kd_opts {
 	/* saving, stopping, reporting */
 	const char *max_time, *save_dtype, *export;
 	int64_t save_every, keep, stop_after, stop_at, log_every, valid_every, valid_samples;
-	bool explain, graph;
+	bool explain, graph, deterministic;
 	const char *teacher_dtype;
 	/* planning for other machines */
 	const char *gpu_mem, *gpu_flops;

@@ -14,6 +14,8 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 	int64_t seq = t->o.seq, micro = t->o.micro, end = n, round = t->world ? micro * t->world->size : micro;
 	if (t->o.place == TEACHER_SHARDED) /* all processes run the program equally often: windows beyond n count for nothing */
 		end = (n + round - 1) / round * round;
+	int64_t rows = (end + micro - 1) / micro;
+	double *each = t->o.pairs ? xcalloc((size_t)(rows * LOSS_KINDS), sizeof *each) : NULL, sum[LOSS_KINDS];
 	*r = (struct step_result){ 0 };
 	frame_zero_stats(&s->f);
 	for (int64_t at = 0; at < end; at += micro) {
@@ -28,7 +30,16 @@ static void run_windows(const struct trainer *t, struct pass *s, const struct ba
 			r->labels += labels[i] >= 0;
 		pass_feed(t, s, ids, labels);
 		prog_run(&s->f);
+		if (each) {
+			frame_get(&s->f, s->sums, each + at / micro * LOSS_KINDS);
+			frame_zero_stats(&s->f);
+		}
 	}
+	if (each) {
+		add_in_order(t->dp, each, rows, LOSS_KINDS, sum);
+		frame_set(&s->f, s->sums, sum);
+	}
+	free(each);
 	comm_sum_i64(t->dp, &r->labels, 1);
 	pass_means(t, s, r);
 }

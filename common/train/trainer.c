@@ -204,6 +204,8 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 		return -1;
 	if (trainer_memory(t, &t->now, sizeof *t->now, "the update", e))
 		return -1;
+	if (t->o.pairs && pairs_alloc(t, e))
+		return -1;
 	if (t->o.zero == 2 && trainer_memory(t, &t->pool, trainer_pool_bytes(t), "gradients under way", e))
 		return -1;
 	if (t->world && t->world->size > 1 && !g->k->host(t->grad) && !t->world->gpu)
@@ -231,7 +233,7 @@ int trainer_alloc(struct trainer *t, const struct engine *g, struct err *e)
 void trainer_free(struct trainer *t)
 {
 	const struct { void *p; size_t bytes; } own[] = {
-		{ t->grad, trainer_grad_bytes(t) }, { t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->wb, (size_t)t->elems * 2 },
+		{ t->grad, trainer_grad_bytes(t) }, { t->pool, t->pool ? trainer_pool_bytes(t) : 0 }, { t->pair_saved, trainer_pairs_bytes(t) }, { t->wb, (size_t)t->elems * 2 },
 		{ t->corrected ? NULL : t->tw, t->tw ? trainer_teacher_bytes(t) : 0 },
 		{ t->act, t->act ? trainer_act_bytes(t) : 0 },
 		{ t->now, sizeof *t->now }, { t->train.f.live, sizeof t->train.p->coef },
@@ -258,6 +260,7 @@ void trainer_free(struct trainer *t)
 	free(t->frozen);
 	free(t->starts);
 	free(t->proj);
+	free(t->pair_sums);
 	free(t->adapter);
 	free(t->own_ids);
 	split_free(&t->split);
@@ -277,7 +280,8 @@ void pass_means(const struct trainer *t, const struct pass *s, struct step_resul
 {
 	double sum[LOSS_KINDS];
 	frame_get(&s->f, s->sums, sum);
-	comm_sum_f64(t->dp, sum, LOSS_KINDS);
+	if (!t->o.pairs)
+		comm_sum_f64(t->dp, sum, LOSS_KINDS);
 	for (int k = 0; k < LOSS_KINDS; k++)
 		r->mean[k] = r->labels ? sum[k] / (double)r->labels : 0;
 	r->loss = objective_total(&t->o.loss, r->mean);
@@ -294,8 +298,7 @@ static double teacher_terms(const struct trainer *t, const struct pass *s)
 	return objective_total(&q, sum);
 }
 
-/* L_is of the micro-batch that has just run */
-static double take_inner(const struct trainer *t, const struct pass *s, struct inner *q)
+double take_inner(const struct trainer *t, const struct pass *s, struct inner *q)
 {
 	const struct hidden *h = &t->o.hidden;
 	double is = 0;
@@ -338,6 +341,25 @@ static void run_micro(struct trainer *t, struct pass *s, struct inner *q, int64_
 	q->scaled += alpha * is;
 }
 
+bool trainer_told_to_stop(const struct trainer *t)
+{
+	return t->together ? comm_stop_requested(t->world) : stop_requested();
+}
+
+void trainer_micro(struct trainer *t, const int32_t *ids, const int32_t *labels, int64_t i, int64_t counted, struct inner *q)
+{
+	struct pass *s = &t->train;
+	int64_t at = i * t->o.micro * t->o.seq;
+	pass_feed(t, s, ids + at, labels + at);
+	if (t->o.cached) {
+		frame_set(&s->f, s->ids, t->best_ids + at * t->o.cached);
+		frame_set(&s->f, s->logp, t->best_logp + at * (t->o.cached + 1));
+	}
+	if (t->o.cached_width)
+		frame_set(&s->f, s->hidden, t->cached_hidden + at * t->o.cached_width);
+	run_micro(t, s, q, counted);
+}
+
 int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r, struct inner *q)
 {
 	int64_t n = t->o.micro * t->o.seq, all = t->o.batch * t->o.seq;
@@ -349,30 +371,29 @@ int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels
 	pass_weights(s, &t->o.loss, r->labels);
 	t->g->k->zero(t->g->d, (mat){ t->grad, 1, (int64_t)trainer_grad_bytes(t) / 4, DT_F32, 0 });
 	frame_zero_stats(&s->f);
-	for (int64_t i = 0; i < all; i += n) {
-		if (!comm_mine(t->dp, i / n))
+	if (t->o.pairs)
+		pairs_run(t, ids, labels, r->labels, q);
+	for (int64_t i = 0; i < all / n && !t->o.pairs; i++) {
+		if (!comm_mine(t->dp, i))
 			continue;
-		if (t->together ? comm_stop_requested(t->world) : stop_requested())
+		if (trainer_told_to_stop(t))
 			break;
-		pass_feed(t, s, ids + i, labels + i);
-		if (t->o.cached) {
-			frame_set(&s->f, s->ids, t->best_ids + i * t->o.cached);
-			frame_set(&s->f, s->logp, t->best_logp + i * (t->o.cached + 1));
-		}
-		if (t->o.cached_width)
-			frame_set(&s->f, s->hidden, t->cached_hidden + i * t->o.cached_width);
-		run_micro(t, s, q, r->labels);
+		trainer_micro(t, ids, labels, i, r->labels, q);
 	}
 	return comm_stop_requested(t->world);
 }
 
 void trainer_results(struct trainer *t, struct step_result *r, struct inner *q)
 {
-	if (!t->o.hidden.dynamic)
-		q->sum = q->scaled = take_inner(t, &t->train, q);
+	if (t->o.pairs) {
+		pairs_results(t, q);
+	} else {
+		if (!t->o.hidden.dynamic)
+			q->sum = q->scaled = take_inner(t, &t->train, q);
+		comm_sum_f64(t->dp, &q->sum, 1);
+		comm_sum_f64(t->dp, &q->scaled, 1);
+	}
 	pass_means(t, &t->train, r);
-	comm_sum_f64(t->dp, &q->sum, 1);
-	comm_sum_f64(t->dp, &q->scaled, 1);
 	if (!r->labels)
 		return;
 	r->hidden = q->sum / (double)r->labels;

@@ -59,6 +59,7 @@ struct trainer_spec {
 	struct comm *tp;               /* those that both models are spread over (split.h); NULL: every process has them whole */
 	struct comm *dp;               /* those that share the micro-batches of a step; NULL: all */
 	struct comm *node;             /* those that share a teacher between them (place); NULL: none */
+	bool pairs;                    /* sums over a step's micro-batches have the same bits on 1, 2, 4, 8 ... processes (trainer_pairs.c) */
 	int zero;                      /* what dp shares out: 1 weights and moments, 2 gradients too */
 	bool offload;                  /* master weights, moments and average in the host's memory (states.h) */
 	enum teacher_place place;
@@ -112,6 +113,8 @@ struct trainer {
 	float *w;                      /* device: elems, with wb shard.kept; NULL, as m, v and ema, where off has it */
 	void *m, *v;                   /* device, shard.kept: f32, or bf16 with low_moments */
 	float *grad;                   /* device: trained, with zero 2 shard.kept */
+	float *pair_saved;             /* device, with pairs: sums of gradients that wait for another, and those of all processes */
+	double *pair_sums;             /* host, likewise: losses of each micro-batch; owned */
 	float *pool;                   /* device: buckets of gradients under way, with zero 2 */
 	float *ema;                    /* device, shard.kept; NULL: none */
 	struct offload off;
@@ -159,6 +162,8 @@ static inline size_t trainer_act_bytes(const struct trainer *t)
 	int64_t a = t->train.p->bytes[SP_ACT], b = t->eval.p->bytes[SP_ACT];
 	return (size_t)(a > b ? a : b);
 }
+/* Of pair_saved */
+size_t trainer_pairs_bytes(const struct trainer *t);
 /* Of tw */
 size_t trainer_teacher_bytes(const struct trainer *t);
 /* A teacher that does not lie whole on the device: its program fetches weights (trainer_teacher.c) */
@@ -217,6 +222,8 @@ int trainer_measure_teacher(struct trainer *t, const struct batches *const b[], 
 void pass_feed(const struct trainer *t, struct pass *s, const int32_t *ids, const int32_t *labels);
 /* A program that computes that loss; records these inputs */
 void pass_begin(const struct trainer *t, struct pass *s, const struct objective *o);
+/* x [rows,cols], of which each process has some rows and zeros elsewhere: all of it, and their sum [cols] in the order of the rows */
+void add_in_order(struct comm *c, double *x, int64_t rows, int64_t cols, double *sum);
 /* Weights of the losses for gradients that are means over so many labels; means of what has been summed up since */
 void pass_weights(const struct pass *s, const struct objective *o, int64_t labels);
 void pass_means(const struct trainer *t, const struct pass *s, struct step_result *r);

@@ -42,6 +42,20 @@ struct inner {
 int trainer_enqueue(struct trainer *t, const int32_t *ids, const int32_t *labels, struct step_result *r, struct inner *q);
 void trainer_results(struct trainer *t, struct step_result *r, struct inner *q);
 
+/* Micro-batch i of a step with so many labels; its hidden losses go to q */
+void trainer_micro(struct trainer *t, const int32_t *ids, const int32_t *labels, int64_t i, int64_t counted, struct inner *q);
+/* L_is of the micro-batch that has just run */
+double take_inner(const struct trainer *t, const struct pass *s, struct inner *q);
+bool trainer_told_to_stop(const struct trainer *t);
+
+/* Sums in an order that the number of processes does not change (trainer_pairs.c): all micro-batches of this process, gradients
+ * of all processes, their squares, losses of all */
+int pairs_alloc(struct trainer *t, struct err *e);
+void pairs_run(struct trainer *t, const int32_t *ids, const int32_t *labels, int64_t counted, struct inner *q);
+void pairs_sum_gradients(struct trainer *t);
+void pairs_squares(const struct trainer *t);
+void pairs_results(struct trainer *t, struct inner *q);
+
 /* trainer_once.c: a step of one process, read back once */
 int trainer_step_once(struct trainer *t, const int32_t *ids, const int32_t *labels, double lr, struct step_result *r);
 /* Walks, or replays what walking it did */

@@ -90,6 +90,10 @@ void trainer_put(struct trainer *t, int64_t off, int64_t n, const float *host)
 
 void trainer_sum_gradients(struct trainer *t)
 {
+	if (t->o.pairs) {
+		pairs_sum_gradients(t);
+		return;
+	}
 	if (t->shard.whole)
 		comm_sum_f32(t->dp, t->grad, t->trained);
 	for (int i = 0; i < t->shard.n && t->o.zero == 1; i++)
@@ -101,8 +105,8 @@ void trainer_sum_gradients(struct trainer *t)
 void trainer_squares(const struct trainer *t)
 {
 	mat out = { &t->now->sumsq, 1, 1, DT_F64, 0 };
-	if (t->tp) {
-		tp_squares(t);
+	if (t->tp || t->o.pairs) {
+		t->tp ? tp_squares(t) : pairs_squares(t);
 		return;
 	}
 	for (int i = 0; i < t->shard.n; i++) { /* slice by slice whoever keeps them: the same bits */
@@ -117,7 +121,8 @@ double trainer_norm(struct trainer *t)
 	t->g->k->upload(t->g->d, t->now, &now, sizeof now);
 	trainer_squares(t);
 	t->g->k->download(t->g->d, &now, t->now, sizeof now);
-	comm_sum_f64(t->dp, &now.sumsq, 1);
+	if (!t->o.pairs) /* else all of it is everywhere */
+		comm_sum_f64(t->dp, &now.sumsq, 1);
 	comm_sum_f64(t->tp, &now.sumsq, 1);
 	t->sumsq = now.sumsq;
 	return sqrt(now.sumsq);

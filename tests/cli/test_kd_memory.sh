@@ -25,7 +25,7 @@ predicted() {
 pair="--teacher $t/teacher --student $t/student"
 # Sanitizers take memory of their own
 case $B in */san) mem='echo' ;; *) mem='predicted' ;; esac
-for c in "in-default" "all-stored --recompute=none" "recomputed --recompute" "in-f32 --dtype f32" "small-micro --micro 1" "low-moments --moments bf16 --ema 0.9" "held-out --valid $t/tok" "lora --lora *_proj" "corrected --correct-teacher 1e-4" "corrected-low --correct-teacher 1e-4 --moments bf16"; do
+for c in "in-default" "all-stored --recompute=none" "recomputed --recompute" "in-f32 --dtype f32" "small-micro --micro 1" "in-pairs --deterministic --micro 1" "low-moments --moments bf16 --ema 0.9" "held-out --valid $t/tok" "lora --lora *_proj" "corrected --correct-teacher 1e-4" "corrected-low --correct-teacher 1e-4 --moments bf16"; do
 	# shellcheck disable=SC2086
 	$mem "${c%% *}" $pair $(echo "$c " | cut -d' ' -f2-)
 done

@@ -30,7 +30,7 @@ same "a pipe has one reader" "$? $(says 'need the token set as a file') $([ -e "
 ablate="ablate -m $t/m $t/c.tok --micro 2 --dtype f32 --threads 1"
 for how in "--metric kl" "--metric loss --mode greedy" "--metric angular --mode block:2" "--metric mse --memory 100k"; do
 	$ablate -q $how -o "$t/a1" -f || exit 1
-	for n in 2 4; do
+	for n in 2 4 8; do
 		works "ablate $how, $n processes" many $n $ablate $how -o "$t/a$n" -f
 		if artdiff "$t/a1" "$t/a$n" >"$t/diff"; then ok "ablate $how, $n processes, the same bytes"; else no "ablate $how, $n processes, the same bytes" "$(head -n 1 "$t/diff")"; fi
 	done
@@ -73,7 +73,7 @@ awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"query\":\"item %d says that\",\
 awk 'BEGIN { for (i = 0; i < 7; i++) printf "{\"ctx\":\"say %d\",\"until\":[\"e\"],\"target\":\"x\"}\n", i }' >"$t/say.jsonl"
 eval="evalharness -m $t/m --task q:mc=$t/mc.jsonl --text LICENSE --task say=$t/say.jsonl --max-new 9 --batch-tokens 256 --threads 1 --dtype f32"
 $eval -q -o "$t/e1" --log-samples "$t/l1" >"$t/out.txt" || exit 1
-for n in 2 4; do
+for n in 2 4 8; do
 	works "$n processes score" many $n $eval -o "$t/e$n" --log-samples "$t/l$n"
 	sed "s/log-samples l$n/log-samples l1/" "$t/e$n" >"$t/e"
 	alike "$n processes, the same results" "$t/e" "$t/e1"
