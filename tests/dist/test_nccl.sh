@@ -4,6 +4,10 @@
 # SPDX-License-Identifier: Apache-2.0
 . tests/lib.sh
 . tests/dist/openmpi.sh
+if ! python3 -c 'import socket; s = socket.create_server(("localhost", 0)); socket.create_connection(("localhost", s.getsockname()[1]), 9)' 2>"$t/err"; then
+	ok "NCCL # skipped, processes cannot meet at localhost on this machine: $(tail -n 1 "$t/err")"
+	exit 0
+fi
 export SHIM_GUARD=0 FAKE_NCCL_DIR="$t" ADZE_COMM_TIMEOUT=60
 lib=$t/lib
 mkdir "$lib" && for f in "$PWD/$B"/tests/cuda/adze-*.so "$PWD/$B"/lib/adze/adze-mpi.so "$PWD/$B"/lib/adze/adze-cpu.so; do [ -e "$f" ] && ln -s "$f" "$lib/"; done
