@@ -46,7 +46,6 @@ alike "4, then 2 processes: the same bits" "$t/one" "$t/all"
 kd-train --teacher "$t/m" --student "$t/s" --data "$t/c.tok" --valid "$t/v.tok" --valid-every 2 --steps 4 --lr 3e-3 --save-dtype f32 --threads 1 --micro 1 \
 	--batch 8 --dtype f32 -q -o "$t/u" || exit 1
 near "the usual order" "$t/k1" "$t/u"
-students "the usual order: the student" "$t/k1" "$t/u"
 
 # memory is planned for
 gradients() { $kd --micro 1 --batch "$1" --dry-run=json | sed -n 's/.*"gradients":\([0-9]*\).*/\1/p'; }
