@@ -63,7 +63,7 @@ upon() {
 # gone PID: waits for the other members of its process group, which die a little later (5 s: a zombie may stay for good)
 gone() {
 	for _ in $(seq 250); do
-		kill -0 -- "-$1" 2>/dev/null || return 0
+		kill -s 0 -- "-$1" 2>/dev/null || return 0
 		sleep 0.02
 	done
 }
