@@ -285,8 +285,9 @@ static int read_batch(struct packer *p, struct stream *s, struct corpus *c, stru
 		if (p->fill->text_n >= p->most || p->fill->jobs >= BATCH_DOCS)
 			break;
 	}
-	/* a reader that may stop early looks often; to all else the size of a batch is speed alone: threads wait at its end */
-	if (!p->how.enough && p->most < BATCH_BYTES)
+	/* A reader that may stop early looks often.  To all else the size of a batch is speed alone: threads wait for each other at
+	 * its end, one thread has it in its cache. */
+	if (!p->how.enough && p->how.threads > 1 && p->most < BATCH_BYTES)
 		p->most *= 2;
 	return rc;
 }
